@@ -1,0 +1,145 @@
+// Package pipe joins two byte streams whose directions end separately, and is the only place in the tree that moves bytes.
+// It must not know what the streams carry, how they were reached, or who reads about them.
+package pipe
+
+import (
+	"errors"
+	"io"
+	"sync"
+	"sync/atomic"
+)
+
+// Conn is a byte stream whose two directions end separately.
+// *net.TCPConn and *net.UnixConn are Conns.
+//
+// CloseWrite tells the peer that no more bytes follow, and leaves reading open.
+// Close ends both directions and may be called at any time, from any goroutine, more than once.
+type Conn interface {
+	io.Reader
+	io.Writer
+	CloseWrite() error
+	Close() error
+}
+
+// Reset ends c so that its peer sees a failure, not an end of file: a TCP
+// connection sends RST (SO_LINGER with a timeout of zero, socket(7)), a Conn
+// with a Reset method decides for itself, anything else is only closed.
+func Reset(c Conn) error {
+	switch c := c.(type) {
+	case interface{ Reset() error }:
+		return c.Reset()
+	case interface{ SetLinger(seconds int) error }:
+		// An error means that the connection is gone already; Close says so too.
+		_ = c.SetLinger(0)
+	}
+	return c.Close()
+}
+
+// Counts are the bytes that a Copy delivered, by the side that sent them.
+type Counts struct {
+	FromA, FromB int64
+}
+
+// A Copier joins pairs of Conns. The zero value is ready to use; its Copy may
+// be called from any number of goroutines, which share its kernel pipes.
+type Copier struct {
+	// MaxPipes is how many kernel pipes may exist at once; 0 means 64, a
+	// negative number none. A direction holds one only while bytes are on
+	// their way; with none to be had, bytes pass through a buffer instead.
+	MaxPipes int
+
+	pipes pipePool
+}
+
+// Copy moves bytes both ways between a and b until both directions have ended, and closes both.
+//
+// The end of file on one side becomes CloseWrite on the other, and nothing
+// else: no timer runs, and the other direction goes on for as long as it has
+// to. When one side fails, both are reset, so that nobody takes half an answer
+// for a whole one; the error is the first failure, and nil after two ends of
+// file. Copy owns both Conns from the call on. To end it early, Reset or Close
+// either of them.
+func (c *Copier) Copy(a, b Conn) (Counts, error) {
+	l := &link{copier: c, a: a, b: b}
+	l.directions.Store(2)
+	var counts Counts
+	var back sync.WaitGroup
+	back.Go(func() { counts.FromB = l.run(a, b) })
+	counts.FromA = l.run(b, a)
+	back.Wait()
+	return counts, l.err
+}
+
+// Close frees the kernel pipes that lie idle. A Copier may be used again after it.
+func (c *Copier) Close() { c.pipes.close() }
+
+// link is one pair of Conns while it lives.
+type link struct {
+	copier     *Copier
+	a, b       Conn
+	directions atomic.Int32 // that have not seen their end of file
+	over       sync.Once
+	err        error // what ended it, set within over
+}
+
+// run moves one direction to its end and returns the bytes that it delivered.
+// Whichever run ends the link closes both Conns, which wakes the other.
+func (l *link) run(dst, src Conn) int64 {
+	n, err := l.copier.move(dst, src)
+	if err == nil {
+		err = dst.CloseWrite()
+	}
+	switch {
+	case err != nil:
+		l.fail(err)
+	case l.directions.Add(-1) == 0:
+		l.finish()
+	default:
+		// src has no more bytes, but can still be reset, and nobody would
+		// notice: the other direction may wait for its own source for hours.
+		if err := awaitFailure(src); err != nil {
+			l.fail(err)
+		}
+	}
+	return n
+}
+
+func (l *link) fail(err error) {
+	l.over.Do(func() {
+		l.err = err
+		_ = Reset(l.a)
+		_ = Reset(l.b)
+	})
+}
+
+func (l *link) finish() {
+	l.over.Do(func() { l.err = errors.Join(l.a.Close(), l.b.Close()) })
+}
+
+// bufferSize is the unit in which bytes pass through this process where the
+// kernel cannot pass them by itself.
+const bufferSize = 64 << 10
+
+var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
+
+// moveBuffered moves bytes of Conns that are no sockets until src ends.
+func moveBuffered(dst io.Writer, src io.Reader) (n int64, err error) {
+	buf := buffers.Get().(*[bufferSize]byte)
+	defer buffers.Put(buf)
+	for {
+		r, rerr := src.Read(buf[:])
+		if r > 0 {
+			w, werr := dst.Write(buf[:r])
+			n += int64(w)
+			if werr != nil {
+				return n, werr
+			}
+		}
+		if rerr == io.EOF {
+			return n, nil
+		}
+		if rerr != nil {
+			return n, rerr
+		}
+	}
+}
