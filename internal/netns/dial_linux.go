@@ -1,0 +1,124 @@
+package netns
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"porthole.dev/porthole/internal/pipe"
+)
+
+// loopbacks are tried one after the other. They are literals: `localhost`
+// would be looked up with the host's resolver, not the namespace's.
+var loopbacks = [...]netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}
+
+// Dial connects to a TCP port on the namespace's own loopback, 127.0.0.1 and
+// then ::1. The socket is made inside; connecting and everything after happens
+// outside, so that no thread stays behind. The Conn is a *net.TCPConn. The error is that of 127.0.0.1: an
+// *net.OpError, with syscall.ECONNREFUSED when nothing listens on either, or
+// one of this package's own when the namespace cannot be entered.
+func (ns *Namespace) Dial(ctx context.Context, port uint16) (pipe.Conn, error) {
+	var first error
+	for _, addr := range loopbacks {
+		conn, err := ns.dial(ctx, netip.AddrPortFrom(addr, port))
+		if err == nil {
+			return conn, nil
+		}
+		if first == nil {
+			first = err
+		}
+		if !errors.Is(err, unix.ECONNREFUSED) {
+			break // no interface, no namespace, no time left: ::1 would not do better
+		}
+	}
+	return nil, first
+}
+
+func (ns *Namespace) dial(ctx context.Context, addr netip.AddrPort) (pipe.Conn, error) {
+	fd, err := ns.socket(addr.Addr())
+	if err != nil {
+		return nil, err
+	}
+	// The file is registered with the runtime's poller, because the
+	// descriptor does not block; FileConn makes a descriptor of its own.
+	f := os.NewFile(uintptr(fd), addr.String())
+	defer f.Close()
+	if err := connect(ctx, f, addr); err != nil {
+		return nil, &net.OpError{Op: "dial", Net: "tcp", Addr: net.TCPAddrFromAddrPort(addr), Err: err}
+	}
+	conn, err := net.FileConn(f)
+	if err != nil {
+		return nil, err
+	}
+	return conn.(*net.TCPConn), nil // FileConn looked at the socket
+}
+
+// socket makes a TCP socket inside the namespace.
+func (ns *Namespace) socket(addr netip.Addr) (fd int, err error) {
+	family := unix.AF_INET
+	if addr.Is6() {
+		family = unix.AF_INET6
+	}
+	err = ns.Do(func() (err error) {
+		fd, err = unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
+		return os.NewSyscallError("socket", err)
+	})
+	if err != nil && fd > 0 {
+		_ = unix.Close(fd) // made, but the thread did not come back
+	}
+	return fd, err
+}
+
+// connect connects a socket that does not block, and waits until that is done or ctx ends.
+func connect(ctx context.Context, f *os.File, addr netip.AddrPort) error {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = f.SetWriteDeadline(time.Unix(1, 0)) })
+	defer stop()
+	started := false
+	var cerr error
+	err = raw.Write(func(fd uintptr) (done bool) {
+		if !started {
+			started = true
+			cerr = unix.Connect(int(fd), sockaddr(addr))
+			return cerr != unix.EINPROGRESS && cerr != unix.EINTR
+		}
+		cerr, done = connected(int(fd))
+		return done
+	})
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	return os.NewSyscallError("connect", cerr)
+}
+
+// connected reports how a connect in progress came out, and whether it has:
+// the poller may wake us early, and SO_ERROR is 0 until then as well.
+func connected(fd int) (err error, done bool) {
+	code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+	if err != nil {
+		return err, true
+	}
+	if code != 0 {
+		return unix.Errno(code), true
+	}
+	_, err = unix.Getpeername(fd)
+	return nil, err == nil
+}
+
+func sockaddr(a netip.AddrPort) unix.Sockaddr {
+	if a.Addr().Is4() {
+		return &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
+	}
+	return &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
+}

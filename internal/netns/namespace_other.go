@@ -1,0 +1,30 @@
+//go:build !linux
+
+package netns
+
+import (
+	"context"
+
+	"porthole.dev/porthole/internal/pipe"
+)
+
+// Namespace exists only on Linux; see ErrUnsupported.
+type Namespace struct{}
+
+// OpenPID returns ErrUnsupported.
+func OpenPID(int) (*Namespace, error) { return nil, ErrUnsupported }
+
+// OpenPath returns ErrUnsupported.
+func OpenPath(string) (*Namespace, error) { return nil, ErrUnsupported }
+
+// Close does nothing.
+func (*Namespace) Close() error { return nil }
+
+// Wait returns ErrUnsupported.
+func (*Namespace) Wait(context.Context) error { return ErrUnsupported }
+
+// Do returns ErrUnsupported and does not call f.
+func (*Namespace) Do(func() error) error { return ErrUnsupported }
+
+// Dial returns ErrUnsupported.
+func (*Namespace) Dial(context.Context, uint16) (pipe.Conn, error) { return nil, ErrUnsupported }

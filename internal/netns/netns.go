@@ -1,0 +1,21 @@
+// Package netns enters Linux network namespaces to make sockets there, and is the only place in the tree that calls setns.
+// It must not know whose namespace it is, nor what the sockets are for.
+package netns
+
+import "errors"
+
+// The errors that callers tell apart with errors.Is.
+var (
+	// ErrNoProcess: no such process.
+	ErrNoProcess = errors.New("no such process")
+	// ErrNotExist: there is nothing at the path.
+	ErrNotExist = errors.New("no such network namespace")
+	// ErrExited: the process that was opened has exited since.
+	ErrExited = errors.New("the process has exited")
+	// ErrNotNamespace: the path leads to something that is no network namespace.
+	ErrNotNamespace = errors.New("not a network namespace")
+	// ErrPermission: entering takes CAP_SYS_ADMIN over the namespace (setns(2)).
+	ErrPermission = errors.New("not permitted to enter the network namespace")
+	// ErrUnsupported: this system has no network namespaces.
+	ErrUnsupported = errors.New("network namespaces need Linux")
+)

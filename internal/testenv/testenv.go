@@ -1,0 +1,29 @@
+// Package testenv gives tests real namespaces to work on, and checks what they leave behind.
+// It must not be imported by anything but tests.
+package testenv
+
+import (
+	"os"
+	"testing"
+)
+
+// Strict names the environment variable that turns a skip into a failure.
+const Strict = "PORTHOLE_STRICT"
+
+// Lacking skips a test for want of something that the machine does not have,
+// or fails it where Strict is set: there, every test has to run.
+func Lacking(t testing.TB, what string) {
+	t.Helper()
+	if os.Getenv(Strict) != "" {
+		t.Fatalf("this machine lacks %s, and %s forbids to skip", what, Strict)
+	}
+	t.Skipf("this machine lacks %s", what)
+}
+
+// Root lets a test run as root only.
+func Root(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		Lacking(t, "root: making network namespaces takes CAP_SYS_ADMIN")
+	}
+}
