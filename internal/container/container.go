@@ -1,0 +1,22 @@
+// Package container finds the network namespace that a target on this host stands for.
+// It must not know what is done with the namespace, and never asks another host.
+package container
+
+import (
+	"fmt"
+
+	"porthole.dev/porthole/internal/netns"
+	"porthole.dev/porthole/internal/target"
+)
+
+// Open opens the network namespace of a target and checks that it can be
+// entered; the caller closes it. Errors are those of package netns.
+func Open(t target.Target) (*netns.Namespace, error) {
+	switch t.Scheme {
+	case target.PID:
+		return netns.OpenPID(t.PID)
+	case target.NetNS:
+		return netns.OpenPath(t.Path)
+	}
+	return nil, fmt.Errorf("target %s: %w", t, target.ErrUnknown)
+}

@@ -1,0 +1,57 @@
+package target_test
+
+import (
+	"errors"
+	"testing"
+
+	"porthole.dev/porthole/internal/target"
+)
+
+func TestParsePort(t *testing.T) {
+	for text, want := range map[string]target.Port{
+		"8080":              {Local: 8080, Remote: 8080},
+		"8080:80":           {Local: 8080, Remote: 80},
+		":80":               {Remote: 80},
+		"0:80":              {Remote: 80},
+		"127.0.0.2:8080:80": {Address: "127.0.0.2", Local: 8080, Remote: 80},
+		"0.0.0.0::80":       {Address: "0.0.0.0", Remote: 80},
+		"[::1]:8080:80":     {Address: "::1", Local: 8080, Remote: 80},
+		"localhost:8080:80": {Address: "localhost", Local: 8080, Remote: 80},
+		"[::]::80":          {Address: "::", Remote: 80},
+	} {
+		got, err := target.ParsePort(text)
+		if err != nil || got != want {
+			t.Errorf("ParsePort(%q) = %+v, %v, want %+v", text, got, err, want)
+		}
+	}
+}
+
+func TestParsePortRejects(t *testing.T) {
+	for _, text := range []string{
+		"", ":", "0", "80:0", "80:", "65536", "8080:65536", "99999999999999999999", "-1", "+1", "http", "8080:http",
+		"1:2:3", "1:2:3:4", "127.0.0.1:80", "example.com:8080:80", "::1:8080:80", "[::1]:80", "[::1]", "[]:1:2", "[127.0.0.1:1:2", "8080 ",
+	} {
+		if got, err := target.ParsePort(text); !errors.Is(err, target.ErrPort) {
+			t.Errorf("ParsePort(%q) = %+v, %v, want ErrPort", text, got, err)
+		}
+	}
+}
+
+func FuzzParsePort(f *testing.F) {
+	for _, seed := range []string{"8080", "8080:80", ":80", "127.0.0.2:8080:80", "[::1]:8080:80", "[fe80::1%eth0]::80", "[::ffff:1.2.3.4]:1:2"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		parsed, err := target.ParsePort(text)
+		if err != nil {
+			return
+		}
+		if parsed.Remote == 0 {
+			t.Fatalf("ParsePort(%q) = %+v: remote port 0", text, parsed)
+		}
+		again, err := target.ParsePort(parsed.String())
+		if err != nil || again != parsed {
+			t.Fatalf("ParsePort(%q) = %+v, but ParsePort(%q) = %+v, %v", text, parsed, parsed, again, err)
+		}
+	})
+}

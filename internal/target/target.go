@@ -1,0 +1,78 @@
+// Package target parses what a person names: a target such as pid://4947, and ports such as 8080:80.
+// It is a leaf: it must not know whether what is named exists, nor how it is reached.
+package target
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"strconv"
+	"strings"
+)
+
+// Scheme says how a target is to be found.
+type Scheme string
+
+// The schemes.
+const (
+	PID   Scheme = "pid"   // a process, by its number
+	NetNS Scheme = "netns" // a network namespace that is bound to a path
+)
+
+// ErrUnknown is returned for text that has none of the known forms.
+var ErrUnknown = errors.New("unknown form of target")
+
+// Target is one parsed target. Scheme says which field is set.
+type Target struct {
+	Scheme Scheme
+	PID    int    // of PID: at least 1
+	Path   string // of NetNS: absolute and clean
+}
+
+// namedDir is where ip-netns(8) binds the namespaces that it names.
+const namedDir = "/run/netns"
+
+// Parse reads pid://NUMBER, netns://NAME or netns:///ABSOLUTE/PATH. A name is
+// one that ip-netns(8) made, and stands for /run/netns/NAME.
+func Parse(s string) (Target, error) {
+	scheme, rest, ok := strings.Cut(s, "://")
+	switch {
+	case ok && Scheme(scheme) == PID:
+		return parsePID(s, rest)
+	case ok && Scheme(scheme) == NetNS:
+		return parseNetNS(s, rest)
+	}
+	return Target{}, fmt.Errorf("target %q: %w", s, ErrUnknown)
+}
+
+func parsePID(s, rest string) (Target, error) {
+	// 31 bits: the kernel's pid_t is a signed int.
+	pid, err := strconv.ParseUint(rest, 10, 31)
+	if err != nil || pid == 0 {
+		return Target{}, fmt.Errorf("target %q: %q is not a process number", s, rest)
+	}
+	return Target{Scheme: PID, PID: int(pid)}, nil
+}
+
+func parseNetNS(s, rest string) (Target, error) {
+	switch {
+	case strings.ContainsRune(rest, 0):
+		return Target{}, fmt.Errorf("target %q: a path has no NUL byte", s)
+	case strings.HasPrefix(rest, "/"):
+		return Target{Scheme: NetNS, Path: path.Clean(rest)}, nil
+	case rest == "" || rest == "." || rest == ".." || strings.Contains(rest, "/"):
+		return Target{}, fmt.Errorf("target %q: %q is neither the name of a namespace nor an absolute path", s, rest)
+	}
+	return Target{Scheme: NetNS, Path: path.Join(namedDir, rest)}, nil
+}
+
+// String returns a form that Parse reads back to the same Target.
+func (t Target) String() string {
+	switch {
+	case t.Scheme == PID:
+		return fmt.Sprintf("pid://%d", t.PID)
+	case path.Dir(t.Path) == namedDir:
+		return "netns://" + path.Base(t.Path)
+	}
+	return "netns://" + t.Path
+}

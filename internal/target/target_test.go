@@ -1,0 +1,70 @@
+package target_test
+
+import (
+	"errors"
+	"testing"
+
+	"porthole.dev/porthole/internal/target"
+)
+
+func TestParse(t *testing.T) {
+	for text, want := range map[string]target.Target{
+		"pid://1":                  {Scheme: target.PID, PID: 1},
+		"pid://4947":               {Scheme: target.PID, PID: 4947},
+		"netns://blue":             {Scheme: target.NetNS, Path: "/run/netns/blue"},
+		"netns:///run/netns/blue":  {Scheme: target.NetNS, Path: "/run/netns/blue"},
+		"netns:///proc/7/ns/../ns": {Scheme: target.NetNS, Path: "/proc/7/ns"},
+	} {
+		got, err := target.Parse(text)
+		if err != nil || got != want {
+			t.Errorf("Parse(%q) = %+v, %v, want %+v", text, got, err, want)
+		}
+	}
+}
+
+func TestParseRejects(t *testing.T) {
+	for text, unknown := range map[string]bool{
+		"":                  true,
+		"blue":              true,
+		"pid:4947":          true,
+		"ftp://x":           true,
+		"PID://1":           true,
+		"pid://":            false,
+		"pid://0":           false,
+		"pid://-1":          false,
+		"pid://+1":          false,
+		"pid://2147483648":  false,
+		"pid://self":        false,
+		"netns://":          false,
+		"netns://..":        false,
+		"netns://../blue":   false,
+		"netns://blue/red":  false,
+		"netns:///a\x00b":   false,
+		"netns://bl\x00ue":  false,
+		"pid://4947/ns/net": false,
+	} {
+		got, err := target.Parse(text)
+		if err == nil {
+			t.Errorf("Parse(%q) = %+v, want an error", text, got)
+		}
+		if errors.Is(err, target.ErrUnknown) != unknown {
+			t.Errorf("Parse(%q): %v: ErrUnknown is %v, want %v", text, err, !unknown, unknown)
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	for _, seed := range []string{"pid://4947", "netns://blue", "netns:///run/netns/blue", "netns:////..", "pid://007"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		parsed, err := target.Parse(text)
+		if err != nil {
+			return
+		}
+		again, err := target.Parse(parsed.String())
+		if err != nil || again != parsed {
+			t.Fatalf("Parse(%q) = %+v, but Parse(%q) = %+v, %v", text, parsed, parsed, again, err)
+		}
+	})
+}
