@@ -1,0 +1,291 @@
+package forward_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/net/nettest"
+
+	"porthole.dev/porthole/internal/forward"
+	"porthole.dev/porthole/internal/pipe"
+	"porthole.dev/porthole/internal/target"
+	"porthole.dev/porthole/internal/testenv"
+)
+
+// loopback is the shortest of routes: this host.
+type loopback struct{}
+
+func (loopback) Dial(ctx context.Context, port uint16) (pipe.Conn, error) {
+	c, err := new(net.Dialer).DialContext(ctx, "tcp", netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port).String())
+	if err != nil {
+		return nil, err
+	}
+	return c.(*net.TCPConn), nil
+}
+
+// running is a session in a test.
+type running struct {
+	*forward.Session
+	listeners []*forward.Listener
+	interrupt context.CancelFunc
+	done      chan error
+
+	mu     sync.Mutex
+	events []forward.Event
+}
+
+func start(t *testing.T, route forward.Dialer, remote uint16, drain time.Duration) *running {
+	t.Helper()
+	listeners, err := forward.Listen(t.Context(), []string{"127.0.0.1"}, []target.Port{{Remote: remote}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, interrupt := context.WithCancel(t.Context())
+	r := &running{listeners: listeners, interrupt: interrupt, done: make(chan error, 1)}
+	r.Session = &forward.Session{Dialer: route, Drain: drain, Events: r.note}
+	go func() { r.done <- r.Run(ctx, listeners) }()
+	t.Cleanup(interrupt)
+	return r
+}
+
+func (r *running) note(e forward.Event) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.events = append(r.events, e)
+}
+
+func (r *running) kinds() (kinds []forward.Kind) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, e := range r.events {
+		kinds = append(kinds, e.Kind)
+	}
+	return kinds
+}
+
+func (r *running) dial(t *testing.T) *net.TCPConn {
+	t.Helper()
+	c, err := net.Dial("tcp", r.listeners[0].Local.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c.(*net.TCPConn)
+}
+
+func (r *running) wait(t *testing.T, atMost time.Duration) error {
+	t.Helper()
+	select {
+	case err := <-r.done:
+		return err
+	case <-time.After(atMost):
+		t.Fatalf("the session goes on %v after its end", atMost)
+		return nil
+	}
+}
+
+// serve accepts on a port of this host and hands each connection to f.
+func serve(t *testing.T, f func(*net.TCPConn)) (port uint16) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() { defer c.Close(); f(c.(*net.TCPConn)) })
+		}
+	})
+	t.Cleanup(wg.Wait)
+	t.Cleanup(func() { _ = l.Close() })
+	return testenv.Port(l)
+}
+
+// echo hides that c is a socket: package net would splice, and keep its pipes.
+func echo(c *net.TCPConn) { _, _ = io.Copy(struct{ io.Writer }{c}, c) }
+
+func wantEcho(t *testing.T, c *net.TCPConn, text string) {
+	t.Helper()
+	if _, err := io.WriteString(c, text); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, len(text))
+	if _, err := io.ReadFull(c, got); err != nil || string(got) != text {
+		t.Fatalf("echo of %q is %q, %v", text, got, err)
+	}
+}
+
+func TestSessionTellsWhatHappens(t *testing.T) {
+	testenv.NoLeaks(t)
+	r := start(t, loopback{}, serve(t, echo), time.Second)
+	c := r.dial(t)
+	wantEcho(t, c, "hello")
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	r.awaitKinds(t, "[opened closed]")
+	closed := r.events[1]
+	if closed.Sent != 5 || closed.Received != 5 || closed.Err != nil || closed.Duration <= 0 || closed.Client.Addr().String() != "127.0.0.1" {
+		t.Errorf("told %+v", closed)
+	}
+	r.interrupt()
+	if err := r.wait(t, time.Second); err != nil {
+		t.Error(err)
+	}
+}
+
+func (r *running) awaitKinds(t *testing.T, want string) {
+	t.Helper()
+	for end := time.Now().Add(2 * time.Second); fmt.Sprint(r.kinds()) != want; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("told %v, want %s", r.kinds(), want)
+		}
+	}
+}
+
+func TestRefusedIsOnesOwn(t *testing.T) {
+	testenv.NoLeaks(t)
+	port := serve(t, echo)
+	listeners, err := forward.Listen(t.Context(), []string{"127.0.0.1"}, []target.Port{{Remote: port}, {Remote: 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	var r running
+	s := forward.Session{Dialer: loopback{}, Events: r.note}
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx, listeners) }()
+
+	r.listeners = listeners[:1]
+	open := r.dial(t)
+	wantEcho(t, open, "before")
+	if err := dialAndRead(listeners[1].Local.String()); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the refused client gets %v, want ECONNRESET", err)
+	}
+	wantEcho(t, open, "after")
+	r.awaitKinds(t, "[opened opened failed]")
+	if err := r.events[2].Err; !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("told %v, want ECONNREFUSED", err)
+	}
+	stop()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// dialAndRead returns the error of whichever of the two sees the reset first.
+func dialAndRead(address string) error {
+	c, err := net.Dial("tcp", address)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_, err = c.Read(make([]byte, 1))
+	return err
+}
+
+func TestDrainLetsFinish(t *testing.T) {
+	testenv.NoLeaks(t)
+	r := start(t, loopback{}, serve(t, echo), 5*time.Second)
+	c := r.dial(t)
+	wantEcho(t, c, "before")
+	r.interrupt()
+	r.awaitKinds(t, "[opened draining]")
+	if _, err := net.Dial("tcp", r.listeners[0].Local.String()); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("a session that ends answers a dial with %v, want ECONNREFUSED", err)
+	}
+	wantEcho(t, c, "after")
+	_ = c.Close()
+	if err := r.wait(t, time.Second); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestDrainEnds(t *testing.T) {
+	testenv.NoLeaks(t)
+	r := start(t, loopback{}, serve(t, echo), 100*time.Millisecond)
+	c := r.dial(t)
+	wantEcho(t, c, "before")
+	r.interrupt()
+	if err := r.wait(t, time.Second); err != nil {
+		t.Error(err)
+	}
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the client reads %v, want ECONNRESET", err)
+	}
+}
+
+// A dial that hangs ends with the session.
+func TestInterruptEndsDial(t *testing.T) {
+	testenv.NoLeaks(t)
+	r := start(t, hanging{}, 1, 0)
+	c := r.dial(t)
+	r.awaitKinds(t, "[opened]")
+	r.interrupt()
+	if err := r.wait(t, time.Second); err != nil {
+		t.Error(err)
+	}
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the client reads %v, want ECONNRESET", err)
+	}
+}
+
+// hanging is a route on which packets are lost.
+type hanging struct{}
+
+func (hanging) Dial(ctx context.Context, _ uint16) (pipe.Conn, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+func TestManyAtOnceAndIdle(t *testing.T) {
+	testenv.NoLeaks(t)
+	r := start(t, loopback{}, serve(t, echo), 0)
+	threads := testenv.Threads(t)
+	var wg sync.WaitGroup
+	for range 500 {
+		c := r.dial(t)
+		wg.Go(func() {
+			_, _ = io.WriteString(c, "x")
+			_, _ = io.ReadFull(c, make([]byte, 1))
+		})
+	}
+	wg.Wait()
+	if n := testenv.Threads(t); n > threads+20 {
+		t.Errorf("500 open connections take %d threads, %d before", n, threads)
+	}
+	r.interrupt()
+	if err := r.wait(t, 2*time.Second); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestConn(t *testing.T) {
+	accepted := make(chan *net.TCPConn)
+	ended := make(chan struct{})
+	port := serve(t, func(c *net.TCPConn) { accepted <- c; <-ended })
+	r := start(t, loopback{}, port, 0)
+	nettest.TestConn(t, func() (net.Conn, net.Conn, func(), error) {
+		c1 := r.dial(t)
+		c2 := <-accepted
+		return c1, c2, func() { _ = c1.Close(); _ = c2.Close() }, nil
+	})
+	close(ended)
+	r.interrupt()
+	if err := r.wait(t, 2*time.Second); err != nil {
+		t.Error(err)
+	}
+}
