@@ -6,6 +6,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"porthole.dev/porthole/internal/netns"
@@ -66,17 +67,11 @@ func (p *Pod) Listen(t testing.TB, address string) net.Listener {
 // Port is the port that l listens on.
 func Port(l net.Listener) uint16 { return l.Addr().(*net.TCPAddr).AddrPort().Port() }
 
-// loopbackUp sets lo up in the namespace of the calling thread, netdevice(7).
+// loopbackUp sets lo up in the namespace of the calling thread.
 func loopbackUp() error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	lo, err := netlink.LinkByName("lo")
 	if err != nil {
 		return err
 	}
-	defer func() { _ = unix.Close(fd) }()
-	req, err := unix.NewIfreq("lo")
-	if err != nil {
-		return err
-	}
-	req.SetUint16(unix.IFF_UP)
-	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, req)
+	return netlink.LinkSetUp(lo)
 }

@@ -1,0 +1,135 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/vishvananda/netlink"
+
+	"porthole.dev/porthole/internal/netns"
+)
+
+// inside is the server in a network namespace of its own, a process.
+type inside struct {
+	cmd  *exec.Cmd
+	pid  int
+	port uint16
+	ns   *netns.Namespace
+}
+
+func startInside(ctx context.Context) (*inside, error) {
+	cmd := exec.CommandContext(ctx, "/proc/self/exe", "serve")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	cmd.Stderr = os.Stderr
+	line, err := startAndRead(cmd)
+	if err != nil {
+		return nil, fmt.Errorf("start the server in a network namespace (this takes root): %w", err)
+	}
+	port, err := strconv.ParseUint(line, 10, 16)
+	if err != nil {
+		return nil, fmt.Errorf("the server said %q", line)
+	}
+	ns, err := netns.OpenPID(cmd.Process.Pid)
+	if err != nil {
+		return nil, err
+	}
+	return &inside{cmd: cmd, pid: cmd.Process.Pid, port: uint16(port), ns: ns}, nil
+}
+
+func (i *inside) close() {
+	_ = i.ns.Close()
+	_ = i.cmd.Process.Kill()
+	_ = i.cmd.Wait()
+}
+
+// dial talks to the server without leaving its namespace: what nobody can beat.
+func (i *inside) dial() (net.Conn, error) {
+	c, err := i.ns.Dial(context.Background(), i.port)
+	if err != nil {
+		return nil, err
+	}
+	return c.(net.Conn), nil
+}
+
+// startAndRead starts a command and returns the first line that it prints.
+func startAndRead(cmd *exec.Cmd) (string, error) {
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return "", err
+	}
+	if err := cmd.Start(); err != nil {
+		return "", err
+	}
+	r := bufio.NewReader(out)
+	line, err := r.ReadString('\n')
+	// A peer that prints goes on printing; nobody must make it wait.
+	go func() { _, _ = io.Copy(io.Discard, r) }()
+	return strings.TrimSpace(line), err
+}
+
+// serveInside is the server: a client sends a number of bytes to be sent, as 8
+// bytes big-endian, and then what it has is echoed.
+func serveInside() error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	if err := netlink.LinkSetUp(lo); err != nil {
+		return err
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	fmt.Println(l.Addr().(*net.TCPAddr).Port)
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return err
+		}
+		go func() { defer c.Close(); _ = answer(c) }()
+	}
+}
+
+// chunk is what the ends of a bulk transfer write and read at once.
+const chunk = 256 << 10
+
+func answer(c net.Conn) error {
+	var head [8]byte
+	if _, err := io.ReadFull(c, head[:]); err != nil {
+		return err
+	}
+	if size := int64(binary.BigEndian.Uint64(head[:])); size > 0 {
+		buf := make([]byte, chunk)
+		for ; size > 0; size -= chunk {
+			if _, err := c.Write(buf[:min(size, chunk)]); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	one := make([]byte, 1)
+	for {
+		if _, err := c.Read(one); err != nil {
+			return err
+		}
+		if _, err := c.Write(one); err != nil {
+			return err
+		}
+	}
+}
+
+// ask sends the head of a conversation.
+func ask(c net.Conn, size int64) error {
+	_, err := c.Write(binary.BigEndian.AppendUint64(nil, uint64(size)))
+	return err
+}

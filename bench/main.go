@@ -1,0 +1,119 @@
+// Bench measures Porthole side by side with its peers and prints a table. It
+// takes root, makes a network namespace of its own to forward into, and sends
+// traffic to nothing but that and loopback.
+//
+// Each figure is the median of runs that alternate between the peers, and each
+// ratio the median of the ratios run by run: a noisy machine is noisy for both.
+package main
+
+import (
+	"cmp"
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+)
+
+func main() {
+	// The bench starts itself again for the parts that are processes of their own.
+	switch {
+	case len(os.Args) == 2 && os.Args[1] == "serve":
+		exit(serveInside())
+	case len(os.Args) == 3 && os.Args[1] == "proxy":
+		exit(minimalProxy(os.Args[2]))
+	}
+	var b bench
+	flag.StringVar(&b.porthole, "porthole", "bin/porthole", "the porthole binary to measure")
+	flag.IntVar(&b.runs, "runs", 7, "runs of each figure")
+	flag.Int64Var(&b.bytes, "mib", 1024, "size of a bulk transfer in MiB")
+	flag.IntVar(&b.idle, "idle", 8000, "connections that are open and idle")
+	only := flag.String("only", "", "comma-separated parts to measure: bulk, connect, idle (default all)")
+	flag.Parse()
+	b.only = *only
+	b.bytes <<= 20
+	exit(b.run())
+}
+
+func exit(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// bench is one call of this program.
+type bench struct {
+	porthole string
+	runs     int
+	bytes    int64
+	idle     int
+	only     string
+
+	inside *inside
+	rows   []row
+}
+
+// row is one line of the table.
+type row struct {
+	figure, porthole, peer, ratio, bar string
+	ok                                 bool
+}
+
+func (b *bench) run() error {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	var err error
+	if b.inside, err = startInside(ctx); err != nil {
+		return err
+	}
+	defer b.inside.close()
+	for _, part := range []struct {
+		name    string
+		measure func(context.Context) error
+	}{{"bulk", b.bulk}, {"connect", b.connect}, {"idle", b.idleConnections}} {
+		if b.only != "" && !slices.Contains(strings.Split(b.only, ","), part.name) {
+			continue
+		}
+		if err := part.measure(ctx); err != nil {
+			return fmt.Errorf("%s: %w", part.name, err)
+		}
+	}
+	b.print()
+	return nil
+}
+
+func (b *bench) add(r row) {
+	fmt.Fprintf(os.Stderr, "%s: %s\n", r.figure, r.porthole)
+	b.rows = append(b.rows, r)
+}
+
+func (b *bench) print() {
+	fmt.Println("| figure | porthole | peer | ratio | to reach | reached |")
+	fmt.Println("| --- | --- | --- | --- | --- | --- |")
+	for _, r := range b.rows {
+		reached := "yes"
+		if !r.ok {
+			reached = "NO"
+		}
+		fmt.Printf("| %s | %s | %s | %s | %s | %s |\n", r.figure, r.porthole, r.peer, r.ratio, r.bar, reached)
+	}
+}
+
+// ratios divides run by run.
+func ratios(a, b []float64) []float64 {
+	r := make([]float64, len(a))
+	for i := range a {
+		r[i] = a[i] / b[i]
+	}
+	return r
+}
+
+func median[T cmp.Ordered](values []T) T {
+	sorted := slices.Sorted(slices.Values(values))
+	return sorted[len(sorted)/2]
+}

@@ -1,0 +1,85 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+
+	"github.com/spf13/cobra"
+
+	"porthole.dev/porthole/internal/demo"
+	"porthole.dev/porthole/internal/forward"
+	"porthole.dev/porthole/internal/netns"
+	"porthole.dev/porthole/internal/target"
+)
+
+// demoPort is where kuard listens inside its pod.
+const demoPort = 8080
+
+func newDemo() *cobra.Command {
+	local := uint16(8080)
+	cmd := &cobra.Command{
+		Use:   "demo",
+		Short: "Start a pod-like sandbox on this machine and forward a port to it",
+		Long: `Start the demo application in a pod-like sandbox of its own on this machine, and
+forward a local port to it. The application listens on 127.0.0.1 inside its
+network namespace, so that only a forwarder can reach it. Ctrl-C takes
+everything down again. It takes root.`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return runDemo(cmd, local) },
+	}
+	cmd.Flags().Uint16Var(&local, "port", local, "local port to forward from, 0 for any free one")
+	return cmd
+}
+
+// newDemoInit is what the sandbox's first process runs.
+func newDemoInit() *cobra.Command {
+	return &cobra.Command{
+		Use:    demo.InitCommand,
+		Hidden: true,
+		Args:   noArgs,
+		RunE:   func(*cobra.Command, []string) error { return demo.Init() },
+	}
+}
+
+func runDemo(cmd *cobra.Command, local uint16) (err error) {
+	// The port first: there is no point in a pod that cannot be shown.
+	ports := []target.Port{{Local: local, Remote: demoPort}}
+	listeners, err := forward.Listen(cmd.Context(), []string{target.Localhost}, ports)
+	if err != nil {
+		return err
+	}
+	defer forward.CloseAll(listeners)
+	pod, err := demo.Start(cmd.Context(), demo.Config{
+		Port:   demoPort,
+		Stderr: cmd.ErrOrStderr(),
+		Log:    slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelWarn})),
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, pod.Close()) }()
+	ns, err := netns.OpenPID(pod.PID)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	introduce(cmd.OutOrStdout(), pod, listeners[0])
+	return serve(cmd, ns, fmt.Sprintf("pid://%d", pod.PID), listeners)
+}
+
+// introduce says what the demo did and what to try next.
+func introduce(w io.Writer, pod *demo.Pod, l *forward.Listener) {
+	fmt.Fprintf(w, `kuard runs in a sandbox like a pod's: process %[1]d, with network, mount, PID,
+UTS and IPC namespaces of its own, and the address %[2]s on the bridge %[3]s.
+It listens on 127.0.0.1:%[4]d inside, where only a forwarder reaches it.
+
+Open                   http://%[5]s
+The same by hand       sudo porthole forward pid://%[1]d :%[4]d
+Look inside            sudo nsenter -t %[1]d -n ss -ltn
+It is not outside      curl http://%[2]s:%[4]d   (refused)
+
+Ctrl-C takes it all down.
+`, pod.PID, pod.IP, pod.Bridge, demoPort, l.Local)
+}

@@ -1,0 +1,94 @@
+// Porthole makes a port inside any process' or container's network namespace
+// reachable at a local address. This package is its command line: it alone
+// prints, turns errors into words and chooses exit codes.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// Exit codes.
+const (
+	exitFailure = 1
+	exitUsage   = 2
+)
+
+func main() { os.Exit(run()) }
+
+func run() int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	// The first signal ends the work in order; with the default action
+	// restored, the second ends the process.
+	defer context.AfterFunc(ctx, stop)()
+
+	err := newRoot().ExecuteContext(ctx)
+	var usage usageError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &usage):
+		printError(os.Stderr, err)
+		return exitUsage
+	}
+	printError(os.Stderr, err)
+	return exitFailure
+}
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "porthole",
+		Short:         "A port inside any pod, container or network namespace, at a local address",
+		Version:       version(),
+		SilenceErrors: true,
+		SilenceUsage:  true,
+
+		SuggestionsMinimumDistance: 2,
+		Args:                       noArgs,
+		RunE:                       func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.SetVersionTemplate("porthole {{.Version}}\n")
+	root.Flags().Bool("version", false, "print the version") // without cobra's -v for it
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.AddCommand(newForward(), newKuard(), newDemo(), newDemoInit())
+	return root
+}
+
+// usageError is a command line that was typed wrong, as against one that failed.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+// noArgs refuses arguments; on the root that is a subcommand nobody knows.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	if cmd.HasParent() {
+		return usageError{fmt.Errorf("%s takes no arguments, not %q", cmd.Name(), args[0])}
+	}
+	unknown := fmt.Sprintf("unknown command %q", args[0])
+	if like := cmd.SuggestionsFor(args[0]); len(like) > 0 {
+		unknown += ", did you mean " + strings.Join(like, " or ") + "?"
+	}
+	return usageError{errors.New(unknown)}
+}
+
+// version is the module's, as the Go toolchain stamped it.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok || info.Main.Version == "" {
+		return "(unknown)"
+	}
+	return info.Main.Version
+}
