@@ -2,10 +2,22 @@
 
 const $ = (id) => document.getElementById(id);
 const pollEvery = 2000; // milliseconds
+const patience = 15000; // milliseconds; a DNS query takes up to 10 seconds
+
+// Unreachable says that no answer came at all: the route to the pod is broken, or stalls.
+class Unreachable extends Error {}
+
+async function reach(path, options) {
+  try {
+    return await fetch(path, { signal: AbortSignal.timeout(patience), ...options });
+  } catch (err) {
+    throw new Unreachable(err.message);
+  }
+}
 
 // call asks the server, and throws what it says is wrong as an Error.
 async function call(path, options) {
-  const reply = await fetch(path, options);
+  const reply = await reach(path, options);
   const body = await reply.json().catch(() => null);
   if (!reply.ok) throw new Error(body?.error ?? `The server answered ${reply.status} ${reply.statusText}.`);
   return body;
@@ -29,7 +41,7 @@ const clock = (time) => new Date(time).toLocaleTimeString([], { hour12: false })
 
 // complain shows err in the element, or hides it when there is none. A lost server has a banner of its own.
 function complain(id, err) {
-  $(id).hidden = !err || err instanceof TypeError;
+  $(id).hidden = !err || err instanceof Unreachable;
   $(id).textContent = err ? err.message : "";
 }
 
@@ -40,7 +52,7 @@ async function attempt(errorID, action) {
     complain(errorID);
   } catch (err) {
     complain(errorID, err);
-    if (err instanceof TypeError) loseSight();
+    if (err instanceof Unreachable) loseSight();
   }
 }
 
@@ -193,7 +205,7 @@ function armProbe(kind) {
   on("fail", () => setProbe(kind, -1));
   on("fail-next", () => setProbe(kind, $(`${kind}-count`).valueAsNumber));
   on("ask", async () => {
-    await fetch(probes[kind]); // A 500 is an answer like any other here.
+    await reach(probes[kind]); // A 500 is an answer like any other here.
     await showProbe(kind);
     showWeather();
   });
@@ -273,17 +285,17 @@ function showPanel({ focus }) {
     else link.removeAttribute("aria-current");
   }
   if (focus) $(`h-${name}`).focus({ preventScroll: true });
-  look(panels[name]);
+  look(panels[name]).catch(console.error);
 }
 
-// look runs one look at the server. Only a TypeError means that it was not reached.
+// look runs looks at the server, one after the other.
 async function look(...shows) {
   try {
     for (const show of shows) await show();
     if (weather.lost) await findAgain();
     showWeather();
   } catch (err) {
-    if (!(err instanceof TypeError)) throw err;
+    if (!(err instanceof Unreachable)) throw err;
     loseSight();
   }
 }
