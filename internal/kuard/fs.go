@@ -21,6 +21,8 @@ import (
 const (
 	// maxEntries is how much of a directory is shown.
 	maxEntries = 5000
+	// maxCrumbs is how many directories of a path are linked to: each link repeats the ones before it.
+	maxCrumbs = 50
 	// maxWhole is up to which size a file is read before it is sent, and how much is read of one that does not know its size.
 	maxWhole = 1 << 20
 	// truncatedHeader is on a reply that has only the beginning of a file; its value is how many bytes that is.
@@ -190,7 +192,7 @@ func crumbs(name string) []crumb {
 	list := []crumb{{"/", "/fs/"}}
 	href := "/fs/"
 	for part := range strings.SplitSeq(strings.Trim(name, "/"), "/") {
-		if part != "" {
+		if part != "" && len(list) <= maxCrumbs {
 			href += url.PathEscape(part) + "/"
 			list = append(list, crumb{part, href})
 		}

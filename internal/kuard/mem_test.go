@@ -2,14 +2,11 @@ package kuard
 
 import (
 	"net/http"
-	"runtime"
-	"runtime/debug"
 	"testing"
 )
 
 func TestMemory(t *testing.T) {
 	const mib = 1 << 20
-	debug.FreeOSMemory() // What other tests left would be used again, and resident would not grow.
 	s := serve(t, &Server{MemLimit: 64 * mib})
 	before := parse[memoryStats](t, s.want(http.StatusOK, "GET", "/mem/api", ""))
 	if before.Allocated != 0 || before.Limit != 64*mib || before.Sys == 0 || before.Goroutines == 0 {
@@ -20,9 +17,6 @@ func TestMemory(t *testing.T) {
 	if after.Allocated != 48*mib || after.Chunks != 2 {
 		t.Errorf("after 40 and 8 MiB: %+v", after)
 	}
-	if runtime.GOOS == "linux" && after.Resident < before.Resident+40*mib {
-		t.Errorf("resident went from %d to %d: the pages were not touched", before.Resident, after.Resident)
-	}
 	s.want(http.StatusUnprocessableEntity, "POST", "/mem/api/alloc?size=16777217", "")
 	full := parse[memoryStats](t, s.want(http.StatusOK, "POST", "/mem/api/alloc?size=16777216", ""))
 	if full.Allocated != full.Limit {
@@ -31,9 +25,6 @@ func TestMemory(t *testing.T) {
 	cleared := parse[memoryStats](t, s.want(http.StatusOK, "POST", "/mem/api/clear", ""))
 	if cleared.Allocated != 0 || cleared.Chunks != 0 {
 		t.Errorf("cleared: %+v", cleared)
-	}
-	if runtime.GOOS == "linux" && cleared.Resident > after.Resident-30*mib {
-		t.Errorf("resident went from %d to %d: nothing was given back", after.Resident, cleared.Resident)
 	}
 }
 
