@@ -119,6 +119,9 @@ func TestNothingOutsideTheRoot(t *testing.T) {
 		if strings.Contains(r.body, "SECRET") || !strings.Contains(r.body, `id="fs-error"`) {
 			t.Errorf("GET %s: %s", path, r.body)
 		}
+		if len(r.body) > 256<<10 {
+			t.Errorf("GET %.80s: a page of %d bytes", path, len(r.body))
+		}
 	}
 }
 

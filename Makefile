@@ -1,0 +1,52 @@
+# What people call: make demo, make test. The rest is for those who work on it.
+
+export CGO_ENABLED = 0
+BIN   := bin/porthole
+TOOL  := go tool -modfile=tools/go.mod
+# Namespaces take root.
+SUDO  := $(if $(filter 0,$(shell id -u)),,sudo)
+
+.PHONY: all build demo test race lint cross bench fuzz licenses clean
+
+all: build
+
+build: ## one static binary
+	@scripts/need
+	go build -trimpath -ldflags "-s -w" -o $(BIN) ./cmd/porthole
+
+demo: build ## kuard in a pod-like sandbox on this machine, forwarded to http://127.0.0.1:8080
+	$(SUDO) $(BIN) demo
+
+# The race detector needs a C compiler. PORTHOLE_STRICT, as in CI, fails what would be skipped.
+test: build ## all tests of this machine, and what was skipped
+	@scripts/need gcc:gcc curl:curl chromium:chromium nsenter:util-linux hostname:hostname ps:procps
+	CGO_ENABLED=1 PORTHOLE_BIN=$(CURDIR)/$(BIN) $(TOOL) gotestsum --format pkgname --format-hide-empty-pkg -- \
+		-race -count=1 $(if $(SUDO),-exec "sudo -E") ./...
+
+lint:
+	@test -z "$$(gofmt -l .)" || { echo "not gofmt-clean:"; gofmt -l .; exit 1; }
+	go vet ./...
+	$(TOOL) golangci-lint run ./...
+	go mod tidy -diff
+
+cross: ## the client for other systems
+	GOOS=linux GOARCH=arm64 go build -trimpath -o bin/cross/porthole-linux-arm64 ./cmd/porthole
+	GOOS=darwin GOARCH=arm64 go build -trimpath -o bin/cross/porthole-darwin-arm64 ./cmd/porthole
+	GOOS=windows GOARCH=amd64 go build -trimpath -o bin/cross/porthole-windows-amd64.exe ./cmd/porthole
+	GOOS=darwin go vet ./...
+	GOOS=windows go vet ./...
+
+bench: build ## side by side with peers
+	@scripts/need socat:socat nsenter:util-linux
+	go build -o bin/bench ./bench
+	$(SUDO) bin/bench -porthole $(BIN)
+
+FUZZTIME ?= 20s
+fuzz: ## every fuzz target for FUZZTIME each
+	@scripts/fuzz $(FUZZTIME)
+
+licenses: ## the licences of all that is linked into the binary, in bin/licenses
+	@scripts/licenses bin/licenses ./cmd/porthole
+
+clean:
+	rm -rf bin
