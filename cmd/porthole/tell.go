@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"time"
 
 	"porthole.dev/porthole/internal/forward"
 )
@@ -46,10 +47,13 @@ func (t *teller) say(to io.Writer, format string, args ...any) {
 	}
 }
 
-// close prints what is queued. No event may come after it.
+// close prints what is queued, if somebody reads it. No event may come after it.
 func (t *teller) close() {
 	close(t.lines)
-	<-t.done
+	select {
+	case <-t.done:
+	case <-time.After(time.Second):
+	}
 }
 
 func (t *teller) listening(l *forward.Listener) {

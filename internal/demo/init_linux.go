@@ -47,12 +47,10 @@ func Init() error {
 	if err := json.NewDecoder(pipe).Decode(&s); err != nil {
 		return fmt.Errorf("pod init: read the setup: %w", err)
 	}
-	if err := s.become(pipe); err != nil {
-		return fmt.Errorf("pod init: %w", err)
-	}
-	return nil
+	return fmt.Errorf("pod init: %w", s.become(pipe))
 }
 
+// become makes the process the application; it returns only an error.
 func (s setup) become(pipe *os.File) error {
 	if err := unix.Sethostname([]byte(s.Hostname)); err != nil {
 		return fmt.Errorf("set the host name: %w", err)

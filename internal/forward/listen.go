@@ -11,7 +11,7 @@ import (
 	"porthole.dev/porthole/internal/target"
 )
 
-// ErrTwice: two ports ask for the same local address and port.
+// ErrTwice means that two ports ask for the same local address and port.
 var ErrTwice = errors.New("local port given twice")
 
 // Listener is one local address that leads to one port of the target.

@@ -233,7 +233,7 @@ func fileContent(f *os.File, info fs.FileInfo) (content io.ReadSeeker, start []b
 		return f, start[:n], false, err
 	}
 	data, err := io.ReadAll(io.LimitReader(f, maxWhole+1))
-	if err != nil && !(errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, syscall.EAGAIN)) {
+	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, syscall.EAGAIN) {
 		return nil, nil, false, err
 	}
 	cut = err != nil || len(data) > maxWhole

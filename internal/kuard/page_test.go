@@ -39,7 +39,7 @@ func TestHandlerAloneClaimsNoLoopback(t *testing.T) {
 	s := &Server{}
 	defer s.Close()
 	w := httptest.NewRecorder()
-	s.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+	s.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/", nil))
 	if body := w.Body.String(); strings.Contains(body, "port forward.</strong>") || strings.Contains(body, `id="listen"`) {
 		t.Error("the page tells of a listener that it cannot know")
 	}

@@ -88,9 +88,9 @@ func connect(ctx context.Context, f *os.File, addr netip.AddrPort) error {
 		if !started {
 			started = true
 			cerr = unix.Connect(int(fd), sockaddr(addr))
-			return cerr != unix.EINPROGRESS && cerr != unix.EINTR
+			return !errors.Is(cerr, unix.EINPROGRESS) && !errors.Is(cerr, unix.EINTR)
 		}
-		cerr, done = connected(int(fd))
+		done, cerr = connected(int(fd))
 		return done
 	})
 	if ctx.Err() != nil {
@@ -104,16 +104,16 @@ func connect(ctx context.Context, f *os.File, addr netip.AddrPort) error {
 
 // connected reports how a connect in progress came out, and whether it has:
 // the poller may wake us early, and SO_ERROR is 0 until then as well.
-func connected(fd int) (err error, done bool) {
+func connected(fd int) (done bool, err error) {
 	code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
 	if err != nil {
-		return err, true
+		return true, err
 	}
 	if code != 0 {
-		return unix.Errno(code), true
+		return true, unix.Errno(code)
 	}
 	_, err = unix.Getpeername(fd)
-	return nil, err == nil
+	return err == nil, nil
 }
 
 func sockaddr(a netip.AddrPort) unix.Sockaddr {

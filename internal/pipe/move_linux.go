@@ -105,7 +105,7 @@ func (m *mover) take(fd uintptr) (done bool) {
 		m.off = 0
 		m.held, m.err = retry(func() (int, error) { return unix.Read(int(fd), m.buf[:]) })
 	}
-	if m.err == unix.EAGAIN {
+	if errors.Is(m.err, unix.EAGAIN) {
 		m.held, m.err = 0, nil
 		m.release()
 		return false
@@ -141,7 +141,7 @@ func (m *mover) deliver() error {
 func (m *mover) give(fd uintptr) (done bool) {
 	for m.held > 0 {
 		n, err := retry(func() (int, error) { return m.put(int(fd)) })
-		if err == unix.EAGAIN {
+		if errors.Is(err, unix.EAGAIN) {
 			// An expired deadline stays behind on purpose: the next stall
 			// then costs one more round of deliver, not a timer per write.
 			_ = m.dst.SetWriteDeadline(time.Now().Add(stallCheck))
@@ -234,7 +234,7 @@ func socketError(fd int) error {
 // retry calls f again while a signal interrupts it.
 func retry(f func() (int, error)) (int, error) {
 	for {
-		if n, err := f(); err != unix.EINTR {
+		if n, err := f(); !errors.Is(err, unix.EINTR) {
 			return max(n, 0), err
 		}
 	}

@@ -244,7 +244,7 @@ func TestStall(t *testing.T) {
 }
 
 func TestBitForBit(t *testing.T) {
-	size := int64(1 << 30)
+	size := int64(256 << 20)
 	if testing.Short() {
 		size = 64 << 20
 	}

@@ -1,0 +1,53 @@
+// Package internal_test holds the rules of the house: which package may lean on which.
+// It knows the packages' names and imports, and nothing of what they do.
+package internal_test
+
+import (
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+// ground are packages that carry bytes or words, whatever orchestrates the pods.
+var ground = []string{"pipe", "netns", "forward", "target", "container"}
+
+// TestGroundKnowsNoKubernetes holds that a forwarder without Kubernetes can be built from these.
+func TestGroundKnowsNoKubernetes(t *testing.T) {
+	for _, name := range ground {
+		for _, dep := range dependencies(t, name) {
+			if strings.HasPrefix(dep, "k8s.io/") || strings.HasPrefix(dep, "sigs.k8s.io/") {
+				t.Errorf("internal/%s depends on %s", name, dep)
+			}
+		}
+	}
+}
+
+// TestArrows holds that dependencies run one way, from what a person uses down to what moves bytes.
+func TestArrows(t *testing.T) {
+	for name, may := range map[string]string{
+		"pipe":      "",
+		"target":    "",
+		"kuard":     "",
+		"demo":      "",
+		"netns":     "pipe",
+		"forward":   "pipe target",
+		"container": "netns pipe target",
+	} {
+		for _, dep := range dependencies(t, name) {
+			inside, ok := strings.CutPrefix(dep, "porthole.dev/porthole/internal/")
+			if ok && inside != name && !strings.Contains(" "+may+" ", " "+inside+" ") {
+				t.Errorf("internal/%s depends on internal/%s, and may on %q only", name, inside, may)
+			}
+		}
+	}
+}
+
+// dependencies are all packages that one is built from.
+func dependencies(t *testing.T, name string) []string {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-deps", "porthole.dev/porthole/internal/"+name).Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	return strings.Fields(string(out))
+}

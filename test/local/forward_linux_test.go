@@ -1,0 +1,111 @@
+package local
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"porthole.dev/porthole/internal/testenv"
+)
+
+// A script that reads the first line and then no more must not hold up
+// connections, nor the end of the session.
+func TestOutputNotRead(t *testing.T) {
+	pod := testenv.NewPod(t)
+	l := pod.Listen(t, "127.0.0.1:0")
+	go echoEach(l)
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	cmd := exec.Command(porthole, "forward", "--address", "127.0.0.1", fmt.Sprintf("pid://%d", pod.PID), fmt.Sprintf(":%d", testenv.Port(l)))
+	cmd.Stdout = w
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	_ = w.Close()
+	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+	line := make([]byte, 200)
+	n, err := r.Read(line)
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := strings.Fields(string(line[:n]))[2]
+	// A pipe holds 64 KiB, which is 2,000 lines or so, and the queue 1,024.
+	for i := range 5000 {
+		if err := echoOnce(address); err != nil {
+			t.Fatalf("connection %d: %v", i, err)
+		}
+	}
+	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Error("after Ctrl-C:", err)
+		}
+	case <-time.After(8 * time.Second):
+		t.Error("porthole goes on after Ctrl-C")
+	}
+}
+
+func echoEach(l net.Listener) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() { defer c.Close(); _, _ = io.Copy(c, c) }()
+	}
+}
+
+func echoOnce(address string) error {
+	c, err := net.Dial("tcp", address)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		return err
+	}
+	if _, err := c.Write([]byte("x")); err != nil {
+		return err
+	}
+	_, err = io.ReadFull(c, make([]byte, 1))
+	return err
+}
+
+// What was killed leaves nothing that keeps the next one from starting.
+func TestKilled(t *testing.T) {
+	pod := testenv.NewPod(t)
+	l := pod.Listen(t, "127.0.0.1:0")
+	go echoEach(l)
+	port := fmt.Sprintf("%d", testenv.Port(l))
+	first := start(t, "forward", fmt.Sprintf("pid://%d", pod.PID), ":"+port)
+	address := first.await(t, `^Forwarding from (127\S+) ->`)
+	c, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := first.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = first.cmd.Wait()
+	_, local, _ := net.SplitHostPort(address)
+	second := start(t, "forward", fmt.Sprintf("pid://%d", pod.PID), local+":"+port)
+	if err := echoOnce(second.await(t, `^Forwarding from (127\S+) ->`)); err != nil {
+		t.Error(err)
+	}
+	second.interrupt(t)
+}
