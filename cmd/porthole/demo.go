@@ -66,7 +66,13 @@ func runDemo(cmd *cobra.Command, local uint16) (err error) {
 	}
 	defer ns.Close()
 	introduce(cmd.OutOrStdout(), pod, listeners[0])
-	return serve(cmd, ns, fmt.Sprintf("pid://%d", pod.PID), listeners)
+	tell := newTeller(cmd.OutOrStdout(), cmd.ErrOrStderr(), textStyle{})
+	defer tell.close()
+	s := &session{fmt.Sprintf("pid://%d", pod.PID), ns, listeners, tell}
+	if _, err := s.announce(""); err != nil {
+		return err
+	}
+	return s.serve(cmd.Context())
 }
 
 // introduce says what the demo did and what to try next.

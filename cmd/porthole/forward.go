@@ -1,27 +1,19 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"sync"
-	"time"
+	"io"
 
 	"github.com/spf13/cobra"
 
-	"porthole.dev/porthole/internal/container"
-	"porthole.dev/porthole/internal/forward"
-	"porthole.dev/porthole/internal/netns"
 	"porthole.dev/porthole/internal/target"
 )
 
-// drain is how long live connections may go on after Ctrl-C.
-const drain = 2 * time.Second
-
 func newForward() *cobra.Command {
-	f := &forwarding{addresses: []string{target.Localhost}}
+	f := &forwarding{addresses: []string{target.Localhost}, output: "text"}
 	cmd := &cobra.Command{
-		Use:     "forward TARGET [[ADDRESS:]LOCAL:]REMOTE ...",
+		Use:     "forward TARGET [[ADDRESS:]LOCAL:]REMOTE ... [-- COMMAND ARGS ...]",
 		Aliases: []string{"port-forward"},
 		Short:   "Make ports of a target reachable at local addresses",
 		Long: `Make ports of a target reachable at local addresses, until interrupted.
@@ -32,37 +24,66 @@ TARGET is one of
   netns:///run/netns/blue  a namespace by the path that it is bound to
 
 Connections reach what listens on 127.0.0.1 or ::1 inside the namespace.
-Entering a namespace takes root, or CAP_SYS_ADMIN over it.`,
+Entering a namespace takes root, or CAP_SYS_ADMIN over it.
+
+With a COMMAND, it is started once the target can be reached, with the address
+in PORTHOLE_ADDR (host:port) and PORTHOLE_PORT; each remote port, 5432 say, also
+has PORTHOLE_ADDR_5432 and PORTHOLE_PORT_5432. Signals are passed to it, and the
+session ends with it, with its exit status. stdout is then the command's alone.`,
 		Example: `  porthole forward pid://4947 8080             # localhost:8080 to port 8080
   porthole forward pid://4947 8080:80 5432     # two ports at once
   porthole forward netns://blue :80            # any free local port
-  porthole forward netns://blue 0.0.0.0:80:80  # on all IPv4 addresses`,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) < 2 {
-				return usageError{errors.New("forward: want a target and at least one port")}
-			}
-			return nil
-		},
+  porthole forward netns://blue 0.0.0.0:80:80  # on all IPv4 addresses
+  porthole forward pid://4947 :5432 -- sh -c 'psql -h localhost -p $PORTHOLE_PORT'`,
+		Args: func(*cobra.Command, []string) error { return nil }, // parse knows better
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if dash := cmd.ArgsLenAtDash(); dash >= 0 {
+				args, f.command = args[:dash], args[dash:]
+			}
 			if err := f.parse(args); err != nil {
 				return usageError{err}
 			}
 			return f.run(cmd)
 		},
 	}
-	cmd.Flags().StringSliceVar(&f.addresses, "address", f.addresses,
-		"address to listen on, an IP address or localhost; may be repeated or separated by commas")
+	f.flags(cmd)
 	return cmd
 }
 
 // forwarding is one `porthole forward`.
 type forwarding struct {
 	addresses []string
-	target    target.Target
-	ports     []target.Port
+	readyFile string
+	output    string
+	quiet     bool
+	verbose   bool
+
+	target  target.Target
+	ports   []target.Port
+	command []string // what to run meanwhile; nil for nothing
+}
+
+func (f *forwarding) flags(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringSliceVar(&f.addresses, "address", f.addresses,
+		"address to listen on, an IP address or localhost; may be repeated or separated by commas")
+	flags.StringVar(&f.readyFile, "ready-file", "",
+		"file to write once the target can be reached, a line ADDRESS:PORT REMOTE for each listener; removed at the end")
+	flags.StringVarP(&f.output, "output", "o", f.output, "text, or json for one event a line")
+	flags.BoolVarP(&f.quiet, "quiet", "q", false, "print errors only")
+	flags.BoolVarP(&f.verbose, "verbose", "v", false, "tell of the end of each connection too")
 }
 
 func (f *forwarding) parse(args []string) (err error) {
+	if len(args) < 2 {
+		return errors.New("forward: want a target and at least one port")
+	}
+	if f.command != nil && len(f.command) == 0 {
+		return errors.New("forward: want a command after --")
+	}
+	if f.output != "text" && f.output != "json" {
+		return fmt.Errorf("forward: unknown output %q, want text or json", f.output)
+	}
 	if f.target, err = target.Parse(args[0]); err != nil {
 		return err
 	}
@@ -81,42 +102,17 @@ func (f *forwarding) parse(args []string) (err error) {
 	return nil
 }
 
-func (f *forwarding) run(cmd *cobra.Command) error {
-	ns, err := container.Open(f.target)
-	if err != nil {
-		return err
+// teller is how this forwarding tells what happens.
+func (f *forwarding) teller(cmd *cobra.Command) *teller {
+	out, errs := cmd.OutOrStdout(), cmd.ErrOrStderr()
+	if f.command != nil {
+		out = errs
 	}
-	defer ns.Close()
-	listeners, err := forward.Listen(cmd.Context(), f.addresses, f.ports)
-	if errors.Is(err, forward.ErrTwice) {
-		return usageError{err}
+	if f.quiet && f.output == "text" {
+		out = io.Discard
 	}
-	if err != nil {
-		return err
+	if f.output == "json" {
+		return newTeller(out, errs, jsonStyle{})
 	}
-	return serve(cmd, ns, f.target.String(), listeners)
-}
-
-// serve carries connections into ns until the command is interrupted, which is
-// no error, or the namespace's process is gone, which is one.
-func serve(cmd *cobra.Command, ns *netns.Namespace, name string, listeners []*forward.Listener) error {
-	tell := newTeller(cmd.OutOrStdout(), cmd.ErrOrStderr(), name)
-	defer tell.close()
-	for _, l := range listeners {
-		tell.listening(l)
-	}
-	ctx, stop := context.WithCancelCause(cmd.Context())
-	var watch sync.WaitGroup
-	watch.Go(func() { stop(ns.Wait(ctx)) })
-	defer watch.Wait()
-	defer stop(nil)
-
-	session := forward.Session{Dialer: ns, Events: tell.event, Drain: drain}
-	if err := session.Run(ctx, listeners); err != nil {
-		return err
-	}
-	if cmd.Context().Err() != nil {
-		return nil
-	}
-	return fmt.Errorf("%s: %w", name, context.Cause(ctx))
+	return newTeller(out, errs, textStyle{verbose: f.verbose})
 }

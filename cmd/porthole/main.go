@@ -31,17 +31,27 @@ func run() int {
 	// restored, the second ends the process.
 	defer context.AfterFunc(ctx, stop)()
 
-	err := newRoot().ExecuteContext(ctx)
+	return exit(newRoot().ExecuteContext(ctx))
+}
+
+// exit prints an error and chooses the exit code.
+func exit(err error) int {
 	var usage usageError
+	var command commandError
+	code := exitFailure
 	switch {
 	case err == nil:
 		return 0
+	case errors.As(err, &command):
+		if command.err == nil {
+			return command.code // it has spoken for itself
+		}
+		code = command.code
 	case errors.As(err, &usage):
-		printError(os.Stderr, err)
-		return exitUsage
+		code = exitUsage
 	}
 	printError(os.Stderr, err)
-	return exitFailure
+	return code
 }
 
 func newRoot() *cobra.Command {

@@ -3,32 +3,36 @@ package main
 import (
 	"fmt"
 	"io"
+	"sync/atomic"
 	"time"
 
 	"porthole.dev/porthole/internal/forward"
 )
 
-// teller prints what happens in a session: on stdout the lines of kubectl,
-// which scripts read, on stderr what went wrong. It never makes a connection
-// wait for whoever reads the output: lines that find its queue full are dropped.
+// style words an event for stdout and stderr; "" is for nothing.
+type style interface {
+	line(e forward.Event) (out, err string)
+}
+
+// teller prints what happens in a session. It never makes a connection wait for
+// whoever reads the output: lines that find its queue full are dropped, and
+// counted.
 type teller struct {
-	name     string // of the target
+	style    style
 	out, err io.Writer
-	lines    chan line
+	lines    chan lines
+	dropped  atomic.Int64
 	done     chan struct{}
 }
 
-type line struct {
-	to   io.Writer
-	text string
-}
+type lines struct{ out, err string }
 
 // queue is how many lines may wait for a slow reader.
 const queue = 1024
 
 // newTeller starts a teller; close ends it.
-func newTeller(out, err io.Writer, name string) *teller {
-	t := &teller{name: name, out: out, err: err, lines: make(chan line, queue), done: make(chan struct{})}
+func newTeller(out, err io.Writer, s style) *teller {
+	t := &teller{style: s, out: out, err: err, lines: make(chan lines, queue), done: make(chan struct{})}
 	go t.print()
 	return t
 }
@@ -36,14 +40,32 @@ func newTeller(out, err io.Writer, name string) *teller {
 func (t *teller) print() {
 	defer close(t.done)
 	for l := range t.lines {
-		fmt.Fprintln(l.to, l.text)
+		if l.out != "" {
+			fmt.Fprintln(t.out, l.out)
+		}
+		if l.err != "" {
+			fmt.Fprintln(t.err, l.err)
+		}
+		if n := t.dropped.Swap(0); n > 0 {
+			fmt.Fprintf(t.err, "porthole: %d lines were not read in time and are lost\n", n)
+		}
 	}
 }
 
-func (t *teller) say(to io.Writer, format string, args ...any) {
+// event is a session's Events.
+func (t *teller) event(e forward.Event) {
+	var l lines
+	if l.out, l.err = t.style.line(e); l == (lines{}) {
+		return
+	}
+	if e.Kind == forward.Listening {
+		t.lines <- l // scripts wait for this one, and nothing else waits for it
+		return
+	}
 	select {
-	case t.lines <- line{to, fmt.Sprintf(format, args...)}:
+	case t.lines <- l:
 	default:
+		t.dropped.Add(1)
 	}
 }
 
@@ -53,22 +75,5 @@ func (t *teller) close() {
 	select {
 	case <-t.done:
 	case <-time.After(time.Second):
-	}
-}
-
-func (t *teller) listening(l *forward.Listener) {
-	// Scripts wait for this line: it is never dropped.
-	t.lines <- line{t.out, fmt.Sprintf("Forwarding from %s -> %d", l.Local, l.Remote)}
-}
-
-// event is a session's Events.
-func (t *teller) event(e forward.Event) {
-	switch e.Kind {
-	case forward.Opened:
-		t.say(t.out, "Handling connection for %d", e.Listen.Port())
-	case forward.Failed:
-		t.say(t.err, "porthole: connection for %d: %s port %d: %s", e.Listen.Port(), t.name, e.Remote, words(e.Err))
-	case forward.Draining:
-		t.say(t.err, "porthole: giving %d live connections %v to finish; once more to end them now", e.Live, drain)
 	}
 }

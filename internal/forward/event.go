@@ -8,8 +8,12 @@ import (
 // Kind says what an Event tells.
 type Kind string
 
-// The kinds of Event. All but Draining carry Listen and Remote.
+// The kinds of Event. Those of a listener and of its connections carry Listen and Remote.
 const (
+	Listening    Kind = "listening"    // a listener is bound; whoever bound it tells
+	Ready        Kind = "ready"        // the target can be reached, at first or again; its route tells
+	Reconnecting Kind = "reconnecting" // the route is broken and being made again, Err says why; the route tells
+
 	Opened   Kind = "opened"   // a connection was accepted; Client is set
 	Failed   Kind = "failed"   // it could not reach the target, or (Client not set) none can be accepted for now; Err is set
 	Closed   Kind = "closed"   // it has ended; bytes and Duration are set, and Err unless both sides ended it cleanly
@@ -19,6 +23,7 @@ const (
 // Event is one thing that happened in a session.
 type Event struct {
 	Kind     Kind
+	Target   string         // the session's Name
 	Listen   netip.AddrPort // local address that is listened on
 	Remote   uint16         // port at the target
 	Client   netip.AddrPort // who connected

@@ -23,6 +23,8 @@ type Dialer interface {
 
 // Session forwards what its listeners accept. Set the fields, then call Run once.
 type Session struct {
+	// Name is what the events call the target.
+	Name string
 	// Dialer leads to the target.
 	Dialer Dialer
 	// Events is called for everything worth telling, from many goroutines
@@ -152,6 +154,7 @@ func (s *Session) dial(ctx context.Context, port uint16) (pipe.Conn, error) {
 
 func (s *Session) emit(e Event) {
 	if s.Events != nil {
+		e.Target = s.Name
 		s.Events(e)
 	}
 }

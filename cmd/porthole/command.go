@@ -1,0 +1,102 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"porthole.dev/porthole/internal/forward"
+)
+
+// commandError is a command that did not end with 0, or did not start.
+type commandError struct {
+	code int   // to exit with
+	err  error // why it did not start; nil when it ran
+}
+
+func (e commandError) Error() string {
+	if e.err != nil {
+		return e.err.Error()
+	}
+	return fmt.Sprintf("exit status %d", e.code)
+}
+
+func (e commandError) Unwrap() error { return e.err }
+
+// What a shell says of a command that it cannot run.
+const (
+	exitNotExecutable = 126
+	exitNotFound      = 127
+	exitSignaled      = 128 // and the signal's number
+)
+
+// grace is how long a command may take to end when its session has.
+const grace = 10 * time.Second
+
+// runCommand runs a command to its end, passing on signals, and returns nil or
+// a commandError. When ctx ends first, the command gets SIGTERM.
+func runCommand(ctx context.Context, argv, environment []string) error {
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, passedSignals...)
+	defer signal.Stop(signals)
+
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.Env = append(os.Environ(), environment...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = grace
+	if err := cmd.Start(); err != nil {
+		return startError(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	for {
+		select {
+		case s := <-signals:
+			if !fromTerminal(s) {
+				_ = cmd.Process.Signal(s)
+			}
+		case <-done:
+			return endError(cmd.ProcessState)
+		}
+	}
+}
+
+func startError(err error) error {
+	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, os.ErrNotExist) {
+		return commandError{exitNotFound, err}
+	}
+	return commandError{exitNotExecutable, err}
+}
+
+func endError(s *os.ProcessState) error {
+	if w, ok := s.Sys().(syscall.WaitStatus); ok && w.Signaled() {
+		return commandError{code: exitSignaled + int(w.Signal())}
+	}
+	if s.ExitCode() == 0 {
+		return nil
+	}
+	return commandError{code: s.ExitCode()}
+}
+
+// environment tells a command where the ports are: PORTHOLE_ADDR and
+// PORTHOLE_PORT for the first, with the remote port's number appended for each.
+func (s *session) environment() (env []string) {
+	seen := map[uint16]bool{}
+	add := func(suffix string, l *forward.Listener) {
+		env = append(env, fmt.Sprintf("PORTHOLE_ADDR%s=%s", suffix, l.Local), fmt.Sprintf("PORTHOLE_PORT%s=%d", suffix, l.Local.Port()))
+	}
+	add("", s.listeners[0])
+	for _, l := range s.listeners {
+		if !seen[l.Remote] { // the first address of each port stands for all
+			seen[l.Remote] = true
+			add(fmt.Sprintf("_%d", l.Remote), l)
+		}
+	}
+	return env
+}

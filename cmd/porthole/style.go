@@ -1,0 +1,91 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"porthole.dev/porthole/internal/forward"
+)
+
+// textStyle is kubectl's lines on stdout, which scripts read, and words for a
+// person on stderr.
+type textStyle struct{ verbose bool }
+
+func (s textStyle) line(e forward.Event) (out, err string) {
+	switch e.Kind {
+	case forward.Listening:
+		return fmt.Sprintf("Forwarding from %s -> %d", e.Listen, e.Remote), ""
+	case forward.Opened:
+		return fmt.Sprintf("Handling connection for %d", e.Listen.Port()), ""
+	case forward.Failed:
+		return "", fmt.Sprintf("porthole: connection for %d: %s port %d: %s", e.Listen.Port(), e.Target, e.Remote, words(e.Err))
+	case forward.Reconnecting:
+		return "", fmt.Sprintf("porthole: %s: reconnecting: %s", e.Target, words(e.Err))
+	case forward.Draining:
+		return "", fmt.Sprintf("porthole: giving %d live connections %v to finish; once more to end them now", e.Live, drain)
+	case forward.Closed:
+		return "", s.closed(e)
+	}
+	return "", ""
+}
+
+func (s textStyle) closed(e forward.Event) string {
+	if !s.verbose {
+		return ""
+	}
+	end := "closed"
+	if e.Err != nil {
+		end = "reset: " + words(e.Err)
+	}
+	return fmt.Sprintf("porthole: connection for %d from %s: %d bytes sent, %d received, %v, %s",
+		e.Listen.Port(), e.Client, e.Sent, e.Received, e.Duration.Round(time.Millisecond), end)
+}
+
+// jsonStyle is one event a line on stdout.
+type jsonStyle struct{}
+
+// jsonEvent is an event as `-o json` prints it. Fields that say nothing are left out.
+type jsonEvent struct {
+	Time     time.Time `json:"time"`
+	Event    string    `json:"event"` // listening, ready, opened, closed, reconnecting, draining or error
+	Target   string    `json:"target,omitempty"`
+	Listen   string    `json:"listen,omitempty"` // ADDRESS:PORT
+	Remote   uint16    `json:"remote,omitempty"`
+	Client   string    `json:"client,omitempty"`   // ADDRESS:PORT
+	Sent     *int64    `json:"sent,omitempty"`     // bytes, of a closed connection
+	Received *int64    `json:"received,omitempty"` // bytes, of a closed connection
+	Seconds  float64   `json:"seconds,omitempty"`  // that it was open
+	Live     int       `json:"live,omitempty"`     // connections, while draining
+	Error    string    `json:"error,omitempty"`
+	Hint     string    `json:"hint,omitempty"`
+}
+
+func (jsonStyle) line(e forward.Event) (out, err string) {
+	j := jsonEvent{
+		Time: time.Now(), Event: string(e.Kind), Target: e.Target, Listen: addrPort(e.Listen), Remote: e.Remote,
+		Client: addrPort(e.Client), Seconds: e.Duration.Seconds(), Live: e.Live,
+	}
+	if e.Kind == forward.Failed {
+		j.Event = "error"
+	}
+	if e.Kind == forward.Closed {
+		j.Sent, j.Received = &e.Sent, &e.Received
+	}
+	if e.Err != nil {
+		j.Error, j.Hint = e.Err.Error(), hint(e.Err)
+	}
+	text, merr := json.Marshal(j)
+	if merr != nil {
+		return "", "porthole: " + merr.Error()
+	}
+	return string(text), ""
+}
+
+func addrPort(a netip.AddrPort) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return a.String()
+}
