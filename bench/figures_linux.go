@@ -106,13 +106,23 @@ func (b *bench) connect(ctx context.Context) error {
 		return err
 	}
 	defer socat.close()
-	times, err := b.alternate([]dialer{porthole.dial, socat.dial}, func(d dialer) (float64, error) { return connectP50(d, 100) })
+	minimal, err := b.startMinimal(ctx)
+	if err != nil {
+		return err
+	}
+	defer minimal.close()
+	ways := []dialer{porthole.dial, socat.dial, minimal.dial, b.inside.dial}
+	times, err := b.alternate(ways, func(d dialer) (float64, error) { return connectP50(d, 100) })
 	if err != nil {
 		return err
 	}
 	p50, ratio := median(times[0]), median(ratios(times[0], times[1]))
 	b.add(row{"connect to first byte, p50, ms", fmt.Sprintf("%.3f", p50), fmt.Sprintf("%.3f (socat, nsenter, socat)", median(times[1])),
 		fmt.Sprintf("1/%.0f", 1/ratio), "at most 0.4 ms and 1/15", p50 <= 0.4 && ratio <= 1.0/15})
+	for i, peer := range []string{"minimal Go splice proxy", "inside the namespace"} {
+		b.add(row{figure: "connect to first byte, p50, ms", porthole: fmt.Sprintf("%.3f", p50),
+			peer: fmt.Sprintf("%.3f (%s)", median(times[i+2]), peer), ratio: fmt.Sprintf("%.2f", median(ratios(times[0], times[i+2]))), bar: "-", ok: true})
+	}
 	return nil
 }
 

@@ -53,8 +53,11 @@ func runCommand(ctx context.Context, argv, environment []string) error {
 	if err := cmd.Start(); err != nil {
 		return startError(err)
 	}
-	done := make(chan error, 1)
-	go func() { done <- cmd.Wait() }()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = cmd.Wait() // ProcessState has the whole of it
+	}()
 	for {
 		select {
 		case s := <-signals:
