@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"sync/atomic"
@@ -27,8 +28,12 @@ type teller struct {
 
 type lines struct{ out, err string }
 
-// queue is how many lines may wait for a slow reader.
-const queue = 1024
+const (
+	// queue is how many lines may wait for a slow reader.
+	queue = 1024
+	// rest is how long the printer gathers lines; a person does not notice.
+	rest = 5 * time.Millisecond
+)
 
 // newTeller starts a teller; close ends it.
 func newTeller(out, err io.Writer, s style) *teller {
@@ -37,18 +42,31 @@ func newTeller(out, err io.Writer, s style) *teller {
 	return t
 }
 
+// print writes at once what has come, and then rests, so that a burst of
+// connections is a few writes and wake-ups, not one for each line.
 func (t *teller) print() {
 	defer close(t.done)
+	var out, errs bytes.Buffer
 	for l := range t.lines {
-		if l.out != "" {
-			fmt.Fprintln(t.out, l.out)
-		}
-		if l.err != "" {
-			fmt.Fprintln(t.err, l.err)
+		l.add(&out, &errs)
+		for range len(t.lines) {
+			(<-t.lines).add(&out, &errs)
 		}
 		if n := t.dropped.Swap(0); n > 0 {
-			fmt.Fprintf(t.err, "porthole: %d lines were not read in time and are lost\n", n)
+			fmt.Fprintf(&errs, "porthole: %d lines were not read in time and are lost\n", n)
 		}
+		_, _ = out.WriteTo(t.out)
+		_, _ = errs.WriteTo(t.err)
+		time.Sleep(rest)
+	}
+}
+
+func (l lines) add(out, errs *bytes.Buffer) {
+	if l.out != "" {
+		fmt.Fprintln(out, l.out)
+	}
+	if l.err != "" {
+		fmt.Fprintln(errs, l.err)
 	}
 }
 
