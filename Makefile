@@ -6,7 +6,7 @@ TOOL  := go tool -modfile=tools/go.mod
 # Namespaces take root.
 SUDO  := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: all build demo test race lint cross bench fuzz licenses clean
+.PHONY: all build demo test cluster-up cluster-down test-cluster lint cross bench fuzz licenses clean
 
 all: build
 
@@ -23,9 +23,26 @@ test: build ## all tests of this machine, and what was skipped
 	CGO_ENABLED=1 PORTHOLE_BIN=$(CURDIR)/$(BIN) $(TOOL) gotestsum --format pkgname --format-hide-empty-pkg -- \
 		-race -count=1 $(if $(SUDO),-exec "sudo -E") ./...
 
+CLUSTER := go -C test/cluster run ./cmd/cluster
+
+cluster-up: ## a real one-node Kubernetes on this machine; the first time it is compiled, which takes minutes
+	@scripts/need
+	$(CLUSTER) up
+	@$(CLUSTER) env
+
+cluster-down: ## takes it down again
+	$(CLUSTER) down
+
+test-cluster: build ## the tests that need a real Kubernetes
+	@scripts/need gcc:gcc ps:procps
+	$(CLUSTER) build
+	cd test/cluster && CGO_ENABLED=1 PORTHOLE_BIN=$(CURDIR)/$(BIN) go tool -modfile=../../tools/go.mod gotestsum --format pkgname -- \
+		-count=1 -p 1 -timeout 20m $(if $(SUDO),-exec "sudo -E") ./...
+
 lint:
 	@test -z "$$(gofmt -l .)" || { echo "not gofmt-clean:"; gofmt -l .; exit 1; }
 	go vet ./...
+	cd test/cluster && go vet ./...
 	$(TOOL) golangci-lint run ./...
 	go mod tidy -diff
 
