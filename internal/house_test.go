@@ -9,7 +9,7 @@ import (
 )
 
 // ground are packages that carry bytes or words, whatever orchestrates the pods.
-var ground = []string{"pipe", "netns", "forward", "target", "container"}
+var ground = []string{"pipe", "netns", "forward", "target", "container", "manifest", "portforward", "portforward/spdy"}
 
 // TestGroundKnowsNoKubernetes holds that a forwarder without Kubernetes can be built from these.
 func TestGroundKnowsNoKubernetes(t *testing.T) {
@@ -32,6 +32,11 @@ func TestArrows(t *testing.T) {
 		"netns":     "pipe",
 		"forward":   "pipe target",
 		"container": "netns pipe target",
+		"manifest":  "target",
+
+		"portforward":      "pipe portforward/spdy",
+		"portforward/spdy": "",
+		"kube":             "portforward portforward/spdy pipe target",
 	} {
 		for _, dep := range dependencies(t, name) {
 			inside, ok := strings.CutPrefix(dep, "porthole.dev/porthole/internal/")

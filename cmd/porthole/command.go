@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -89,17 +90,22 @@ func endError(s *os.ProcessState) error {
 
 // environment tells a command where the ports are: PORTHOLE_ADDR and
 // PORTHOLE_PORT for the first, with the remote port's number appended for each.
-func (s *session) environment() (env []string) {
+func environment(listeners []*forward.Listener) []string {
+	env := variables("", listeners[0])
 	seen := map[uint16]bool{}
-	add := func(suffix string, l *forward.Listener) {
-		env = append(env, fmt.Sprintf("PORTHOLE_ADDR%s=%s", suffix, l.Local), fmt.Sprintf("PORTHOLE_PORT%s=%d", suffix, l.Local.Port()))
-	}
-	add("", s.listeners[0])
-	for _, l := range s.listeners {
+	for _, l := range listeners {
 		if !seen[l.Remote] { // the first address of each port stands for all
 			seen[l.Remote] = true
-			add(fmt.Sprintf("_%d", l.Remote), l)
+			env = append(env, variables(fmt.Sprintf("_%d", l.Remote), l)...)
 		}
 	}
 	return env
+}
+
+func variables(suffix string, l *forward.Listener) []string {
+	suffix = strings.ToUpper(strings.NewReplacer("-", "_", "/", "_", ".", "_").Replace(suffix))
+	return []string{
+		fmt.Sprintf("PORTHOLE_ADDR%s=%s", suffix, l.Local),
+		fmt.Sprintf("PORTHOLE_PORT%s=%d", suffix, l.Local.Port()),
+	}
 }

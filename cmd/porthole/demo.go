@@ -69,9 +69,6 @@ func runDemo(cmd *cobra.Command, local uint16) (err error) {
 	tell := newTeller(cmd.OutOrStdout(), cmd.ErrOrStderr(), textStyle{})
 	defer tell.close()
 	s := &session{fmt.Sprintf("pid://%d", pod.PID), ns, listeners, tell}
-	if _, err := s.announce(""); err != nil {
-		return err
-	}
 	return s.serve(cmd.Context())
 }
 

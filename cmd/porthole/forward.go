@@ -4,38 +4,55 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"porthole.dev/porthole/internal/kube"
+	"porthole.dev/porthole/internal/manifest"
 	"porthole.dev/porthole/internal/target"
 )
 
-func newForward() *cobra.Command {
-	f := &forwarding{addresses: []string{target.Localhost}, output: "text"}
-	cmd := &cobra.Command{
-		Use:     "forward TARGET [[ADDRESS:]LOCAL:]REMOTE ... [-- COMMAND ARGS ...]",
-		Aliases: []string{"port-forward"},
-		Short:   "Make ports of a target reachable at local addresses",
-		Long: `Make ports of a target reachable at local addresses, until interrupted.
+const forwardLong = `Make ports of a target reachable at local addresses, until interrupted.
 
 TARGET is one of
-  pid://4947               the network namespace of a process
-  netns://blue             a namespace that "ip netns" named
+  kuard, pod/kuard         a pod of a Kubernetes cluster, by the kubeconfig
+  svc/web                  a service: its ready pods, by its ports
+  deploy/web, sts/, ds/,   a workload, or anything else that has pods by a
+  rs/, job/                selector or a scale
+  pid://4947               the network namespace of a process of this host
+  netns://blue             a namespace of this host that "ip netns" named
   netns:///run/netns/blue  a namespace by the path that it is bound to
 
-Connections reach what listens on 127.0.0.1 or ::1 inside the namespace.
-Entering a namespace takes root, or CAP_SYS_ADMIN over it.
+Connections reach what listens on 127.0.0.1 or ::1 inside. The session goes on
+when the pod is replaced, the API server restarts or the network is away: a
+connection made meanwhile waits, up to --wait. Only a process that exits is gone
+for good. Entering a namespace takes root, or CAP_SYS_ADMIN over it; Kubernetes
+asks for what docs/kubernetes.md lists.
 
 With a COMMAND, it is started once the target can be reached, with the address
 in PORTHOLE_ADDR (host:port) and PORTHOLE_PORT; each remote port, 5432 say, also
 has PORTHOLE_ADDR_5432 and PORTHOLE_PORT_5432. Signals are passed to it, and the
-session ends with it, with its exit status. stdout is then the command's alone.`,
-		Example: `  porthole forward pid://4947 8080             # localhost:8080 to port 8080
-  porthole forward pid://4947 8080:80 5432     # two ports at once
-  porthole forward netns://blue :80            # any free local port
+session ends with it, with its exit status. stdout is then the command's alone.`
+
+const forwardExample = `  porthole forward kuard 8080                  # localhost:8080 to port 8080 of a pod
+  porthole forward svc/web 8080:http           # a service's port by its name
+  porthole forward deploy/web :80              # any free local port
+  porthole forward pid://4947 8080:80 5432     # two ports of a process' namespace
   porthole forward netns://blue 0.0.0.0:80:80  # on all IPv4 addresses
-  porthole forward pid://4947 :5432 -- sh -c 'psql -h localhost -p $PORTHOLE_PORT'`,
-		Args: func(*cobra.Command, []string) error { return nil }, // parse knows better
+  porthole forward svc/db :5432 -- sh -c 'psql -h localhost -p $PORTHOLE_PORT'
+  porthole forward -f forwards.yaml            # many targets at once`
+
+func newForward() *cobra.Command {
+	f := &forwarding{addresses: []string{target.Localhost}, output: "text", config: &kube.Config{}}
+	cmd := &cobra.Command{
+		Use:     "forward TARGET [[ADDRESS:]LOCAL:]REMOTE ... [-- COMMAND ARGS ...]",
+		Aliases: []string{"port-forward"},
+		Short:   "Make ports of a target reachable at local addresses",
+		Long:    forwardLong,
+		Example: forwardExample,
+		Args:    func(*cobra.Command, []string) error { return nil }, // parse knows better
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if dash := cmd.ArgsLenAtDash(); dash >= 0 {
 				args, f.command = args[:dash], args[dash:]
@@ -45,6 +62,7 @@ session ends with it, with its exit status. stdout is then the command's alone.`
 			}
 			return f.run(cmd)
 		},
+		ValidArgsFunction: f.complete,
 	}
 	f.flags(cmd)
 	return cmd
@@ -52,52 +70,105 @@ session ends with it, with its exit status. stdout is then the command's alone.`
 
 // forwarding is one `porthole forward`.
 type forwarding struct {
-	addresses []string
-	readyFile string
-	output    string
-	quiet     bool
-	verbose   bool
+	config     *kube.Config
+	addresses  []string
+	file       string
+	readyFile  string
+	output     string
+	quiet      bool
+	verbose    bool
+	pin        bool
+	wait       time.Duration
+	podRunning time.Duration
+	maxTunnels int
 
-	target  target.Target
-	ports   []target.Port
+	specs   []spec
 	command []string // what to run meanwhile; nil for nothing
+}
+
+// spec is one target as the command line or a file has it.
+type spec struct {
+	manifest.Forward
+	name string // for messages
 }
 
 func (f *forwarding) flags(cmd *cobra.Command) {
 	flags := cmd.Flags()
+	flags.SortFlags = false
 	flags.StringSliceVar(&f.addresses, "address", f.addresses,
 		"address to listen on, an IP address or localhost; may be repeated or separated by commas")
+	flags.StringVarP(&f.file, "file", "f", "", "YAML file of targets and ports, instead of arguments")
 	flags.StringVar(&f.readyFile, "ready-file", "",
 		"file to write once the target can be reached, a line ADDRESS:PORT REMOTE for each listener; removed at the end")
 	flags.StringVarP(&f.output, "output", "o", f.output, "text, or json for one event a line")
 	flags.BoolVarP(&f.quiet, "quiet", "q", false, "print errors only")
-	flags.BoolVarP(&f.verbose, "verbose", "v", false, "tell of the end of each connection too")
+	flags.BoolVarP(&f.verbose, "verbose", "v", false, "tell of the end of each connection, and of pods, too")
+	flags.DurationVar(&f.wait, "wait", 30*time.Second, "how long a connection waits while no pod can be reached")
+	flags.DurationVar(&f.podRunning, "pod-running-timeout", time.Minute, "how long to wait for a pod at the start")
+	flags.BoolVar(&f.pin, "pin", false, "stay with one pod for as long as it is there")
+	flags.IntVar(&f.maxTunnels, "max-tunnels", 64, "how many tunnels to a pod there may be at once; beyond, connections share")
+	f.config.AddFlags(flags)
 }
 
 func (f *forwarding) parse(args []string) (err error) {
-	if len(args) < 2 {
+	switch {
+	case f.file != "" && len(args) > 0:
+		return errors.New("forward: want either a file or a target")
+	case f.file == "" && len(args) < 2:
 		return errors.New("forward: want a target and at least one port")
-	}
-	if f.command != nil && len(f.command) == 0 {
+	case f.command != nil && len(f.command) == 0:
 		return errors.New("forward: want a command after --")
-	}
-	if f.output != "text" && f.output != "json" {
+	case f.output != "text" && f.output != "json":
 		return fmt.Errorf("forward: unknown output %q, want text or json", f.output)
-	}
-	if f.target, err = target.Parse(args[0]); err != nil {
-		return err
-	}
-	for _, arg := range args[1:] {
-		p, err := target.ParsePort(arg)
-		if err != nil {
-			return err
-		}
-		f.ports = append(f.ports, p)
 	}
 	for i, a := range f.addresses {
 		if f.addresses[i], err = target.ParseAddress(a); err != nil {
 			return err
 		}
+	}
+	if f.file != "" {
+		return f.parseFile()
+	}
+	return f.parseArgs(args)
+}
+
+func (f *forwarding) parseArgs(args []string) (err error) {
+	s := spec{Forward: manifest.Forward{Addresses: f.addresses, Pin: f.pin}}
+	if s.Target, err = target.Parse(args[0]); err != nil {
+		return err
+	}
+	s.name = s.Target.String()
+	parse := target.ParsePort
+	if s.Target.Scheme == target.Kubernetes {
+		parse = target.ParseNamedPort
+	}
+	for _, arg := range args[1:] {
+		p, err := parse(arg)
+		if err != nil {
+			return err
+		}
+		s.Ports = append(s.Ports, p)
+	}
+	f.specs = []spec{s}
+	return nil
+}
+
+func (f *forwarding) parseFile() error {
+	file, err := os.Open(f.file)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	m, err := manifest.Read(file, f.file)
+	if err != nil {
+		return err
+	}
+	for _, forward := range m.Forwards {
+		s := spec{Forward: forward, name: forward.Name}
+		if s.name == "" {
+			s.name = forward.Target.String()
+		}
+		f.specs = append(f.specs, s)
 	}
 	return nil
 }
@@ -114,5 +185,5 @@ func (f *forwarding) teller(cmd *cobra.Command) *teller {
 	if f.output == "json" {
 		return newTeller(out, errs, jsonStyle{})
 	}
-	return newTeller(out, errs, textStyle{verbose: f.verbose})
+	return newTeller(out, errs, textStyle{verbose: f.verbose, many: len(f.specs) > 1})
 }

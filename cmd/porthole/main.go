@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime/debug"
 	"strings"
 	"syscall"
@@ -69,7 +70,9 @@ func newRoot() *cobra.Command {
 	root.SetVersionTemplate("porthole {{.Version}}\n")
 	root.Flags().Bool("version", false, "print the version") // without cobra's -v for it
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.CompletionOptions.HiddenDefaultCmd = true
+	if strings.HasPrefix(filepath.Base(os.Args[0]), "kubectl-porthole") { // kubectl's name for its plugin
+		root.Annotations = map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl porthole"}
+	}
 	root.AddCommand(newForward(), newKuard(), newDemo(), newDemoInit())
 	return root
 }

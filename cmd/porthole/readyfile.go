@@ -10,9 +10,12 @@ import (
 	"porthole.dev/porthole/internal/forward"
 )
 
-// writeReady writes the ready file: a line ADDRESS:PORT REMOTE for each
+// writeReady writes the ready file, if it has a name: a line ADDRESS:PORT REMOTE for each
 // listener, all at once, so that whoever sees the file can read all of it.
 func writeReady(path string, listeners []*forward.Listener) (remove func(), err error) {
+	if path == "" {
+		return func() {}, nil
+	}
 	var text bytes.Buffer
 	for _, l := range listeners {
 		fmt.Fprintf(&text, "%s %d\n", l.Local, l.Remote)

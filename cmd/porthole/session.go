@@ -9,9 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"porthole.dev/porthole/internal/container"
 	"porthole.dev/porthole/internal/forward"
-	"porthole.dev/porthole/internal/netns"
 )
 
 // drain is how long live connections may go on after Ctrl-C.
@@ -20,50 +18,71 @@ const drain = 2 * time.Second
 // session is a target that can be reached, with its listeners bound.
 type session struct {
 	name      string
-	route     *netns.Namespace
+	route     route
 	listeners []*forward.Listener
 	tell      *teller
 }
 
 // run is `porthole forward`, parsed.
 func (f *forwarding) run(cmd *cobra.Command) error {
-	ns, err := container.Open(f.target)
-	if err != nil {
-		return err
-	}
-	defer ns.Close()
-	listeners, err := forward.Listen(cmd.Context(), f.addresses, f.ports)
-	if errors.Is(err, forward.ErrTwice) {
-		return usageError{err}
-	}
-	if err != nil {
-		return err
-	}
 	tell := f.teller(cmd)
 	defer tell.close()
-	s := &session{f.target.String(), ns, listeners, tell}
-	remove, err := s.announce(f.readyFile)
+	o := newOpener(f, tell)
+	defer o.close()
+	if f.file != "" {
+		return newGroup(f, o).run(cmd.Context())
+	}
+	s, err := o.session(cmd.Context(), f.specs[0])
 	if err != nil {
-		forward.CloseAll(listeners)
+		return interrupted(cmd.Context(), err)
+	}
+	defer s.close()
+	remove, err := writeReady(f.readyFile, s.listeners)
+	if err != nil {
 		return err
 	}
 	defer remove()
-	if f.command != nil {
-		return s.serveCommand(cmd.Context(), f.command)
+	if f.command == nil {
+		return s.serve(cmd.Context())
 	}
-	return s.serve(cmd.Context())
+	return whileCommand(cmd.Context(), f.command, environment(s.listeners), s.serve)
 }
 
-// announce tells that the session is ready, on paper too if a file is named.
-func (s *session) announce(file string) (remove func(), err error) {
-	for _, l := range s.listeners {
+// interrupted makes no error of what only Ctrl-C has ended.
+func interrupted(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// session opens the route to a target and binds its listeners.
+func (o *opener) session(ctx context.Context, sp spec) (*session, error) {
+	to, err := o.open(ctx, sp)
+	if err != nil {
+		return nil, err
+	}
+	listeners, err := forward.Listen(ctx, sp.Addresses, to.ports)
+	if err != nil {
+		_ = to.route.Close()
+	}
+	if errors.Is(err, forward.ErrTwice) {
+		err = usageError{err}
+	}
+	if err != nil {
+		return nil, err
+	}
+	s := &session{sp.name, to.route, listeners, o.tell}
+	for _, l := range listeners {
 		s.tell.event(forward.Event{Kind: forward.Listening, Target: s.name, Listen: l.Local, Remote: l.Remote})
 	}
-	s.tell.event(forward.Event{Kind: forward.Ready, Target: s.name})
-	if file == "" {
-		return func() {}, nil
-	}
-	return writeReady(file, s.listeners)
+	s.tell.event(to.ready)
+	return s, nil
+}
+
+func (s *session) close() {
+	forward.CloseAll(s.listeners)
+	_ = s.route.Close()
 }
 
 // serve carries connections until ctx ends, which is no error, or the target is
@@ -85,17 +104,17 @@ func (s *session) serve(ctx context.Context) error {
 	return fmt.Errorf("%s: %w", s.name, context.Cause(inner))
 }
 
-// serveCommand serves for as long as a command runs. Signals are the command's
-// then, and so is the exit status, unless the target is gone first.
-func (s *session) serveCommand(ctx context.Context, argv []string) error {
+// whileCommand serves for as long as a command runs. Signals are the command's
+// then, and so is the exit status, unless serve fails first.
+func whileCommand(ctx context.Context, argv, environment []string, serve func(context.Context) error) error {
 	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	served := make(chan error, 1)
 	go func() {
-		served <- s.serve(ctx)
+		served <- serve(ctx)
 		stop()
 	}()
-	ended := runCommand(ctx, argv, s.environment())
+	ended := runCommand(ctx, argv, environment)
 	stop()
 	if err := <-served; err != nil {
 		return err

@@ -11,24 +11,46 @@ import (
 
 // textStyle is kubectl's lines on stdout, which scripts read, and words for a
 // person on stderr.
-type textStyle struct{ verbose bool }
+type textStyle struct {
+	verbose bool
+	many    bool // there are several targets: say which
+}
 
 func (s textStyle) line(e forward.Event) (out, err string) {
 	switch e.Kind {
 	case forward.Listening:
-		return fmt.Sprintf("Forwarding from %s -> %d", e.Listen, e.Remote), ""
+		return s.listening(e), ""
 	case forward.Opened:
 		return fmt.Sprintf("Handling connection for %d", e.Listen.Port()), ""
 	case forward.Failed:
 		return "", fmt.Sprintf("porthole: connection for %d: %s port %d: %s", e.Listen.Port(), e.Target, e.Remote, words(e.Err))
+	case forward.Waiting:
+		return "", fmt.Sprintf("porthole: %s: waiting: %s", e.Target, words(e.Err))
 	case forward.Reconnecting:
-		return "", fmt.Sprintf("porthole: %s: reconnecting: %s", e.Target, words(e.Err))
+		return "", fmt.Sprintf("porthole: %s: lost connection to pod, reconnecting: %s", e.Target, words(e.Err))
+	case forward.Ready:
+		return "", s.ready(e)
 	case forward.Draining:
 		return "", fmt.Sprintf("porthole: giving %d live connections %v to finish; once more to end them now", e.Live, drain)
 	case forward.Closed:
 		return "", s.closed(e)
 	}
 	return "", ""
+}
+
+func (s textStyle) listening(e forward.Event) string {
+	line := fmt.Sprintf("Forwarding from %s -> %d", e.Listen, e.Remote)
+	if s.many {
+		line += " of " + e.Target
+	}
+	return line
+}
+
+func (s textStyle) ready(e forward.Event) string {
+	if !s.verbose || e.Pod == "" {
+		return ""
+	}
+	return fmt.Sprintf("porthole: %s: connections go to pod %s", e.Target, e.Pod)
 }
 
 func (s textStyle) closed(e forward.Event) string {
@@ -49,8 +71,9 @@ type jsonStyle struct{}
 // jsonEvent is an event as `-o json` prints it. Fields that say nothing are left out.
 type jsonEvent struct {
 	Time     time.Time `json:"time"`
-	Event    string    `json:"event"` // listening, ready, opened, closed, reconnecting, draining or error
+	Event    string    `json:"event"` // listening, waiting, ready, opened, closed, reconnecting, draining or error
 	Target   string    `json:"target,omitempty"`
+	Pod      string    `json:"pod,omitempty"`    // that connections go to, of ready
 	Listen   string    `json:"listen,omitempty"` // ADDRESS:PORT
 	Remote   uint16    `json:"remote,omitempty"`
 	Client   string    `json:"client,omitempty"`   // ADDRESS:PORT
@@ -64,7 +87,7 @@ type jsonEvent struct {
 
 func (jsonStyle) line(e forward.Event) (out, err string) {
 	j := jsonEvent{
-		Time: time.Now(), Event: string(e.Kind), Target: e.Target, Listen: addrPort(e.Listen), Remote: e.Remote,
+		Time: time.Now(), Event: string(e.Kind), Target: e.Target, Pod: e.Pod, Listen: addrPort(e.Listen), Remote: e.Remote,
 		Client: addrPort(e.Client), Seconds: e.Duration.Seconds(), Live: e.Live,
 	}
 	if e.Kind == forward.Failed {

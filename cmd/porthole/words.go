@@ -9,6 +9,7 @@ import (
 
 	"porthole.dev/porthole/internal/demo"
 	"porthole.dev/porthole/internal/forward"
+	"porthole.dev/porthole/internal/kube"
 	"porthole.dev/porthole/internal/netns"
 	"porthole.dev/porthole/internal/target"
 )
@@ -30,7 +31,7 @@ var hints = []struct {
 	err  error
 	hint string
 }{
-	{target.ErrUnknown, "a target is pid://NUMBER, netns://NAME or netns:///PATH"},
+	{target.ErrUnknown, "a target is POD, RESOURCE/NAME as svc/web, pid://NUMBER, netns://NAME or netns:///PATH"},
 	{target.ErrPort, "ports are REMOTE, LOCAL:REMOTE, :REMOTE for any free local port, or ADDRESS:LOCAL:REMOTE, with numbers from 1 to 65535"},
 	{target.ErrAddress, "for example --address 127.0.0.1, --address ::1, --address 0.0.0.0"},
 	{netns.ErrNoProcess, "`ps -e` lists processes"},
@@ -44,15 +45,32 @@ var hints = []struct {
 	{demo.ErrUnsupported, "run it on Linux; `porthole kuard` alone serves the same page anywhere"},
 	{demo.ErrBridgeExists, "if nothing needs it: `ip link del porthole0`"},
 	{demo.ErrRunning, "end that one first; one machine has one demo"},
+	{kube.ErrNoConfig, "set KUBECONFIG, or --kubeconfig; pid://NUMBER and netns://NAME need none"},
+	{kube.ErrNoContext, "`kubectl config get-contexts` lists them; --context names one"},
+	{kube.ErrUnreachable, "`kubectl config view --minify` shows where it should be; is the network up?"},
+	{kube.ErrCertificate, "the kubeconfig's certificate-authority is not this server's"},
+	{kube.ErrCredentials, "`kubectl get pods` shows whether logging in works"},
+	{kube.ErrUnauthorized, "the token may have expired: log in again"},
+	{kube.ErrNotFound, "`kubectl get pods,services` lists what there is; -n names another namespace"},
+	{kube.ErrUnknownResource, "`kubectl api-resources` lists the types"},
+	{kube.ErrNoPods, "take a pod, a service, or what has pods by a selector"},
+	{kube.ErrNoSelector, "forward to a pod instead"},
+	{kube.ErrNoPort, "take a port's number, or one of the names"},
+	{kube.ErrNotTCP, "take a TCP port"},
+	{kube.ErrNotReady, "`kubectl describe` tells more; --pod-running-timeout waits longer at the start, --wait later"},
 	{syscall.EADDRINUSE, "`ss -ltnp` shows who listens; take another local port, or `:REMOTE` for any free one"},
 	{syscall.EADDRNOTAVAIL, "`ip addr` lists this machine's addresses"},
 	{syscall.EACCES, "ports below 1024 are for root: take a higher one, or run it with sudo"},
-	{syscall.ECONNREFUSED, "nothing listens on that port there; `nsenter -t PID -n ss -ltn` shows what does"},
+	{syscall.ECONNREFUSED, "nothing listens on that port of 127.0.0.1 or ::1 there; `ss -ltn` inside shows what does"},
 	{syscall.ENETUNREACH, "the loopback interface there is down: `nsenter -t PID -n ip link set lo up`"},
 }
 
 func hint(err error) string {
 	var usage usageError
+	var forbidden *kube.ForbiddenError
+	if errors.As(err, &forbidden) {
+		return grant(forbidden)
+	}
 	for _, h := range hints {
 		if errors.Is(err, h.err) {
 			return h.hint
@@ -62,4 +80,15 @@ func hint(err error) string {
 		return "--help shows the usage"
 	}
 	return ""
+}
+
+// grant is what an administrator types so that the user may do what was forbidden.
+func grant(e *kube.ForbiddenError) string {
+	user := e.User
+	if user == "" {
+		user = "USER"
+	}
+	return fmt.Sprintf("`kubectl create role porthole --verb=%s --resource=%s --namespace=%s` and "+
+		"`kubectl create rolebinding porthole --role=porthole --user=%s --namespace=%s` grant it",
+		e.Verb, e.Resource, e.Namespace, user, e.Namespace)
 }

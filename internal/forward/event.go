@@ -11,7 +11,8 @@ type Kind string
 // The kinds of Event. Those of a listener and of its connections carry Listen and Remote.
 const (
 	Listening    Kind = "listening"    // a listener is bound; whoever bound it tells
-	Ready        Kind = "ready"        // the target can be reached, at first or again; its route tells
+	Waiting      Kind = "waiting"      // there is nothing to reach yet, Err says why; the route tells
+	Ready        Kind = "ready"        // the target can be reached, at first or again; the route tells
 	Reconnecting Kind = "reconnecting" // the route is broken and being made again, Err says why; the route tells
 
 	Opened   Kind = "opened"   // a connection was accepted; Client is set
@@ -24,6 +25,7 @@ const (
 type Event struct {
 	Kind     Kind
 	Target   string         // the session's Name
+	Pod      string         // that connections go to from now on, where the target has pods
 	Listen   netip.AddrPort // local address that is listened on
 	Remote   uint16         // port at the target
 	Client   netip.AddrPort // who connected

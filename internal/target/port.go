@@ -21,7 +21,11 @@ const Localhost = "localhost"
 type Port struct {
 	Address string // to listen on: an IP address or localhost; "" when none was given
 	Local   uint16 // to listen on; 0 for any free one
-	Remote  uint16 // to connect to at the target; never 0
+	Remote  uint16 // to connect to at the target; 0 only where Name is set
+	// Name is the remote port's, as a pod or service of Kubernetes has them.
+	// Whoever knows its number sets Remote, and Local too where Same is set.
+	Name string
+	Same bool // the local port has the number that Name stands for
 }
 
 // ParsePort reads the forms that kubectl has, and an address before them:
@@ -32,6 +36,18 @@ type Port struct {
 //	127.0.0.2:8080:80  on one address only
 //	[::1]:8080:80      the same with IPv6, in brackets
 func ParsePort(s string) (Port, error) {
+	p, err := ParseNamedPort(s)
+	if err == nil && p.Name != "" {
+		return Port{}, fmt.Errorf("port %q: %q is not a number: %w", s, p.Name, ErrPort)
+	}
+	return p, err
+}
+
+// ParseNamedPort reads what ParsePort does, and a name for the remote port:
+//
+//	http       the port of that name, at a local port of the same number
+//	8080:http  the port of that name
+func ParseNamedPort(s string) (Port, error) {
 	address, pair, err := splitAddress(s)
 	if err != nil {
 		return Port{}, err
@@ -41,6 +57,13 @@ func ParsePort(s string) (Port, error) {
 		remote = local
 	}
 	p := Port{Address: address}
+	if isPortName(remote) {
+		p.Name, p.Same = remote, local == remote
+		if local != "" && !p.Same {
+			p.Local, err = parseNumber(s, local)
+		}
+		return p, err
+	}
 	if p.Remote, err = parseNumber(s, remote); err != nil {
 		return Port{}, err
 	}
@@ -51,6 +74,12 @@ func ParsePort(s string) (Port, error) {
 		p.Local, err = parseNumber(s, local)
 	}
 	return p, err
+}
+
+// isPortName reports whether s can name a port: a service's may be a label of
+// RFC 1123. Digits alone are a number, although some servers take them for a name.
+func isPortName(s string) bool {
+	return len(s) <= 63 && isLabel(s) && strings.ContainsFunc(s, func(r rune) bool { return r >= 'a' })
 }
 
 // splitAddress takes the address off [ADDRESS:]LOCAL:REMOTE.
@@ -93,9 +122,16 @@ func parseNumber(s, number string) (uint16, error) {
 	return uint16(n), nil
 }
 
-// String returns a form that ParsePort reads back to the same Port.
+// String returns a form that ParseNamedPort reads back to the same Port, where
+// a name's number has not been filled in yet.
 func (p Port) String() string {
 	pair := fmt.Sprintf("%d:%d", p.Local, p.Remote)
+	switch {
+	case p.Same:
+		pair = p.Name + ":" + p.Name
+	case p.Name != "":
+		pair = fmt.Sprintf("%d:%s", p.Local, p.Name)
+	}
 	switch {
 	case p.Address == "":
 		return pair

@@ -37,21 +37,46 @@ func TestParsePortRejects(t *testing.T) {
 	}
 }
 
+func TestParseNamedPort(t *testing.T) {
+	for text, want := range map[string]target.Port{
+		"8080:80":            {Local: 8080, Remote: 80},
+		"http":               {Name: "http", Same: true},
+		"http:http":          {Name: "http", Same: true},
+		":http":              {Name: "http"},
+		"0:http":             {Name: "http"},
+		"8080:http":          {Name: "http", Local: 8080},
+		"8080:8-b":           {Name: "8-b", Local: 8080},
+		"[::1]:8080:http-2":  {Name: "http-2", Local: 8080, Address: "::1"},
+		"127.0.0.1:web:web":  {Name: "web", Same: true, Address: "127.0.0.1"},
+		"127.0.0.1:8080:web": {Name: "web", Local: 8080, Address: "127.0.0.1"},
+	} {
+		got, err := target.ParseNamedPort(text)
+		if err != nil || got != want {
+			t.Errorf("ParseNamedPort(%q) = %+v, %v, want %+v", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"", ":", "HTTP", "http:80", "8080:-a", "8080:a_b", "x:y", "65536", "80:0"} {
+		if got, err := target.ParseNamedPort(text); !errors.Is(err, target.ErrPort) {
+			t.Errorf("ParseNamedPort(%q) = %+v, %v, want ErrPort", text, got, err)
+		}
+	}
+}
+
 func FuzzParsePort(f *testing.F) {
-	for _, seed := range []string{"8080", "8080:80", ":80", "127.0.0.2:8080:80", "[::1]:8080:80", "[fe80::1%eth0]::80", "[::ffff:1.2.3.4]:1:2"} {
+	for _, seed := range []string{"8080", "8080:80", ":80", "127.0.0.2:8080:80", "[::1]:8080:80", "[fe80::1%eth0]::80", "[::ffff:1.2.3.4]:1:2", "http", "8080:http"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		parsed, err := target.ParsePort(text)
+		parsed, err := target.ParseNamedPort(text)
 		if err != nil {
 			return
 		}
-		if parsed.Remote == 0 {
-			t.Fatalf("ParsePort(%q) = %+v: remote port 0", text, parsed)
+		if (parsed.Remote == 0) != (parsed.Name != "") {
+			t.Fatalf("ParseNamedPort(%q) = %+v: want a number or a name", text, parsed)
 		}
-		again, err := target.ParsePort(parsed.String())
+		again, err := target.ParseNamedPort(parsed.String())
 		if err != nil || again != parsed {
-			t.Fatalf("ParsePort(%q) = %+v, but ParsePort(%q) = %+v, %v", text, parsed, parsed, again, err)
+			t.Fatalf("ParseNamedPort(%q) = %+v, but ParseNamedPort(%q) = %+v, %v", text, parsed, parsed, again, err)
 		}
 	})
 }

@@ -14,6 +14,12 @@ func TestParse(t *testing.T) {
 		"netns://blue":             {Scheme: target.NetNS, Path: "/run/netns/blue"},
 		"netns:///run/netns/blue":  {Scheme: target.NetNS, Path: "/run/netns/blue"},
 		"netns:///proc/7/ns/../ns": {Scheme: target.NetNS, Path: "/proc/7/ns"},
+		"kuard":                    object("pod", "kuard"),
+		"my.pod-1":                 object("pod", "my.pod-1"),
+		"pod/kuard":                object("pod", "kuard"),
+		"Pod/kuard":                object("pod", "kuard"),
+		"svc/web":                  object("svc", "web"),
+		"deployments.v1.apps/web":  object("deployments.v1.apps", "web"),
 	} {
 		got, err := target.Parse(text)
 		if err != nil || got != want {
@@ -22,10 +28,21 @@ func TestParse(t *testing.T) {
 	}
 }
 
+func object(resource, name string) target.Target {
+	return target.Target{Scheme: target.Kubernetes, Resource: resource, Name: name}
+}
+
 func TestParseRejects(t *testing.T) {
 	for text, unknown := range map[string]bool{
 		"":                  true,
-		"blue":              true,
+		"Blue":              true,
+		"blue/":             true,
+		"/blue":             true,
+		"a/b/c":             true,
+		"pod/..":            true,
+		"pod/a%2fb":         true,
+		"pod/-a":            true,
+		"a_b":               true,
 		"pid:4947":          true,
 		"ftp://x":           true,
 		"PID://1":           true,
@@ -54,7 +71,7 @@ func TestParseRejects(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	for _, seed := range []string{"pid://4947", "netns://blue", "netns:///run/netns/blue", "netns:////..", "pid://007"} {
+	for _, seed := range []string{"pid://4947", "netns://blue", "netns:///run/netns/blue", "netns:////..", "pid://007", "kuard", "deploy.apps/web"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, text string) {

@@ -1,0 +1,131 @@
+package kube
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+)
+
+const (
+	// tellAfter is how long Open waits before it tells that it does.
+	tellAfter = time.Second
+	// askLimit is how long the search for reasons may take.
+	askLimit = 2 * time.Second
+)
+
+// await waits until a pod is ready, or it is clear that none will be.
+func (r *Route) await(ctx context.Context) error {
+	limited, cancel := context.WithTimeout(ctx, r.PodRunningTimeout)
+	defer cancel()
+	tick := time.NewTicker(tellAfter)
+	defer tick.Stop()
+	var tell <-chan time.Time = time.After(tellAfter)
+	for {
+		all, _, changed := r.board.look()
+		if anyReady(all) {
+			return nil
+		}
+		if r.subject.isPod() && len(all) == 0 {
+			return r.missing(ctx, apierrors.NewNotFound(podResource().GroupResource(), r.Target.Name))
+		}
+		why := r.why(ctx)
+		if r.vain(why) {
+			return why
+		}
+		select {
+		case <-changed:
+		case <-tick.C:
+		case <-tell:
+			r.emit(Event{Kind: Waiting, Err: why})
+		case <-limited.Done():
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			return why
+		}
+	}
+}
+
+// vain says whether what is in the way will not pass by itself.
+func (r *Route) vain(err error) bool {
+	var e *NotReadyError
+	return errors.As(err, &e) && (len(e.Pods) == 0 && r.subject.idle.Load() || allHopeless(e.Pods))
+}
+
+// notReady says what is known of why no pod is ready.
+func (r *Route) notReady(all []endpoint) *NotReadyError {
+	e := &NotReadyError{Target: r.subject.name, Namespace: r.Namespace, Pods: statuses(all)}
+	switch {
+	case r.subject.isPod():
+		e.Reason = "does not exist any more"
+	case r.subject.idle.Load():
+		e.Reason = "is scaled to 0 replicas"
+	}
+	return e
+}
+
+// why is notReady with all that can be found out, or why nothing can.
+func (r *Route) why(ctx context.Context) error {
+	all, err, _ := r.board.look()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	defer cancel()
+	e := r.notReady(all)
+	if r.subject.service != nil {
+		e.Pods = r.describe(ctx, e.Pods)
+	}
+	if len(e.Pods) > 0 && ctx.Err() == nil {
+		r.warn(ctx, &e.Pods[0])
+	}
+	return e
+}
+
+// describe finds out why a service's pods are not ready, of which its endpoints
+// do not tell. A user who may not see the pods learns no more than known.
+func (r *Route) describe(ctx context.Context, known []PodStatus) []PodStatus {
+	var list corev1.PodList
+	options := metav1.ListOptions{LabelSelector: serviceSelector(r.subject.service), Limit: 20}
+	if r.Cluster.list(ctx, podResource(), r.Namespace, options, &list) != nil {
+		return known
+	}
+	var each []PodStatus
+	for i := range list.Items {
+		if status, ok := judge(&list.Items[i], false); !ok {
+			each = append(each, status)
+		}
+	}
+	return each
+}
+
+// warn adds the cluster's last warning about a pod, such as that a volume is
+// missing or a probe fails, where the pod's status itself tells little.
+func (r *Route) warn(ctx context.Context, s *PodStatus) {
+	if s.Message != "" && s.Reason != "ContainersNotReady" {
+		return
+	}
+	options := metav1.ListOptions{FieldSelector: fields.AndSelectors(
+		fields.OneTermEqualSelector("involvedObject.kind", "Pod"),
+		fields.OneTermEqualSelector("involvedObject.name", s.Name),
+		fields.OneTermEqualSelector("type", corev1.EventTypeWarning)).String()}
+	var list corev1.EventList
+	events := corev1.SchemeGroupVersion.WithResource("events")
+	if r.Cluster.list(ctx, events, r.Namespace, options, &list) != nil {
+		return
+	}
+	var last corev1.Event
+	for _, e := range list.Items {
+		if !e.LastTimestamp.Before(&last.LastTimestamp) {
+			last = e
+		}
+	}
+	if last.Message != "" {
+		s.Reason, s.Message = last.Reason, last.Message
+	}
+}

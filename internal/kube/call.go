@@ -1,0 +1,111 @@
+package kube
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+
+	"porthole.dev/porthole/internal/pipe"
+	"porthole.dev/porthole/internal/portforward"
+)
+
+// call is one Dial.
+type call struct {
+	route *Route
+	port  uint16
+	pause backoff
+	err   error // of the last attempt, or nil while there was no pod
+}
+
+// run tries until a pod is reached, or it has waited long enough.
+func (c *call) run(parent context.Context) (pipe.Conn, error) {
+	r := c.route
+	ctx, cancel := context.WithTimeout(parent, r.Wait)
+	defer cancel()
+	for {
+		all, _, changed := r.board.look()
+		e, ok := r.choice.next(all)
+		if ok {
+			conn, err := c.try(ctx, e)
+			if err == nil || final(err) {
+				return conn, err
+			}
+			c.err = err
+			c.pause.wait(ctx, changed)
+		} else {
+			c.err = nil
+			select {
+			case <-changed:
+			case <-ctx.Done():
+			case <-r.life.Done():
+			}
+		}
+		switch {
+		case r.life.Err() != nil:
+			return nil, fmt.Errorf("%s: %w", r.subject.name, net.ErrClosed)
+		case parent.Err() != nil:
+			return nil, context.Cause(parent)
+		case ctx.Err() != nil:
+			return nil, &WaitError{Waited: r.Wait, Err: c.why(parent)}
+		}
+	}
+}
+
+// why is the reason for having waited in vain.
+func (c *call) why(ctx context.Context) error {
+	if c.err != nil {
+		return c.err
+	}
+	return c.route.why(ctx)
+}
+
+// try makes one attempt with one pod.
+func (c *call) try(ctx context.Context, e endpoint) (pipe.Conn, error) {
+	r := c.route
+	port, err := r.translate(e, c.port)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, attemptLimit)
+	defer cancel()
+	conn, err := r.reach(ctx, e, func(client *portforward.Client) (pipe.Conn, error) { return client.Dial(ctx, port) })
+	if err != nil {
+		r.look()
+	}
+	return conn, err
+}
+
+// reach does something with a pod's tunnels. If the pod is why that fails, others
+// are preferred for a while.
+func (r *Route) reach(ctx context.Context, e endpoint, do func(*portforward.Client) (pipe.Conn, error)) (pipe.Conn, error) {
+	client := r.tunnels.of(e)
+	if client == nil {
+		return nil, net.ErrClosed
+	}
+	conn, err := do(client)
+	if err == nil {
+		return conn, nil
+	}
+	var status *portforward.StatusError
+	if errors.As(err, &status) || errors.Is(err, context.DeadlineExceeded) {
+		r.choice.shun(e.uid)
+	}
+	return nil, r.Cluster.tunnelFailed(ctx, err, r.Namespace, e.pod)
+}
+
+// look asks keep to see whether the route is still there.
+func (r *Route) look() {
+	select {
+	case r.suspect <- struct{}{}:
+	default:
+	}
+}
+
+// final says whether an error is the connection's own, so that trying again makes
+// no sense.
+func final(err error) bool {
+	var refused *portforward.PortError
+	var port *PortError
+	return errors.As(err, &refused) || errors.As(err, &port)
+}

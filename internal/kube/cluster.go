@@ -1,0 +1,162 @@
+package kube
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/util/connrotation"
+)
+
+// Cluster is the way to one cluster's API server, as one user. Its methods are
+// safe to call at the same time, and any number of Routes may share it.
+type Cluster struct {
+	Server    string // URL of the API server
+	Namespace string // of targets
+
+	api     *rest.RESTClient
+	conns   *connrotation.Dialer // all of api's
+	tunnels http.RoundTripper    // what portforward.Client takes
+	limit   time.Duration        // --request-timeout, or 0
+	plugin  bool                 // credentials come from a plugin
+	params  runtime.ParameterCodec
+}
+
+// Open reads the kubeconfig; it does not ask the server anything yet. Close the
+// Cluster in the end. Errors: ErrNoConfig, *ContextError.
+func Open(c *Config) (*Cluster, error) {
+	config, namespace, err := c.load()
+	if err != nil {
+		return nil, err
+	}
+	k := &Cluster{Server: config.Host, Namespace: namespace, conns: connrotation.NewDialer(dial)}
+	k.limit, config.Timeout = config.Timeout, 0 // as rest.Config has it, watches would end too
+	k.plugin = config.ExecProvider != nil || config.AuthProvider != nil
+	config.WarningHandler = rest.NoWarnings{}
+	config.QPS = -1 // what this package asks is little, and its connections wait for it
+	if err := k.connectAPI(config); err != nil {
+		return nil, fmt.Errorf("use kubeconfig: %w", err)
+	}
+	if err := k.connectTunnels(config); err != nil {
+		return nil, fmt.Errorf("use kubeconfig: %w", err)
+	}
+	return k, nil
+}
+
+// connectAPI makes the client of ordinary requests. It knows the few types that
+// are needed: client-go's clientset would know all, and be several times as big.
+func (c *Cluster) connectAPI(config *rest.Config) (err error) {
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, discoveryv1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			return err
+		}
+	}
+	c.params = runtime.NewParameterCodec(scheme)
+	config = rest.CopyConfig(config)
+	config.Dial = c.conns.DialContext
+	config.APIPath = "/api"
+	config.GroupVersion = &corev1.SchemeGroupVersion
+	config.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
+	config.ContentType = runtime.ContentTypeProtobuf
+	config.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
+	c.api, err = rest.RESTClientFor(config)
+	return err
+}
+
+// connectTunnels makes the transport of tunnels. An upgrade takes a connection of
+// HTTP/1.1 out of its hands; everything else, from proxies to credentials that
+// are renewed, is client-go's.
+func (c *Cluster) connectTunnels(config *rest.Config) (err error) {
+	config = rest.CopyConfig(config)
+	config.Dial = dial
+	config.NextProtos = []string{"http/1.1"}
+	c.tunnels, err = rest.TransportFor(config)
+	return err
+}
+
+// Close lets go of the connections that lie idle. Close the Routes first.
+func (c *Cluster) Close() {
+	utilnet.CloseIdleConnectionsFor(c.tunnels)
+	c.drop()
+}
+
+// drop closes all connections but the tunnels', so that nothing waits for an
+// answer on one whose other end is gone.
+func (c *Cluster) drop() { c.conns.CloseAll() }
+
+// background bounds a request that nobody watches.
+func (c *Cluster) background(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, cmp.Or(c.limit, requestLimit))
+}
+
+// foreground bounds a request that a person waits for, who can interrupt it: a
+// plugin may have them log in before it goes out.
+func (c *Cluster) foreground(ctx context.Context) (context.Context, context.CancelFunc) {
+	if c.limit == 0 {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, c.limit)
+}
+
+// The resources that need no look-up.
+func podResource() schema.GroupVersionResource { return corev1.SchemeGroupVersion.WithResource("pods") }
+func serviceResource() schema.GroupVersionResource {
+	return corev1.SchemeGroupVersion.WithResource("services")
+}
+func sliceResource() schema.GroupVersionResource {
+	return discoveryv1.SchemeGroupVersion.WithResource("endpointslices")
+}
+
+func (c *Cluster) request(verb string, resource schema.GroupVersionResource, namespace string) *rest.Request {
+	root := "/apis/" + resource.Group
+	if resource.Group == "" {
+		root = "/api"
+	}
+	return c.api.Verb(verb).AbsPath(root, resource.Version).Namespace(namespace).Resource(resource.Resource)
+}
+
+// get reads one object into a type that the client knows.
+func (c *Cluster) get(ctx context.Context, resource schema.GroupVersionResource, namespace, name string, into runtime.Object) error {
+	err := c.request(http.MethodGet, resource, namespace).Name(name).Do(ctx).Into(into)
+	return c.failed(ctx, err, act{"get", resource.GroupResource(), "", namespace, name})
+}
+
+// getJSON reads one object, or its subresource unless "", of any type.
+func (c *Cluster) getJSON(ctx context.Context, resource schema.GroupVersionResource, namespace, name, sub string, into any) error {
+	req := c.request(http.MethodGet, resource, namespace).Name(name)
+	if sub != "" {
+		req.SubResource(sub)
+	}
+	data, err := req.SetHeader("Accept", runtime.ContentTypeJSON).Do(ctx).Raw()
+	if err != nil {
+		return c.failed(ctx, err, act{"get", resource.GroupResource(), sub, namespace, name})
+	}
+	if err := json.Unmarshal(data, into); err != nil {
+		return fmt.Errorf("get %s %s: %w", resource.Resource, name, err)
+	}
+	return nil
+}
+
+// list reads objects into a list type that the client knows.
+func (c *Cluster) list(ctx context.Context, resource schema.GroupVersionResource, namespace string, options metav1.ListOptions, into runtime.Object) error {
+	err := c.request(http.MethodGet, resource, namespace).VersionedParams(&options, c.params).Do(ctx).Into(into)
+	return c.failed(ctx, err, act{"list", resource.GroupResource(), "", namespace, ""})
+}
+
+// portForwardURL is where tunnels to a pod begin.
+func (c *Cluster) portForwardURL(namespace, pod string) *url.URL {
+	return c.request(http.MethodPost, podResource(), namespace).Name(pod).SubResource("portforward").URL()
+}

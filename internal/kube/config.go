@@ -1,0 +1,108 @@
+package kube
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+	// Kubeconfig files may still name this provider; all others are exec plugins now.
+	_ "k8s.io/client-go/plugin/pkg/client/auth/oidc"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/tools/clientcmd/api"
+)
+
+// Config says which cluster is meant, as whom and in which namespace, as kubectl's
+// files and flags do. The zero value means what kubectl means without flags.
+type Config struct {
+	// Kubeconfig is the path of the only file to read; "" means those of
+	// $KUBECONFIG, or ~/.kube/config, or inside a pod its service account.
+	Kubeconfig string
+	// Overrides go before what the files say.
+	Overrides clientcmd.ConfigOverrides
+
+	extra []string // KEY=VALUE of --as-user-extra
+}
+
+// AddFlags adds kubectl's standard flags to flags; they write to c.
+func (c *Config) AddFlags(flags *pflag.FlagSet) {
+	names := clientcmd.RecommendedConfigOverrideFlags("")
+	names.ClusterOverrideFlags.APIServer.ShortName = "s"
+	names.ContextOverrideFlags.Namespace.Description = "namespace of the targets; the context's if not given"
+	clientcmd.BindOverrideFlags(&c.Overrides, flags, names)
+	flags.StringVar(&c.Kubeconfig, "kubeconfig", c.Kubeconfig, "path of the kubeconfig file to use")
+	flags.StringArrayVar(&c.extra, "as-user-extra", nil, "extra field KEY=VALUE of the user to impersonate; may be repeated")
+}
+
+// In is c for another context or namespace; "" keeps what c has. With another
+// context, its own namespace counts unless one is given.
+func (c *Config) In(context, namespace string) *Config {
+	other := *c
+	if context != "" {
+		other.Overrides.CurrentContext = context
+		other.Overrides.Context = api.Context{}
+	}
+	if namespace != "" {
+		other.Overrides.Context.Namespace = namespace
+	}
+	return &other
+}
+
+// SPDYOnly reports whether the environment asks for SPDY without WebSocket, by
+// the variable that kubectl has for it.
+func SPDYOnly() bool { return os.Getenv("KUBECTL_PORT_FORWARD_WEBSOCKETS") == "false" }
+
+// load reads the files. Errors: ErrNoConfig, *ContextError.
+func (c *Config) load() (config *rest.Config, namespace string, err error) {
+	overrides := c.Overrides
+	if overrides.AuthInfo.ImpersonateUserExtra, err = parseExtra(c.extra); err != nil {
+		return nil, "", err
+	}
+	rules := clientcmd.NewDefaultClientConfigLoadingRules()
+	rules.ExplicitPath = c.Kubeconfig
+	rules.Warner = func(error) {} // that a file is missing is told when it matters
+	loader := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &overrides)
+	if config, err = loader.ClientConfig(); err != nil {
+		return nil, "", configError(loader, rules, &overrides, err)
+	}
+	namespace, _, err = loader.Namespace()
+	return config, namespace, err
+}
+
+// configError tells apart what can be wrong with the files.
+func configError(loader clientcmd.ClientConfig, rules *clientcmd.ClientConfigLoadingRules, overrides *clientcmd.ConfigOverrides, err error) error {
+	raw, rawErr := loader.RawConfig()
+	context := overrides.CurrentContext
+	if context == "" {
+		context = raw.CurrentContext
+	}
+	_, known := raw.Contexts[context]
+	switch {
+	case rawErr == nil && len(raw.Contexts) > 0 && !known:
+		return &ContextError{Context: context, Have: slices.Sorted(maps.Keys(raw.Contexts))}
+	case clientcmd.IsEmptyConfig(err) || errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%w in %s", ErrNoConfig, strings.Join(rules.GetLoadingPrecedence(), ", "))
+	}
+	return fmt.Errorf("read kubeconfig: %w", err)
+}
+
+func parseExtra(pairs []string) (map[string][]string, error) {
+	extra := map[string][]string{}
+	for _, pair := range pairs {
+		key, value, ok := strings.Cut(pair, "=")
+		if !ok || key == "" {
+			return nil, fmt.Errorf("--as-user-extra %q: want KEY=VALUE", pair)
+		}
+		extra[key] = append(extra[key], value)
+	}
+	return extra, nil
+}
+
+// requestLimit is how long a request may take that nobody watches.
+const requestLimit = 10 * time.Second

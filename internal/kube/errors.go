@@ -1,0 +1,182 @@
+package kube
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// The errors of this package, for errors.Is. The types below carry what belongs
+// to them, and are one of these too.
+var (
+	ErrNoConfig        = errors.New("no kubeconfig")
+	ErrNoContext       = errors.New("no such context in the kubeconfig")                 // *ContextError
+	ErrUnreachable     = errors.New("the API server cannot be reached")                  // *ServerError
+	ErrCertificate     = errors.New("the API server's certificate is not to be trusted") // *ServerError
+	ErrCredentials     = errors.New("no credentials to be had")                          // *ServerError
+	ErrUnauthorized    = errors.New("the API server does not accept the credentials")    // *ServerError
+	ErrForbidden       = errors.New("forbidden")                                         // *ForbiddenError
+	ErrNotFound        = errors.New("not found")                                         // *NotFoundError
+	ErrUnknownResource = errors.New("the server has no such type of resource")           // *ResourceError
+	ErrNoPods          = errors.New("has no pods of its own")                            // *ResourceError
+	ErrNoSelector      = errors.New("the service has no selector, and leads to no pods") // *SelectorError
+	ErrNotReady        = errors.New("no pod is ready")                                   // *NotReadyError
+	ErrNoPort          = errors.New("no such port")                                      // *PortError
+	ErrNotTCP          = errors.New("Kubernetes forwards TCP ports only")                // *PortError
+	ErrWaited          = errors.New("waited in vain")                                    // *WaitError
+)
+
+// ContextError says that the kubeconfig has no such context.
+type ContextError struct {
+	Context string   // "" when none is current
+	Have    []string // those that there are, sorted
+}
+
+func (e *ContextError) Error() string {
+	if e.Context == "" {
+		return "the kubeconfig has no current context"
+	}
+	return fmt.Sprintf("the kubeconfig has no context %q", e.Context)
+}
+
+func (e *ContextError) Unwrap() error { return ErrNoContext }
+
+// ServerError says that no answer can be had from the API server, or only the one
+// that it does not know who asks.
+type ServerError struct {
+	Server string // its URL
+	Kind   error  // ErrUnreachable, ErrCertificate, ErrCredentials or ErrUnauthorized
+	Err    error
+}
+
+func (e *ServerError) Error() string {
+	return fmt.Sprintf("%v at %s: %v", e.Kind, e.Server, e.Err)
+}
+
+func (e *ServerError) Unwrap() []error { return []error{e.Kind, e.Err} }
+
+// ForbiddenError says what the user may not do. Its fields are as
+// `kubectl create role --verb=VERB --resource=RESOURCE --namespace=NAMESPACE` takes them.
+type ForbiddenError struct {
+	Verb      string // such as get
+	Resource  string // such as pods/portforward or endpointslices.discovery.k8s.io
+	Namespace string
+	Name      string // of the object, "" for all
+	User      string // whom the server takes the user for, "" if it does not tell
+}
+
+func (e *ForbiddenError) Error() string {
+	who := "you"
+	if e.User != "" {
+		who = fmt.Sprintf("user %q", e.User)
+	}
+	return fmt.Sprintf("forbidden: %s cannot %s %s in namespace %s", who, e.Verb, e.Resource, e.Namespace)
+}
+
+func (e *ForbiddenError) Unwrap() error { return ErrForbidden }
+
+// NotFoundError says that the target does not exist.
+type NotFoundError struct {
+	Target    string // such as pod/kuard
+	Namespace string
+	Like      []string // targets that there are and that may have been meant
+}
+
+func (e *NotFoundError) Error() string {
+	text := fmt.Sprintf("no %s in namespace %s", e.Target, e.Namespace)
+	if len(e.Like) > 0 {
+		text += ", but " + strings.Join(e.Like, ", ")
+	}
+	return text
+}
+
+func (e *NotFoundError) Unwrap() error { return ErrNotFound }
+
+// ResourceError says that a type of resource cannot be a target.
+type ResourceError struct {
+	Resource string // as it was named
+	Kind     error  // ErrUnknownResource or ErrNoPods
+}
+
+func (e *ResourceError) Error() string { return fmt.Sprintf("%s: %v", e.Resource, e.Kind) }
+func (e *ResourceError) Unwrap() error { return e.Kind }
+
+// SelectorError says that a service leads somewhere else than to pods.
+type SelectorError struct {
+	Service      string // such as svc/web
+	ExternalName string // where it leads by its own account, or ""
+}
+
+func (e *SelectorError) Error() string {
+	if e.ExternalName != "" {
+		return fmt.Sprintf("%s leads to %s, and not to pods", e.Service, e.ExternalName)
+	}
+	return fmt.Sprintf("%s: %v", e.Service, ErrNoSelector)
+}
+
+func (e *SelectorError) Unwrap() error { return ErrNoSelector }
+
+// NotReadyError says why there is no pod to connect to.
+type NotReadyError struct {
+	Target    string // such as svc/web
+	Namespace string
+	Pods      []PodStatus // those that are not ready; none when there are no pods
+	Reason    string      // why there are none, if that is known
+}
+
+func (e *NotReadyError) Error() string {
+	if len(e.Pods) == 0 && e.Reason == "" {
+		return e.Target + " has no pods"
+	}
+	if len(e.Pods) == 0 {
+		return e.Target + " " + e.Reason
+	}
+	const most = 3
+	var each []string
+	for _, p := range e.Pods[:min(most, len(e.Pods))] {
+		each = append(each, p.String())
+	}
+	if more := len(e.Pods) - most; more > 0 {
+		each = append(each, fmt.Sprintf("and %d more", more))
+	}
+	return e.Target + " has no pod that is ready: " + strings.Join(each, "; ")
+}
+
+func (e *NotReadyError) Unwrap() error { return ErrNotReady }
+
+// PortError says that the target has no such port, or not for TCP.
+type PortError struct {
+	Target   string   // such as svc/web
+	Port     string   // number or name as given
+	Protocol string   // that the port has, if it is not TCP; else ""
+	Have     []string // the TCP ports that there are, such as "http (8080)"
+}
+
+func (e *PortError) Error() string {
+	if e.Protocol != "" {
+		return fmt.Sprintf("port %s of %s is %s: %v", e.Port, e.Target, e.Protocol, ErrNotTCP)
+	}
+	if len(e.Have) == 0 {
+		return fmt.Sprintf("%s has no port %s, and names none", e.Target, e.Port)
+	}
+	return fmt.Sprintf("%s has no port %s, but %s", e.Target, e.Port, strings.Join(e.Have, ", "))
+}
+
+// Is has no Unwrap beside it: what it is depends on the protocol.
+func (e *PortError) Is(target error) bool {
+	if e.Protocol != "" {
+		return target == ErrNotTCP
+	}
+	return target == ErrNoPort
+}
+
+// WaitError says that a connection waited for the route as long as it may.
+type WaitError struct {
+	Waited time.Duration
+	Err    error // why the route was not there
+}
+
+func (e *WaitError) Error() string { return fmt.Sprintf("waited %v in vain: %v", e.Waited, e.Err) }
+
+func (e *WaitError) Unwrap() []error { return []error{ErrWaited, e.Err} }

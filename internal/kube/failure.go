@@ -1,0 +1,137 @@
+package kube
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"syscall"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"porthole.dev/porthole/internal/portforward"
+)
+
+// act is what a request does, as RBAC has it.
+type act struct {
+	verb      string
+	resource  schema.GroupResource
+	sub       string // resource, or ""
+	namespace string
+	name      string // or "" for all
+}
+
+// on is the resource as `kubectl create role` takes it.
+func (a act) on() string {
+	if a.sub == "" {
+		return a.resource.String()
+	}
+	return a.resource.String() + "/" + a.sub
+}
+
+// failed turns what client-go returns into this package's errors. What the server
+// answers otherwise stays as it is, within a text that says what failed.
+func (c *Cluster) failed(ctx context.Context, err error, a act) error {
+	var status apierrors.APIStatus
+	switch {
+	case err == nil || errors.Is(err, context.Canceled):
+		return err
+	case apierrors.IsForbidden(err):
+		return c.forbidden(ctx, err, a)
+	case apierrors.IsUnauthorized(err):
+		return &ServerError{Server: c.Server, Kind: ErrUnauthorized, Err: err}
+	case errors.As(err, &status):
+		return fmt.Errorf("%s %s: %w", a.verb, a.on(), err)
+	}
+	return c.unanswered(err)
+}
+
+// forbidden says what is forbidden, which for one who impersonates may be that.
+func (c *Cluster) forbidden(ctx context.Context, err error, a act) error {
+	var status apierrors.APIStatus
+	if errors.As(err, &status) && status.Status().Details != nil {
+		kind := status.Status().Details.Kind
+		if slices.Contains([]string{"users", "groups", "uids", "userextras", "serviceaccounts"}, kind) {
+			return fmt.Errorf("impersonate %s: %w: %w", kind, ErrForbidden, err)
+		}
+	}
+	return &ForbiddenError{Verb: a.verb, Resource: a.on(), Namespace: a.namespace, Name: a.name, User: c.whoami(ctx)}
+}
+
+// whoami is whom the server takes the user for, or "".
+func (c *Cluster) whoami(ctx context.Context) string {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	var review struct {
+		Status struct{ UserInfo struct{ Username string } }
+	}
+	data, err := c.api.Verb(http.MethodPost).AbsPath("/apis/authentication.k8s.io/v1/selfsubjectreviews").
+		SetHeader("Accept", runtime.ContentTypeJSON).SetHeader("Content-Type", runtime.ContentTypeJSON).
+		Body([]byte(`{"apiVersion":"authentication.k8s.io/v1","kind":"SelfSubjectReview"}`)).Do(ctx).Raw()
+	if err != nil || json.Unmarshal(data, &review) != nil {
+		return "" // servers before 1.28 do not tell
+	}
+	return review.Status.UserInfo.Username
+}
+
+// unanswered says why there is no answer from the server.
+func (c *Cluster) unanswered(err error) error {
+	kind := ErrUnreachable
+	var request *url.Error
+	if errors.As(err, &request) {
+		err = request.Err // without the URL, of which the server is enough
+	}
+	switch {
+	case isCertificate(err):
+		kind = ErrCertificate
+	case c.plugin && !isNetwork(err):
+		kind = ErrCredentials // client-go's own text: it has no type for what plugins do
+	}
+	return &ServerError{Server: c.Server, Kind: kind, Err: err}
+}
+
+func isCertificate(err error) bool {
+	var verification *tls.CertificateVerificationError
+	var authority x509.UnknownAuthorityError
+	var host x509.HostnameError
+	var invalid x509.CertificateInvalidError
+	return errors.As(err, &verification) || errors.As(err, &authority) || errors.As(err, &host) || errors.As(err, &invalid)
+}
+
+func isNetwork(err error) bool {
+	var network net.Error
+	var errno syscall.Errno
+	var alert tls.AlertError
+	var record tls.RecordHeaderError
+	return errors.As(err, &network) || errors.As(err, &errno) || errors.As(err, &alert) || errors.As(err, &record) ||
+		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed)
+}
+
+// tunnelFailed turns what package portforward returns about a tunnel into this
+// package's errors.
+func (c *Cluster) tunnelFailed(ctx context.Context, err error, namespace, pod string) error {
+	var status *portforward.StatusError
+	if !errors.As(err, &status) {
+		if ctx.Err() != nil || errors.Is(err, portforward.ErrTunnel) {
+			return err
+		}
+		return c.unanswered(err)
+	}
+	switch status.Code {
+	case http.StatusUnauthorized:
+		return &ServerError{Server: c.Server, Kind: ErrUnauthorized, Err: err}
+	case http.StatusForbidden:
+		return &ForbiddenError{Verb: "create", Resource: "pods/portforward", Namespace: namespace, Name: pod, User: c.whoami(ctx)}
+	}
+	return err
+}

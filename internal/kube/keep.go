@@ -1,0 +1,144 @@
+package kube
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"porthole.dev/porthole/internal/pipe"
+	"porthole.dev/porthole/internal/portforward"
+)
+
+const (
+	// keepPause is between two looks at whether there is still a tunnel.
+	keepPause = time.Second
+	// sweepPause is between two looks for pods that are gone.
+	sweepPause = 5 * time.Second
+	// maxWarm is how many pods of a service have a tunnel kept ready for them.
+	maxWarm = 8
+)
+
+// keep sees to it that there is a tunnel for connections to come, and tells when
+// there is none, once, and when there is one again. It runs until Close.
+func (r *Route) keep(pod string) {
+	var pause backoff
+	up := true
+	for {
+		_, _, changed := r.board.look()
+		now, err := r.connect(r.life)
+		if r.life.Err() != nil {
+			return
+		}
+		switch {
+		case err == nil && (!up || r.choice.policy != spread && now != pod):
+			r.emit(Event{Kind: Ready, Pod: now})
+		case err != nil && up:
+			r.lost(err)
+		}
+		if err == nil {
+			pause.reset()
+			if !up {
+				r.board.wake() // connections wait for this
+			}
+			pod = now
+		}
+		up = err == nil
+		r.rest(&pause, up, changed)
+	}
+}
+
+// lost tells that the route is broken, and lets go of what may hang on it.
+func (r *Route) lost(err error) {
+	r.emit(Event{Kind: Reconnecting, Err: err})
+	if errors.Is(err, ErrUnreachable) || errors.Is(err, portforward.ErrTunnel) {
+		r.Cluster.drop()
+	}
+}
+
+// rest waits until it is time for keep to look again.
+func (r *Route) rest(pause *backoff, up bool, changed <-chan struct{}) {
+	if !up {
+		pause.wait(r.life, changed)
+		return
+	}
+	timer := time.NewTimer(keepPause)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-changed:
+	case <-r.suspect:
+	case <-r.life.Done():
+	}
+}
+
+// connect opens tunnels where connections are likely to go next, unless there are
+// some, and returns the first pod that has one. It fails if none has.
+func (r *Route) connect(ctx context.Context) (pod string, err error) {
+	all, err, _ := r.board.look()
+	pods := r.choice.probable(all, maxWarm, r.tunnels.used)
+	if len(pods) == 0 && err == nil {
+		err = r.notReady(all)
+	}
+	if len(pods) == 0 {
+		return "", err
+	}
+	type result struct {
+		pod string
+		err error
+	}
+	results := make(chan result, len(pods))
+	for _, e := range pods {
+		r.work.Go(func() { results <- result{e.pod, r.warm(e)} })
+	}
+	for range pods {
+		select {
+		case got := <-results:
+			if got.err == nil {
+				return got.pod, nil
+			}
+			err = got.err
+		case <-ctx.Done():
+			return "", context.Cause(ctx)
+		}
+	}
+	return "", err
+}
+
+// warm opens a tunnel to a pod, unless there is one.
+func (r *Route) warm(e endpoint) error {
+	ctx, cancel := context.WithTimeout(r.life, attemptLimit)
+	defer cancel()
+	_, err := r.reach(ctx, e, func(c *portforward.Client) (pipe.Conn, error) { return nil, c.Connect(ctx) })
+	return err
+}
+
+// sweep closes the tunnels of pods that are gone, until Close. A pod that is only
+// none of the target's any more keeps them: its connections go on.
+func (r *Route) sweep() {
+	tick := time.NewTicker(sweepPause)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-r.life.Done():
+			return
+		}
+		all, _, _ := r.board.look()
+		for uid, pod := range r.tunnels.strays(all) {
+			var now corev1.Pod
+			err := r.getPod(pod, &now)
+			if apierrors.IsNotFound(err) || err == nil && now.UID != uid {
+				r.tunnels.drop(uid)
+			}
+		}
+	}
+}
+
+func (r *Route) getPod(name string, into *corev1.Pod) error {
+	ctx, cancel := r.Cluster.background(r.life)
+	defer cancel()
+	return r.Cluster.get(ctx, podResource(), r.Namespace, name, into)
+}

@@ -1,0 +1,105 @@
+package kube_test
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"k8s.io/cri-streaming/pkg/streaming/portforward"
+)
+
+// nodeVar makes this program a node, and not a test. The stock server leaves
+// goroutines behind for minutes, which is for a process of its own.
+const nodeVar = "PORTHOLE_TEST_NODE"
+
+// node is the end of tunnels: the API server asks it as it asks a kubelet, and the
+// code that answers is the stock runtime's. It has the pods of all namespaces.
+type node struct {
+	mu   sync.Mutex
+	down map[string]bool // namespaces of which it refuses to forward
+}
+
+// runNode serves until the test that started it is gone.
+func runNode() {
+	server := httptest.NewTLSServer(&node{down: map[string]bool{}})
+	fmt.Println(server.Listener.Addr().(*net.TCPAddr).Port)
+	_, _ = io.Copy(io.Discard, os.Stdin)
+}
+
+// ServeHTTP answers POST /portForward/NAMESPACE/POD, and /down and /up for tests.
+func (n *node) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	parts := strings.Split(r.URL.Path, "/")
+	n.mu.Lock()
+	switch parts[1] {
+	case "down", "up":
+		n.down[parts[2]] = parts[1] == "down"
+		n.mu.Unlock()
+		return
+	}
+	down := n.down[parts[2]]
+	n.mu.Unlock()
+	if down {
+		http.Error(w, "the runtime is not there", http.StatusInternalServerError)
+		return
+	}
+	portforward.ServePortForward(w, r, pods{}, parts[3], "", nil, time.Hour, time.Minute, []string{"portforward.k8s.io"})
+}
+
+type pods struct{}
+
+// PortForward serves a connection in a pod: it says which pod and port it is, and
+// then echoes. Port 1 is refused.
+func (pods) PortForward(_ context.Context, name, _ string, port int32, stream io.ReadWriteCloser) error {
+	if port == 1 {
+		return fmt.Errorf("connect to port 1: connection refused")
+	}
+	fmt.Fprintf(stream, "%s:%d\n", name, port)
+	_, err := io.Copy(stream, stream)
+	return err
+}
+
+// startNode starts a node that ends with this process, and returns its port.
+func startNode() (port int, end func(), err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return 0, nil, err
+	}
+	cmd := exec.Command(self)
+	cmd.Env = append(os.Environ(), nodeVar+"=1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		return 0, nil, err
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		return 0, nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return 0, nil, err
+	}
+	_, err = fmt.Fscan(stdout, &port)
+	return port, func() { _ = stdin.Close(); _ = cmd.Wait() }, err
+}
+
+// tellNode sets whether the node forwards to the namespace's pods.
+func (n *namespace) tellNode(t testing.TB, state string) {
+	t.Helper()
+	client := http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true}}
+	resp, err := client.Get(fmt.Sprintf("https://127.0.0.1:%d/%s/%s", n.nodePort, state, n.name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+}

@@ -1,0 +1,215 @@
+// Package kube is a route to pods through a Kubernetes API server: it finds the
+// pods that a target stands for, keeps up with them and keeps tunnels to them warm.
+// It must not know what listens locally, and prints nothing.
+package kube
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"porthole.dev/porthole/internal/pipe"
+	"porthole.dev/porthole/internal/portforward"
+	"porthole.dev/porthole/internal/target"
+)
+
+// Route leads to the pods of one target. Set the fields, call Open, then Ports for
+// what is to be forwarded, and Close in the end. After Open all methods are safe
+// to call at the same time.
+//
+// Connections to a service are spread over its ready pods, unless its session
+// affinity has them stay with one. All others go to one pod until it is not ready
+// any more, and then to another.
+type Route struct {
+	// Cluster is where the target is. It outlives the Route.
+	Cluster *Cluster
+	// Target has the scheme target.Kubernetes.
+	Target target.Target
+	// Namespace is the target's; "" means the Cluster's.
+	Namespace string
+	// Wait is how long a connection waits while no pod can be reached;
+	// 0 means 30 s.
+	Wait time.Duration
+	// PodRunningTimeout is how long Open waits for a pod; 0 means 1 min.
+	PodRunningTimeout time.Duration
+	// Pin has all connections stay with one pod for as long as it is there,
+	// ready or not, a service's too.
+	Pin bool
+	// MaxTunnels and SPDYOnly are portforward.Client's, for each pod.
+	MaxTunnels int
+	SPDYOnly   bool
+	// Events is told what becomes of the route, one call at a time, until
+	// Close returns. nil is for nobody.
+	Events func(Event)
+	// Log gets what explains the Route's behaviour; nil is for nobody.
+	Log *slog.Logger
+
+	subject *subject
+	board   *board
+	choice  *choice
+	tunnels *tunnels
+	suspect chan struct{} // asks keep to see whether the route is still there
+
+	life context.Context // ends with Close
+	end  context.CancelFunc
+	work sync.WaitGroup
+
+	mu    sync.Mutex
+	named map[uint16]string // ports that are called by their name at each pod
+}
+
+const (
+	defaultWait              = 30 * time.Second
+	defaultPodRunningTimeout = time.Minute
+	// attemptLimit is how long one pod is tried before another is.
+	attemptLimit = 10 * time.Second
+)
+
+// Open finds the target, waits until one of its pods is ready, and opens a tunnel
+// to it; ctx is for that alone. It fails early where waiting makes no sense.
+// Errors: all of this package; after one the Route is closed.
+func (r *Route) Open(ctx context.Context) error {
+	r.init()
+	err := r.open(ctx)
+	if err != nil {
+		_ = r.Close()
+	}
+	return err
+}
+
+func (r *Route) init() {
+	r.Namespace = cmp.Or(r.Namespace, r.Cluster.Namespace)
+	r.Wait = cmp.Or(r.Wait, defaultWait)
+	r.PodRunningTimeout = cmp.Or(r.PodRunningTimeout, defaultPodRunningTimeout)
+	if r.Log == nil {
+		r.Log = slog.New(slog.DiscardHandler)
+	}
+	r.board = newBoard()
+	r.tunnels = &tunnels{client: r.client, clients: map[types.UID]podClient{}}
+	r.suspect = make(chan struct{}, 1)
+	r.named = map[uint16]string{}
+	r.life, r.end = context.WithCancel(context.Background())
+}
+
+func (r *Route) open(ctx context.Context) (err error) {
+	if r.subject, err = r.find(ctx); err != nil {
+		return err
+	}
+	r.choice = r.subject.choice(r.Pin)
+	if err := r.follow(ctx); err != nil {
+		return err
+	}
+	if err := r.await(ctx); err != nil {
+		return err
+	}
+	pod, err := r.connect(ctx)
+	if err != nil {
+		return err
+	}
+	r.emit(Event{Kind: Ready, Pod: pod})
+	r.work.Go(func() { r.keep(pod) })
+	r.work.Go(r.sweep)
+	return nil
+}
+
+// Close ends the Route and everything of it; connections that live are reset. It
+// may be called more than once.
+func (r *Route) Close() error {
+	if r.end == nil {
+		return nil
+	}
+	r.end()
+	r.tunnels.close()
+	r.work.Wait()
+	return nil
+}
+
+// client makes what connects to one pod.
+func (r *Route) client(pod string) *portforward.Client {
+	return &portforward.Client{
+		URL:        r.Cluster.portForwardURL(r.Namespace, pod),
+		Transport:  r.Cluster.tunnels,
+		SPDYOnly:   r.SPDYOnly,
+		MaxTunnels: r.MaxTunnels,
+		Log:        r.Log.With("pod", pod),
+	}
+}
+
+// Ports fills in the numbers of ports that have names, and checks all of them. A
+// service's ports keep their numbers, and Dial takes those; a name that a pod's
+// container gives is looked up again at each pod that connections go to.
+// Errors: *PortError.
+func (r *Route) Ports(given []target.Port) ([]target.Port, error) {
+	declared, service := r.subject.ports, r.subject.service != nil
+	if e, ok := r.likely(); ok && !service {
+		declared = e.ports
+	}
+	all := make([]target.Port, 0, len(given))
+	for _, p := range given {
+		p, err := declared.resolve(r.subject.name, p, service)
+		if err != nil {
+			return nil, err
+		}
+		if p.Name != "" && !service {
+			r.mu.Lock()
+			r.named[p.Remote] = p.Name
+			r.mu.Unlock()
+		}
+		all = append(all, p)
+	}
+	return all, nil
+}
+
+// PodPort is the port at the pod that connections to a port go to now. For a
+// service they may differ. Errors: *PortError.
+func (r *Route) PodPort(port uint16) (uint16, error) {
+	e, _ := r.likely()
+	return r.translate(e, port)
+}
+
+// likely is a pod that the next connection may go to.
+func (r *Route) likely() (endpoint, bool) {
+	all, _, _ := r.board.look()
+	if best := r.choice.probable(all, 1, r.tunnels.used); len(best) > 0 {
+		return best[0], true
+	}
+	return endpoint{}, false
+}
+
+// translate is the port of a pod that a port of the target stands for.
+func (r *Route) translate(e endpoint, number uint16) (uint16, error) {
+	name, named := r.subject.portName(number)
+	if !named {
+		r.mu.Lock()
+		name, named = r.named[number]
+		r.mu.Unlock()
+	}
+	if !named {
+		return number, nil
+	}
+	at, ok := e.ports.named(name)
+	if !ok {
+		return 0, &PortError{Target: "pod/" + e.pod, Port: name, Have: e.ports.names()}
+	}
+	return at, nil
+}
+
+// emit tells the route's owner. Only Open and keep call it, one after the other.
+func (r *Route) emit(e Event) {
+	r.Log.Debug("route", "target", r.subject.name, "kind", e.Kind, "pod", e.Pod, "err", e.Err)
+	if r.Events != nil {
+		r.Events(e)
+	}
+}
+
+// Dial opens a connection to a port of the target, a service's or a pod's. While
+// no pod can be reached it waits, at most for r.Wait, and then returns a
+// *WaitError. Other errors: *PortError, *portforward.PortError, net.ErrClosed
+// after Close, the context's.
+func (r *Route) Dial(ctx context.Context, port uint16) (pipe.Conn, error) {
+	return (&call{route: r, port: port}).run(ctx)
+}

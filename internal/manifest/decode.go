@@ -1,0 +1,187 @@
+package manifest
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"go.yaml.in/yaml/v4"
+
+	"porthole.dev/porthole/internal/target"
+)
+
+const maxLabel = 63 // bytes of a name: RFC 1123
+
+// decoder turns the values of one file into a Manifest, and collects what is wrong with them.
+type decoder struct {
+	file   string
+	last   int // line of the file
+	errs   []*Error
+	values int            // looked at
+	names  map[string]int // of forwards, and their lines
+	locals claims
+}
+
+func newDecoder(file string, text []byte) *decoder {
+	return &decoder{file: file, last: lastLine(text), names: map[string]int{}, locals: newClaims()}
+}
+
+func (d *decoder) err() error { return join(d.errs) }
+
+func (d *decoder) fail(at value, err error) {
+	if at.line > d.last { // of nothing, where the file ends before a value
+		at.line, at.column = d.last, 0
+	}
+	d.errs = append(d.errs, &Error{File: d.file, Line: at.line, Column: at.column, Err: err})
+}
+
+func (d *decoder) failf(at value, format string, args ...any) {
+	d.fail(at, fmt.Errorf(format, args...))
+}
+
+func (d *decoder) manifest(root *yaml.Node) *Manifest {
+	fields := d.fields(newValue(root), "the file", keysOf[Manifest](), "forwards")
+	m := new(Manifest)
+	for _, v := range d.list(fields["forwards"], "forwards") {
+		m.Forwards = append(m.Forwards, d.forward(v))
+	}
+	return m
+}
+
+// forward reads one forward. What is wrong with a part of it leaves out that part.
+func (d *decoder) forward(v value) Forward {
+	fields := d.fields(v, "a forward", keysOf[Forward](), "target", "ports")
+	f := Forward{Line: v.line}
+	f.Name = d.name(fields["name"])
+	f.Target = d.target(fields["target"])
+	f.Context = d.text(fields["context"], "context")
+	f.Namespace = d.namespace(fields["namespace"])
+	f.Pin = d.boolean(fields["pin"], "pin")
+	f.Addresses = d.addresses(fields["address"])
+	f.Ports = d.ports(fields["ports"], f)
+	if f.Target.Scheme != "" && f.Target.Scheme != target.Kubernetes {
+		for _, key := range []string{"context", "namespace", "pin"} {
+			if at := fields[key]; at.given() {
+				d.failf(at, "%s is for targets of Kubernetes, which %q is not", key, f.Target.String())
+			}
+		}
+	}
+	return f
+}
+
+func (d *decoder) name(v value) string {
+	name := d.text(v, "name")
+	switch before := d.names[name]; {
+	case name == "":
+	case !isLabel(name) || name[0] < 'a':
+		d.failf(v, "name %q: want a lower-case letter, then lower-case letters, digits and dashes, %d at most", clip(name), maxLabel)
+	case before > 0:
+		d.failf(v, "name %q is taken on line %d", name, before)
+	default:
+		d.names[name] = v.line
+	}
+	return name
+}
+
+func (d *decoder) target(v value) target.Target {
+	text := d.text(v, "target")
+	if text == "" {
+		return target.Target{}
+	}
+	t, err := target.Parse(text)
+	if err != nil {
+		d.fail(v, err)
+	}
+	return t
+}
+
+func (d *decoder) namespace(v value) string {
+	namespace := d.text(v, "namespace")
+	if namespace != "" && !isLabel(namespace) {
+		d.failf(v, "namespace %q: want lower-case letters, digits and dashes between them, %d at most", clip(namespace), maxLabel)
+	}
+	return namespace
+}
+
+// addresses reads what to listen on; none that is wrong is among them.
+func (d *decoder) addresses(v value) (addresses []string) {
+	if !v.given() {
+		return []string{target.Localhost}
+	}
+	taken := newClaims()
+	for _, item := range d.list(v, "address") {
+		text := d.text(item, "address")
+		if text == "" {
+			continue
+		}
+		a, err := target.ParseAddress(text)
+		if err != nil {
+			d.fail(item, err)
+		} else if d.claim(taken, item, []string{a}, 0) {
+			addresses = append(addresses, a)
+		}
+	}
+	return addresses
+}
+
+// ports reads the ports of f, whose target and addresses have been read.
+func (d *decoder) ports(v value, f Forward) (ports []target.Port) {
+	parse := target.ParseNamedPort
+	if f.Target.Scheme != "" && f.Target.Scheme != target.Kubernetes {
+		parse = target.ParsePort
+	}
+	for _, item := range d.list(v, "ports") {
+		p, ok := d.port(item, parse)
+		if !ok {
+			continue
+		}
+		ports = append(ports, p)
+		addresses := f.Addresses
+		if p.Address != "" {
+			addresses = []string{p.Address}
+		}
+		if p.Local != 0 { // the others are free, or known later
+			d.claim(d.locals, item, addresses, p.Local)
+		}
+	}
+	return ports
+}
+
+func (d *decoder) port(v value, parse func(string) (target.Port, error)) (target.Port, bool) {
+	if !v.isCounting() && !v.isText() || len(v.node.Value) > maxText {
+		d.failf(v, "want a port such as 8080 or \"8080:80\", not %s", v.kind())
+		return target.Port{}, false
+	}
+	p, err := parse(v.node.Value)
+	if err != nil {
+		d.fail(v, err)
+	}
+	return p, err == nil
+}
+
+// claim takes the port at all of the addresses, or says which is taken. Port 0
+// is for the addresses alone.
+func (d *decoder) claim(c claims, v value, addresses []string, port uint16) bool {
+	for _, address := range addresses {
+		for _, a := range expand(address) {
+			local := netip.AddrPortFrom(a, port)
+			before := c.take(local, v.line)
+			switch {
+			case before == 0:
+				continue
+			case port == 0:
+				d.failf(v, "address %s is covered already on line %d", a, before)
+			default:
+				d.failf(v, "local port %s is taken on line %d", local, before)
+			}
+			return false
+		}
+	}
+	return true
+}
+
+// isLabel reports whether s is a label of RFC 1123, as namespaces' names are.
+func isLabel(s string) bool {
+	foreign := func(r rune) bool { return r != '-' && (r < 'a' || r > 'z') && (r < '0' || r > '9') }
+	return s != "" && len(s) <= maxLabel && !strings.ContainsFunc(s, foreign) && s[0] != '-' && s[len(s)-1] != '-'
+}

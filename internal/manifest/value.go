@@ -1,0 +1,94 @@
+package manifest
+
+import (
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v4"
+)
+
+// value is a node of the file, never an alias, and the place for messages
+// about it: where it is written or, for what an alias brought in, the alias.
+// One without a node is a value that the file does not give.
+type value struct {
+	node         *yaml.Node
+	line, column int
+	aliased      bool
+}
+
+func newValue(n *yaml.Node) value { return value{}.part(n) }
+
+// part returns the value of n, which is in v.
+func (v value) part(n *yaml.Node) value {
+	p := value{node: n, line: n.Line, column: n.Column, aliased: v.aliased}
+	if v.aliased {
+		p.line, p.column = v.line, v.column
+	}
+	if n.Kind == yaml.AliasNode {
+		p.node, p.aliased = n.Alias, true
+	}
+	return p
+}
+
+func (v value) given() bool { return v.node != nil }
+
+func (v value) isText() bool {
+	// Without quotes a date is text in the YAML of today.
+	tag := v.node.ShortTag()
+	return v.node.Kind == yaml.ScalarNode && (tag == "!!str" || tag == "!!timestamp")
+}
+
+// isCounting reports whether v is a number from 1, in decimal: 0700 and 0x50
+// are not what everybody takes them for.
+func (v value) isCounting() bool {
+	text := v.node.Value
+	return v.node.Kind == yaml.ScalarNode && v.node.ShortTag() == "!!int" &&
+		strings.Trim(text, "0123456789") == "" && strings.TrimLeft(text, "0") == text
+}
+
+// needsQuotes reports whether v is something else than text for want of quotes.
+func (v value) needsQuotes() bool {
+	tag := v.node.ShortTag()
+	return v.node.Kind == yaml.ScalarNode && (tag == "!!int" || tag == "!!float" || tag == "!!bool")
+}
+
+// boolean returns the value of true or false, as YAML 1.2 spells them.
+func (v value) boolean() (is, ok bool) {
+	if v.node.Kind != yaml.ScalarNode || v.node.ShortTag() != "!!bool" {
+		return false, false
+	}
+	lower := strings.ToLower(v.node.Value)
+	return lower == "true", lower == "true" || lower == "false"
+}
+
+// kind says what the value is, for messages.
+func (v value) kind() string {
+	switch v.node.Kind {
+	case yaml.MappingNode:
+		return "a mapping"
+	case yaml.SequenceNode:
+		return "a list"
+	}
+	text := strconv.Quote(clip(v.node.Value))
+	switch tag := v.node.ShortTag(); tag {
+	case "!!str", "!!timestamp":
+		return "the text " + text
+	case "!!int", "!!float":
+		return "the number " + strings.Trim(text, `"`)
+	case "!!bool":
+		return strings.Trim(text, `"`)
+	case "!!null":
+		return "nothing"
+	default:
+		return "a value of type " + strconv.Quote(clip(tag))
+	}
+}
+
+// clip keeps what a message cites from the file short.
+func clip(s string) string {
+	const most = 40
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "") + "..."
+}

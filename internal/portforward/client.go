@@ -1,0 +1,134 @@
+// Package portforward reaches TCP ports of a pod through the port-forward
+// protocol of Kubernetes: many connections in few tunnels, each tunnel one
+// upgraded HTTP connection. It must not know how requests are authenticated,
+// which pod it is, nor anything of Kubernetes' libraries.
+package portforward
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"porthole.dev/porthole/internal/pipe"
+)
+
+// Client reaches the ports of one pod through one port-forward endpoint. Set the
+// fields, of which URL and Transport are needed, and call Close in the end. Its
+// methods are safe to call at the same time.
+//
+// A connection has a tunnel to itself if one is idle; then nothing that happens
+// to other connections can hold it up. If none is, it shares one at once, and
+// more are opened behind it for those to come. docs/protocol.md has the promises.
+type Client struct {
+	// URL is the endpoint: .../api/v1/namespaces/NS/pods/POD/portforward.
+	URL *url.URL
+	// Transport makes the requests and authenticates them. It must speak
+	// HTTP/1.1 only, the Body of its 101 responses must be an
+	// io.ReadWriteCloser, as net/http's is, and must outlive the request's
+	// context.
+	Transport http.RoundTripper
+	// SPDYOnly leaves out the WebSocket, which is otherwise tried first.
+	SPDYOnly bool
+	// MaxTunnels is how many tunnels may exist at once; 0 means 64. Beyond
+	// it connections share.
+	MaxTunnels int
+	// IdleTime is how long a tunnel is kept that nobody uses; one is always
+	// kept. 0 means a minute.
+	IdleTime time.Duration
+	// PingInterval is how often a tunnel is asked whether it is alive. One that
+	// brings nothing for one and a half intervals gets no new connections,
+	// and if it has none it is closed. 0 means 5 s, as stock clients have it.
+	PingInterval time.Duration
+	// Log gets what explains a Client's behaviour at level debug; nil is for
+	// nobody.
+	Log *slog.Logger
+
+	fellBack atomic.Bool // a WebSocket was refused where SPDY was not
+	once     sync.Once
+	tunnels  pool
+}
+
+const (
+	defaultMaxTunnels   = 64
+	defaultIdleTime     = time.Minute
+	defaultPingInterval = 5 * time.Second
+	// dialAttempts is how many tunnels a Dial tries. One may break under it,
+	// and so may its successor when the server is going down; more would hide
+	// that from the caller.
+	dialAttempts = 3
+)
+
+// Dial opens a connection to a TCP port of the pod. With a warm tunnel it returns
+// at once and without having heard from the server: bytes can be written, and if
+// the port turns out to be closed, reading and writing fail with *PortError. The
+// context ends the wait for a tunnel, and means nothing to the connection.
+//
+// If the tunnel turns out to be broken before anything was sent, another is taken.
+// The error is of the opening: *StatusError if the server refused, net.ErrClosed
+// after Close. The Conn is a *Conn.
+func (c *Client) Dial(ctx context.Context, port uint16) (pipe.Conn, error) {
+	c.init()
+	for attempt := 1; ; attempt++ {
+		t, err := c.tunnels.acquire(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("open tunnel: %w", err)
+		}
+		conn, err := t.dial(port)
+		if err == nil {
+			return conn, nil
+		}
+		c.tunnels.release(t, false)
+		if attempt == dialAttempts {
+			return nil, fmt.Errorf("open connection: %w", err)
+		}
+	}
+}
+
+// Connect makes sure that there is a tunnel for a Dial to come, and says why
+// there cannot be one: *StatusError if the server refuses.
+func (c *Client) Connect(ctx context.Context) error {
+	c.init()
+	t, err := c.tunnels.acquire(ctx)
+	if err != nil {
+		return fmt.Errorf("open tunnel: %w", err)
+	}
+	c.tunnels.release(t, true)
+	return nil
+}
+
+// Close closes all tunnels, whose connections fail with ErrTunnel, and waits until
+// everything of theirs is gone. Dial fails with net.ErrClosed from then on.
+func (c *Client) Close() error {
+	c.init()
+	c.tunnels.close()
+	return nil
+}
+
+// init prepares what the fields decide; they must not change afterwards.
+func (c *Client) init() {
+	c.once.Do(func() {
+		interval := orDefault(c.PingInterval, defaultPingInterval)
+		p := &c.tunnels
+		p.open = func(ctx context.Context) (*tunnel, error) { return c.openTunnel(ctx, interval) }
+		p.max = orDefault(c.MaxTunnels, defaultMaxTunnels)
+		p.idleTime = orDefault(c.IdleTime, defaultIdleTime)
+		p.silence = interval + interval/2
+		p.log = c.Log
+		if p.log == nil {
+			p.log = slog.New(slog.DiscardHandler)
+		}
+		p.life, p.end = context.WithCancel(context.Background())
+	})
+}
+
+func orDefault[T int | time.Duration](value, fallback T) T {
+	if value <= 0 {
+		return fallback
+	}
+	return value
+}

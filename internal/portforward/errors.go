@@ -1,0 +1,55 @@
+package portforward
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"syscall"
+
+	"porthole.dev/porthole/internal/portforward/spdy"
+)
+
+// The errors of tunnels and connections, for errors.Is. Besides them there are
+// *StatusError, *PortError, net.ErrClosed for what this side closed,
+// os.ErrDeadlineExceeded, and syscall.EPIPE for bytes that the server no longer
+// takes because it is through with the connection.
+var (
+	// ErrTunnel says that the tunnel under the connection is gone. It wraps
+	// the reason, and is never io.EOF: what was in flight may be lost.
+	ErrTunnel = spdy.ErrTunnel
+	// ErrReset says that the server reset the connection and gave no reason.
+	ErrReset = spdy.ErrReset
+
+	// errUpgrade says that a server answered 101 and meant something else.
+	errUpgrade = errors.New("server did not upgrade to the port-forward protocol")
+)
+
+// StatusError is the server's refusal to open a tunnel: its HTTP answer.
+type StatusError struct {
+	Code    int    // HTTP status, such as 403
+	Status  string // as the server wrote it, such as "403 Forbidden"
+	Message string // what the body said, at most 4 KiB; of a Kubernetes Status, its message
+}
+
+func (e *StatusError) Error() string {
+	if e.Message == "" {
+		return "server answered " + e.Status
+	}
+	return fmt.Sprintf("server answered %s: %s", e.Status, e.Message)
+}
+
+// PortError is what the server wrote to a connection's error stream: it could not
+// reach the port, or lost it. Whatever the connection has brought is incomplete.
+type PortError struct {
+	Port uint16
+	Text string // at most 4 KiB, such as "error forwarding port 8080 to pod ..."
+}
+
+func (e *PortError) Error() string { return e.Text }
+
+// Is reports a refused connection as syscall.ECONNREFUSED. The protocol has no
+// error codes, so that the runtimes' words are all there is: Go's and socat's
+// are strerror(3)'s, in their own case.
+func (e *PortError) Is(target error) bool {
+	return target == syscall.ECONNREFUSED && strings.Contains(strings.ToLower(e.Text), "connection refused")
+}

@@ -1,0 +1,317 @@
+package portforward
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"slices"
+	"sync"
+	"time"
+)
+
+const (
+	// openTimeout is how long a tunnel may take to open.
+	openTimeout = 30 * time.Second
+	// growPause is how long a need for tunnels must last before one is opened
+	// for it. A short connection is over by then, and a burst has the server's
+	// processors for itself: a tunnel costs it as much as many connections.
+	growPause = 25 * time.Millisecond
+	// growRest is how long nothing is opened ahead after that has failed.
+	growRest = time.Second
+	// maxSpare is how many tunnels lie ready while connections share.
+	maxSpare = 8
+	// silenceLimit is after how long without a sign of life a tunnel with
+	// connections is given up, pings notwithstanding. Shorter would take one
+	// whose server waits for a stalled port for a dead one; Linux' TCP is as
+	// patient with its own (tcp_retries2, tcp(7)).
+	silenceLimit = 15 * time.Minute
+)
+
+// pool keeps a Client's tunnels: who is where, which take more, when to open and
+// when to close one. At most one is being opened at a time.
+type pool struct {
+	open     func(context.Context) (*tunnel, error)
+	max      int
+	idleTime time.Duration // a tunnel without connections is kept this long
+	silence  time.Duration // after which a tunnel takes no more connections
+	log      *slog.Logger
+
+	life context.Context // ends with close
+	end  context.CancelFunc
+	work sync.WaitGroup // goroutines of the pool and of its connections
+
+	mu      sync.Mutex
+	closed  bool
+	tunnels []*tunnel
+	opening *opening    // under way, or nil
+	growing bool        // grow is running
+	restTil time.Time   // grow rests until then
+	sweeper *time.Timer // runs sweep; nil without tunnels
+}
+
+// opening is a tunnel on its way. err is set before done is closed.
+type opening struct {
+	done chan struct{}
+	err  error
+}
+
+// acquire returns a tunnel with room for one more connection, and counts it in.
+// It waits only if there is none worth sharing.
+func (p *pool) acquire(ctx context.Context) (*tunnel, error) {
+	for {
+		if err := context.Cause(ctx); err != nil {
+			return nil, err
+		}
+		t, o, err := p.take()
+		if t != nil || err != nil {
+			return t, err
+		}
+		select {
+		case <-o.done:
+			if o.err != nil {
+				return nil, o.err
+			}
+		case <-ctx.Done():
+		}
+	}
+}
+
+// take returns a tunnel, or the opening to wait for.
+func (p *pool) take() (*tunnel, *opening, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil, nil, net.ErrClosed
+	}
+	p.clean()
+	t := p.pick()
+	if t == nil {
+		return nil, p.begin(), nil
+	}
+	t.conns++
+	p.growSoon()
+	return t, nil, nil
+}
+
+// pick chooses a tunnel for a new connection: an idle one, the last used first so
+// that the others age; else the one with the fewest connections that is not
+// stuck; with all stuck and no more allowed, the one with the fewest.
+func (p *pool) pick() *tunnel {
+	var best *tunnel
+	for _, t := range p.tunnels {
+		if t.sociable() && (best == nil || preferred(t, best)) {
+			best = t
+		}
+	}
+	if best != nil || len(p.tunnels) < p.max {
+		return best
+	}
+	return slices.MinFunc(p.tunnels, func(a, b *tunnel) int { return a.conns - b.conns })
+}
+
+// preferred says whether a is a better place than b.
+func preferred(a, b *tunnel) bool {
+	if a.conns == 0 && b.conns == 0 {
+		return a.idle.After(b.idle)
+	}
+	return a.conns < b.conns
+}
+
+// release takes back a tunnel from a connection. Without fit it is for nobody else.
+func (p *pool) release(t *tunnel, fit bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	t.conns--
+	t.retired = t.retired || !fit
+	if t.conns == 0 {
+		t.idle = time.Now()
+	}
+	p.clean()
+}
+
+// clean throws out tunnels that are broken, that only their last connection kept,
+// or that lie idle and have fallen silent; p.mu is held.
+func (p *pool) clean() {
+	p.drop(func(t *tunnel) bool {
+		return t.conn.Err() != nil || t.conns == 0 && (t.retired || t.silence() >= p.silence)
+	})
+}
+
+// drop closes the tunnels of which bad is true; p.mu is held. A closed pool has none.
+func (p *pool) drop(bad func(*tunnel) bool) {
+	p.tunnels = slices.DeleteFunc(p.tunnels, func(t *tunnel) bool {
+		if !bad(t) {
+			return false
+		}
+		p.log.Debug("tunnel closed", "age", time.Since(t.born), "conns", t.conns, "err", t.conn.Err())
+		p.work.Go(func() { t.conn.Close() })
+		return true
+	})
+}
+
+// begin opens a tunnel, or joins who does; p.mu is held. Whoever waits for it may
+// leave: the tunnel will be there for the next.
+func (p *pool) begin() *opening {
+	if p.opening == nil {
+		o := &opening{done: make(chan struct{})}
+		p.opening = o
+		p.work.Go(func() { p.finish(o) })
+	}
+	return p.opening
+}
+
+// finish opens the tunnel that was begun.
+func (p *pool) finish(o *opening) {
+	ctx, cancel := context.WithTimeout(p.life, openTimeout)
+	defer cancel()
+	t, err := p.open(ctx)
+	p.mu.Lock()
+	if err == nil && p.closed {
+		err = net.ErrClosed
+		p.work.Go(func() { t.conn.Close() })
+	}
+	if err == nil {
+		p.tunnels = append(p.tunnels, t)
+		p.sweepSoon()
+	}
+	if err != nil && p.closed {
+		err = net.ErrClosed
+	}
+	p.opening = nil
+	p.mu.Unlock()
+	o.err = err
+	close(o.done)
+}
+
+// short says whether more idle tunnels should lie ready: one while there are
+// connections, and one for each that has to share, up to a limit; p.mu is held.
+func (p *pool) short() bool {
+	used, idle, sharing := p.census()
+	return used > 0 && idle < min(max(1, sharing), maxSpare) && len(p.tunnels) < p.max
+}
+
+// census counts the tunnels with connections, those that lie ready for one, and the
+// connections that have no tunnel of their own; p.mu is held.
+func (p *pool) census() (used, idle, sharing int) {
+	for _, t := range p.tunnels {
+		switch {
+		case t.conns > 0:
+			used++
+			sharing += t.conns - 1
+		case t.sociable():
+			idle++
+		}
+	}
+	return used, idle, sharing
+}
+
+// growSoon has tunnels opened for connections to come, if they are short; p.mu is
+// held.
+func (p *pool) growSoon() {
+	if p.growing || !p.short() || time.Now().Before(p.restTil) {
+		return
+	}
+	p.growing = true
+	p.work.Go(p.grow)
+}
+
+// grow opens tunnels, one after the other, for as long as they are short.
+func (p *pool) grow() {
+	for {
+		select {
+		case <-time.After(growPause):
+		case <-p.life.Done():
+		}
+		o := p.growOne()
+		if o == nil {
+			return
+		}
+		<-o.done
+		if o.err != nil {
+			p.rest(o.err)
+			return
+		}
+	}
+}
+
+// growOne begins a tunnel if they are short. Without need growing ends.
+func (p *pool) growOne() *opening {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.clean()
+	if p.closed || !p.short() {
+		p.growing = false
+		return nil
+	}
+	return p.begin()
+}
+
+// rest ends growing for a while.
+func (p *pool) rest(err error) {
+	p.log.Debug("no spare tunnel", "err", err)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.growing = false
+	p.restTil = time.Now().Add(growRest)
+}
+
+// sweepSoon sees to it that sweep runs while there are tunnels; p.mu is held.
+func (p *pool) sweepSoon() {
+	if p.sweeper == nil {
+		p.sweeper = time.AfterFunc(p.sweepTime(), p.sweep)
+	}
+}
+
+func (p *pool) sweepTime() time.Duration { return min(p.idleTime/4, p.silence) }
+
+// sweep closes what nobody has used for idleTime, except for one that stays ready,
+// and what has been silent for too long.
+func (p *pool) sweep() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return
+	}
+	p.clean()
+	_, idle, _ := p.census()
+	p.drop(func(t *tunnel) bool {
+		surplus := idle > 1 && t.conns == 0 && time.Since(t.idle) >= p.idleTime
+		if surplus {
+			idle--
+		}
+		return surplus || t.silence() >= silenceLimit
+	})
+	if len(p.tunnels) == 0 {
+		p.sweeper = nil
+		return
+	}
+	p.sweeper.Reset(p.sweepTime())
+}
+
+// watch lets a new connection listen for its end; false after close.
+func (p *pool) watch(c *Conn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.closed {
+		p.work.Go(c.listen)
+	}
+	return !p.closed
+}
+
+// close closes all tunnels and waits for all goroutines.
+func (p *pool) close() {
+	p.mu.Lock()
+	if !p.closed {
+		p.closed = true
+		p.end()
+		if p.sweeper != nil {
+			p.sweeper.Stop()
+		}
+		for _, t := range p.tunnels {
+			p.work.Go(func() { t.conn.Close() })
+		}
+		p.tunnels = nil
+	}
+	p.mu.Unlock()
+	p.work.Wait()
+}

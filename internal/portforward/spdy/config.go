@@ -1,0 +1,66 @@
+package spdy
+
+import "time"
+
+// Config says how one end of a tunnel behaves. The zero value is a client of a
+// stock peer.
+type Config struct {
+	// Server makes this end the one that accepted the connection. It decides
+	// who has the odd stream ids, and must differ between the two ends.
+	Server bool
+
+	// MaxStreams caps the streams open at once, for those opened by the peer
+	// and those opened here each. One port-forwarded connection is two. The
+	// peer's further streams are refused; ours fail with ErrTooManyStreams.
+	// 0 means 2048.
+	MaxStreams int
+
+	// FlowControl keeps the windows of SPDY/3.1, so that a stream that is not
+	// read holds up nobody but its own sender. Both ends must set it: stock
+	// Kubernetes ends never widen a window, and would stop for ever after the
+	// first 64 KiB. Without it a stream whose ReceiveBuffer is full holds up
+	// the whole tunnel; see Conn.Stalled.
+	FlowControl bool
+
+	// ReceiveBuffer is how many octets wait per stream until they are read;
+	// with FlowControl it is the stream's window, and at least 64 KiB, since
+	// that much may come before the peer knows better. It bounds throughput
+	// to ReceiveBuffer per round trip, and memory to ReceiveBuffer times
+	// MaxStreams. 0 means 256 KiB, with FlowControl 1 MiB.
+	ReceiveBuffer int
+
+	// PingInterval is how often this end sends a PING. 0 means never. The
+	// peer's are answered always.
+	PingInterval time.Duration
+
+	// PingTimeout is how long the tunnel may bring nothing at all after a PING
+	// before it is given up with ErrPingTimeout. 0 means for ever. A stock
+	// peer with one stalled stream may stop answering although it lives.
+	PingTimeout time.Duration
+}
+
+func (cfg Config) withDefaults() Config {
+	if cfg.MaxStreams <= 0 {
+		cfg.MaxStreams = 2048
+	}
+	if cfg.ReceiveBuffer <= 0 {
+		cfg.ReceiveBuffer = 256 << 10
+		if cfg.FlowControl {
+			cfg.ReceiveBuffer = 1 << 20
+		}
+	}
+	cfg.ReceiveBuffer = min(cfg.ReceiveBuffer, maxWindow)
+	if cfg.FlowControl {
+		cfg.ReceiveBuffer = max(cfg.ReceiveBuffer, initialWindow)
+	}
+	return cfg
+}
+
+// firstID is the first stream or ping id of this end; the peer has the other
+// parity (sections 2.3.2 and 2.6.5).
+func (cfg Config) firstID() uint32 {
+	if cfg.Server {
+		return 2
+	}
+	return 1
+}

@@ -1,0 +1,434 @@
+package spdy
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+)
+
+// recorder is a transport that keeps each Write, and reads nothing until closed.
+type recorder struct {
+	mu     sync.Mutex
+	writes [][]byte
+	closed chan struct{}
+	once   sync.Once
+}
+
+func newRecorder() *recorder { return &recorder{closed: make(chan struct{})} }
+
+func (r *recorder) Read([]byte) (int, error) {
+	<-r.closed
+	return 0, io.EOF
+}
+
+func (r *recorder) Write(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.writes = append(r.writes, bytes.Clone(p))
+	return len(p), nil
+}
+
+func (r *recorder) Close() error {
+	r.once.Do(func() { close(r.closed) })
+	return nil
+}
+
+func (r *recorder) taken() [][]byte {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.writes
+}
+
+// The two streams of a port-forwarded connection, the first data and an early
+// end need one write.
+func TestCork(t *testing.T) {
+	r := newRecorder()
+	c := New(r, Config{})
+	defer c.Close()
+	c.Cork()
+	c.OpenStream(http.Header{"Streamtype": {"error"}}, true)
+	s, _ := c.OpenStream(http.Header{"Streamtype": {"data"}}, false)
+	mustWrite(t, s, "GET / ")
+	mustWrite(t, s, "HTTP/1.0\r\n\r\n")
+	s.CloseWrite()
+	time.Sleep(20 * time.Millisecond)
+	if n := len(r.taken()); n != 0 {
+		t.Fatalf("%d writes while corked", n)
+	}
+	c.Uncork()
+	within(t, time.Second, "a write", func() bool { return len(r.taken()) > 0 })
+	if n := len(r.taken()); n != 1 {
+		t.Errorf("%d writes", n)
+	}
+	tail := append(unhex(t, "00000003 01000012"), "GET / HTTP/1.0\r\n\r\n"...)
+	if got := r.taken()[0]; !bytes.HasSuffix(got, tail) {
+		t.Errorf("wrote %x, want the end %x", got, tail)
+	}
+}
+
+// A full batch must leave although the tunnel is corked, or Write would hang.
+func TestCorkOverflows(t *testing.T) {
+	r := newRecorder()
+	c := New(r, Config{})
+	defer c.Close()
+	c.Cork()
+	s, _ := c.OpenStream(nil, false)
+	if _, err := s.Write(make([]byte, 1<<20)); err != nil {
+		t.Fatal(err)
+	}
+	c.Uncork()
+}
+
+// A data frame is one write, header and payload together; many share one.
+func TestWritesPerFrame(t *testing.T) {
+	r := newRecorder()
+	c := New(r, Config{})
+	defer c.Close()
+	s, _ := c.OpenStream(nil, false)
+	for i := range 64 {
+		mustWrite(t, s, "z")
+		within(t, time.Second, "a write", func() bool {
+			var n int
+			for _, w := range r.taken() {
+				n += bytes.Count(w, []byte("z"))
+			}
+			return n == i+1
+		})
+	}
+	if n := len(r.taken()); n > 65 {
+		t.Errorf("%d writes for 1 opening and 64 frames", n)
+	}
+}
+
+// Streams that all have much to send take turns, chunk by chunk.
+func TestFairness(t *testing.T) {
+	client, server := tunnel(t, Config{FlowControl: true})
+	var seen [4]int
+	var mu sync.Mutex
+	var readers sync.WaitGroup
+	for i := range seen {
+		a, b := pair(t, client, server)
+		go func() { a.Write(make([]byte, 16<<20)); a.CloseWrite() }()
+		readers.Go(func() {
+			buf := make([]byte, 32<<10)
+			for {
+				n, err := b.Read(buf)
+				mu.Lock()
+				seen[i] += n
+				mu.Unlock()
+				if err != nil {
+					return
+				}
+			}
+		})
+	}
+	within(t, 20*time.Second, "one stream done", func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, n := range seen {
+			if n == 16<<20 {
+				return true
+			}
+		}
+		return false
+	})
+	mu.Lock()
+	for i, n := range seen {
+		if n < 4<<20 {
+			t.Errorf("stream %d has %d octets when another has all", i, n)
+		}
+	}
+	mu.Unlock()
+	readers.Wait()
+}
+
+func TestRefusesAboveLimit(t *testing.T) {
+	a, b := transports(t)
+	client, server := New(a, Config{}), New(b, Config{Server: true, MaxStreams: 2})
+	defer client.Close()
+	defer server.Close()
+	pair(t, client, server)
+	first, _ := pair(t, client, server)
+	over, err := client.OpenStream(nil, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := over.Read(make([]byte, 1)); !errors.Is(err, ErrRefused) || !errors.Is(err, ErrReset) {
+		t.Errorf("read of a refused stream: %v", err)
+	}
+	first.Reset()
+	within(t, time.Second, "room again", func() bool { return server.Streams() == 1 })
+	s, echo := pair(t, client, server)
+	mustWrite(t, s, "alive")
+	mustRead(t, echo, "alive")
+}
+
+func TestOwnLimit(t *testing.T) {
+	c := New(newRecorder(), Config{MaxStreams: 1})
+	defer c.Close()
+	if _, err := c.OpenStream(nil, false); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.OpenStream(nil, false); !errors.Is(err, ErrTooManyStreams) {
+		t.Errorf("second stream: %v", err)
+	}
+}
+
+// Either end may open streams.
+func TestServerOpens(t *testing.T) {
+	client, server := tunnel(t, Config{})
+	a, b := pair(t, server, client)
+	if a.ID() != 2 || b.Headers().Get("streamType") != "data" {
+		t.Errorf("stream %d with %v", a.ID(), b.Headers())
+	}
+	mustWrite(t, a, "down")
+	mustRead(t, b, "down")
+}
+
+func TestAcceptEnds(t *testing.T) {
+	client, server := tunnel(t, Config{})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := server.Accept(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+	go client.Close()
+	if _, err := server.Accept(t.Context()); !errors.Is(err, ErrTunnel) {
+		t.Errorf("tunnel gone: %v", err)
+	}
+}
+
+// After Close nothing is left and everything that waits has failed; what was
+// written before still arrives.
+func TestClose(t *testing.T) {
+	modes(t, func(t *testing.T, cfg Config) {
+		client, server := tunnel(t, cfg)
+		a, b := pair(t, client, server)
+		last, complete := pair(t, client, server)
+		failed := make(chan error, 2)
+		go func() { _, err := a.Read(make([]byte, 1)); failed <- err }()
+		go func() { _, err := b.Read(make([]byte, 1)); failed <- err }()
+		mustWrite(t, last, "last")
+		last.CloseWrite()
+		client.Close()
+		for range 2 {
+			if err := <-failed; !errors.Is(err, ErrTunnel) {
+				t.Errorf("read: %v", err)
+			}
+		}
+		if got, err := io.ReadAll(complete); err != nil || string(got) != "last" {
+			t.Errorf("read %q, %v", got, err)
+		}
+		if _, err := client.OpenStream(nil, false); !errors.Is(err, ErrTunnel) {
+			t.Errorf("open: %v", err)
+		}
+		<-server.Done()
+		client.Close()
+	})
+}
+
+// Close must not wait for a peer that reads nothing.
+func TestCloseStuck(t *testing.T) {
+	a, b := net.Pipe()
+	defer b.Close()
+	c := New(a, Config{})
+	s, _ := c.OpenStream(nil, false)
+	go s.Write(make([]byte, 1<<20))
+	within(t, time.Second, "stuck", func() bool { return c.Stalled() > 0 })
+	begun := time.Now()
+	c.Close()
+	if d := time.Since(begun); d > 2*closeGrace {
+		t.Errorf("took %v", d)
+	}
+}
+
+func TestPingTimeout(t *testing.T) {
+	a, b := net.Pipe()
+	defer b.Close()
+	go io.Copy(io.Discard, b)
+	c := New(a, Config{PingInterval: 10 * time.Millisecond, PingTimeout: 50 * time.Millisecond})
+	defer c.Close()
+	select {
+	case <-c.Done():
+	case <-time.After(5 * time.Second):
+		t.Fatal("a dead peer is not noticed")
+	}
+	if err := c.Err(); !errors.Is(err, ErrPingTimeout) || !errors.Is(err, ErrTunnel) {
+		t.Error(err)
+	}
+}
+
+func TestPingAnswered(t *testing.T) {
+	client, server := tunnel(t, Config{PingInterval: 5 * time.Millisecond, PingTimeout: 300 * time.Millisecond})
+	time.Sleep(time.Second)
+	if client.Err() != nil || server.Err() != nil {
+		t.Error(client.Err(), server.Err())
+	}
+	if client.heard.Load() == 0 {
+		t.Error("no answers")
+	}
+}
+
+// rawPeer is a tunnel whose other end is written octet by octet.
+func rawPeer(t *testing.T, cfg Config) (*Conn, net.Conn) {
+	t.Helper()
+	a, b := transports(t)
+	c := New(a, cfg)
+	t.Cleanup(func() { c.Close() })
+	return c, b
+}
+
+// What the protocol forbids ends the tunnel, and the peer is told.
+func TestProtocolErrors(t *testing.T) {
+	block := "7820e3c6a7c2 00 0400 fbff 00000000 000000ffff"
+	for name, wire := range map[string]string{
+		"wrong version":        "80020006 00000004 00000001",
+		"control too long":     "80030001 00ffffff",
+		"data on stream 0":     "00000000 00000000",
+		"own parity":           "80030001 0000001e 00000002 00000000 0000" + block,
+		"id twice":             "80030001 0000001e 00000001 00000000 0000" + block + "80030001 00000018 00000001 00000000 0000 00 0400 fbff 00000000 000000ffff",
+		"bad header block":     "80030001 0000000e 00000001 00000000 0000 deadbeef",
+		"unknown but too long": "8003ffff 00ffffff",
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, peer := rawPeer(t, Config{Server: true})
+			peer.Write(unhex(t, wire))
+			<-c.Done()
+			if !errors.Is(c.Err(), ErrProtocol) {
+				t.Error(c.Err())
+			}
+			got, _ := io.ReadAll(peer)
+			if !bytes.Contains(got, unhex(t, "80030007 00000008")) {
+				t.Errorf("no GOAWAY in %x", got)
+			}
+		})
+	}
+}
+
+// Frames that mean nothing here pass, and pings are sent back.
+func TestIgnoresAndAnswers(t *testing.T) {
+	c, peer := rawPeer(t, Config{Server: true})
+	peer.Write(unhex(t, ""+
+		"8003000a 00000004 00000000"+ // CREDENTIAL
+		"8003ffff 00000002 0000"+ // no such kind
+		"80030004 0000000c 00000001 00000004 00000064"+ // SETTINGS
+		"80030009 00000008 00000000 00000001"+ // WINDOW_UPDATE
+		"80030006 00000004 00000002"+ // answer to a ping never sent
+		"00000009 00000001 ff"+ // data for a stream that never was
+		"80030003 00000008 00000009 00000005"+ // reset of the same
+		"80030006 00000004 00000001")) // PING
+	want := unhex(t, "80030003 00000008 00000009 00000002"+"80030006 00000004 00000001")
+	got := make([]byte, len(want))
+	if _, err := io.ReadFull(peer, got); err != nil || !bytes.Equal(got, want) {
+		t.Fatalf("answered %x, %v; want %x", got, err, want)
+	}
+	if c.Err() != nil {
+		t.Error(c.Err())
+	}
+}
+
+// A peer that never reads its answers cannot make this end hold ever more.
+func TestPingFlood(t *testing.T) {
+	c, peer := rawPeer(t, Config{Server: true})
+	flood := bytes.Repeat(unhex(t, "80030006 00000004 00000001"), 1<<16)
+	for c.Err() == nil {
+		peer.SetWriteDeadline(time.Now().Add(5 * time.Second))
+		if _, err := peer.Write(flood); err != nil {
+			break
+		}
+	}
+	if !errors.Is(c.Err(), ErrCongested) {
+		t.Errorf("tunnel: %v", c.Err())
+	}
+}
+
+// After GOAWAY open streams go on, new ones do not start, and those that the
+// peer has not seen are refused.
+func TestGoAway(t *testing.T) {
+	c, peer := rawPeer(t, Config{})
+	seen, _ := c.OpenStream(nil, false)
+	unseen, _ := c.OpenStream(nil, false)
+	peer.Write(unhex(t, "80030007 00000008 00000001 00000000"))
+	if _, err := unseen.Read(make([]byte, 1)); !errors.Is(err, ErrRefused) {
+		t.Errorf("unseen stream: %v", err)
+	}
+	if _, err := c.OpenStream(nil, false); !errors.Is(err, ErrGoAway) {
+		t.Errorf("new stream: %v", err)
+	}
+	peer.Write(unhex(t, "00000001 01000002 6f6b"))
+	if got, err := io.ReadAll(seen); err != nil || string(got) != "ok" {
+		t.Errorf("seen stream: %q, %v", got, err)
+	}
+}
+
+// A peer that overruns its window loses the stream, not the tunnel.
+func TestWindowOverrun(t *testing.T) {
+	c, peer := rawPeer(t, Config{FlowControl: true, ReceiveBuffer: 64 << 10})
+	s, _ := c.OpenStream(nil, false)
+	go io.Copy(io.Discard, peer)
+	peer.Write(append(unhex(t, "00000001 00010001"), make([]byte, 64<<10+1)...))
+	if _, err := s.Read(make([]byte, 1)); !errors.Is(err, ErrReset) {
+		t.Errorf("read: %v", err)
+	}
+	if c.Err() != nil {
+		t.Error(c.Err())
+	}
+}
+
+// Windows that grow beyond 31 bits end the stream, or the tunnel for the session's.
+func TestWindowOverflow(t *testing.T) {
+	c, peer := rawPeer(t, Config{FlowControl: true})
+	s, _ := c.OpenStream(nil, false)
+	peer.Write(unhex(t, "80030009 00000008 00000001 7fffffff"))
+	if _, err := s.Read(make([]byte, 1)); !errors.Is(err, ErrReset) {
+		t.Errorf("read: %v", err)
+	}
+	peer.Write(unhex(t, "80030009 00000008 00000000 7fffffff"))
+	<-c.Done()
+	if !errors.Is(c.Err(), ErrProtocol) {
+		t.Error(c.Err())
+	}
+}
+
+// Two goroutines serve a tunnel, however many streams it has.
+func TestGoroutines(t *testing.T) {
+	client, server := tunnel(t, Config{PingInterval: time.Hour})
+	before := runtime.NumGoroutine()
+	for range 100 {
+		pair(t, client, server)
+	}
+	if n := runtime.NumGoroutine(); n > before {
+		t.Errorf("%d goroutines more for 100 streams", n-before)
+	}
+}
+
+// A peer that opens streams and resets them at once cannot fill the backlog
+// beyond the limit.
+func TestRapidReset(t *testing.T) {
+	a, b := transports(t)
+	client, server := New(a, Config{}), New(b, Config{Server: true, MaxStreams: 8})
+	defer client.Close()
+	defer server.Close()
+	var last *Stream
+	for range 100 {
+		s, err := client.OpenStream(nil, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Reset()
+		last = s
+	}
+	within(t, time.Second, "all seen", func() bool { return server.lastAccepted() == last.ID() })
+	server.mu.Lock()
+	defer server.mu.Unlock()
+	if n := len(server.backlog); n > 8 {
+		t.Errorf("%d streams wait to be accepted", n)
+	}
+}

@@ -1,0 +1,210 @@
+package spdy
+
+import (
+	"bufio"
+	"compress/zlib"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+)
+
+// The caps of a header block. What Kubernetes sends is under 200 octets.
+const (
+	maxHeaderBlock = 16 << 10 // octets as they come over the wire
+	maxHeaderText  = 64 << 10 // octets after decompression
+	maxHeaderCount = 64       // names
+)
+
+// valueSeparator stands between the values of one name (section 2.6.10).
+const valueSeparator = "\x00"
+
+// syncMarker is the empty stored block that ends each header block: zlib's
+// Z_SYNC_FLUSH, without which a reader cannot hand out what it has.
+const syncMarker = "\x00\x00\x00\xff\xff"
+
+// zlibHeader opens the zlib stream (RFC 1950, section 2.2): deflate with a
+// window of 32 KiB, fastest level, preset dictionary, and the dictionary's Adler-32.
+const zlibHeader = "\x78\x20\xe3\xc6\xa7\xc2"
+
+// headerEncoder writes the zlib stream of the header blocks of one direction.
+// Its deflate blocks are stored, not compressed: that is as valid (RFC 1951,
+// section 3.2.4), saves the 0.8 MB that a compressor keeps per tunnel, and costs
+// some 120 octets per connection. The zero value is ready to use.
+type headerEncoder struct {
+	begun bool
+}
+
+// append appends the header block that holds text, as headerText made it.
+func (e *headerEncoder) append(dst, text []byte) []byte {
+	if !e.begun {
+		e.begun = true
+		dst = append(dst, zlibHeader...)
+	}
+	dst = append(dst, 0)
+	dst = binary.LittleEndian.AppendUint16(dst, uint16(len(text)))
+	dst = binary.LittleEndian.AppendUint16(dst, ^uint16(len(text)))
+	dst = append(dst, text...)
+	return append(dst, syncMarker...)
+}
+
+// headerText lays out h as a name/value block (section 2.6.10): names in lower
+// case and sorted, so that the octets depend on nothing but h. Headers that the
+// caps of this package would refuse are an error.
+func headerText(h http.Header) ([]byte, error) {
+	names := make([]string, 0, len(h))
+	for name := range h {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	text := binary.BigEndian.AppendUint32(nil, uint32(len(names)))
+	for _, name := range names {
+		if name == "" {
+			return nil, fmt.Errorf("encode headers: a name is empty")
+		}
+		text = appendString(text, strings.ToLower(name))
+		text = appendString(text, strings.Join(h[name], valueSeparator))
+	}
+	if len(names) > maxHeaderCount || len(text) > maxHeaderBlock-64 {
+		return nil, fmt.Errorf("encode headers: %d names, %d octets are too many", len(names), len(text))
+	}
+	return text, nil
+}
+
+func appendString(dst []byte, s string) []byte {
+	return append(binary.BigEndian.AppendUint32(dst, uint32(len(s))), s...)
+}
+
+// headerDecoder reads the zlib stream of the header blocks of one direction.
+// After an error it is of no more use: the compression context is lost. The
+// zero value is ready to use and holds no memory before the first block.
+type headerDecoder struct {
+	block  blockFeed
+	text   *bufio.Reader // of the decompressed stream
+	budget int           // octets of text that the current block may still have
+}
+
+// blockFeed hands the current block to the decompressor, octet by octet, so that
+// it never reads ahead; at the block's end it has no more, and says so.
+type blockFeed struct {
+	rest []byte
+}
+
+func (b *blockFeed) Read(p []byte) (int, error) {
+	if len(b.rest) == 0 {
+		return 0, io.ErrUnexpectedEOF
+	}
+	n := copy(p, b.rest)
+	b.rest = b.rest[n:]
+	return n, nil
+}
+
+func (b *blockFeed) ReadByte() (byte, error) {
+	if len(b.rest) == 0 {
+		return 0, io.ErrUnexpectedEOF
+	}
+	c := b.rest[0]
+	b.rest = b.rest[1:]
+	return c, nil
+}
+
+// decode decompresses one header block and parses it. Names are canonical in the
+// result. Any error is ErrProtocol.
+func (d *headerDecoder) decode(block []byte) (http.Header, error) {
+	if len(block) > maxHeaderBlock {
+		return nil, protocolError("header block of %d octets", len(block))
+	}
+	d.block.rest, d.budget = block, maxHeaderText
+	if err := d.begin(); err != nil {
+		return nil, err
+	}
+	h, err := d.parse()
+	if err == nil && (len(d.block.rest) > 0 || d.text.Buffered() > 0) {
+		err = protocolError("header block goes on after its last value")
+	}
+	d.block.rest = nil
+	return h, err
+}
+
+// begin opens the decompressor with the first block, which carries zlib's header.
+func (d *headerDecoder) begin() error {
+	if d.text != nil {
+		return nil
+	}
+	z, err := zlib.NewReaderDict(&d.block, []byte(dictionary))
+	if err != nil {
+		return protocolError("header block: %v", err)
+	}
+	d.text = bufio.NewReaderSize(z, 512)
+	return nil
+}
+
+// parse reads the name/value block, which says itself where it ends.
+func (d *headerDecoder) parse() (http.Header, error) {
+	count, err := d.number()
+	if err != nil {
+		return nil, err
+	}
+	if count > maxHeaderCount {
+		return nil, protocolError("%d headers", count)
+	}
+	h := make(http.Header, count)
+	for range count {
+		if err := d.pair(h); err != nil {
+			return nil, err
+		}
+	}
+	return h, nil
+}
+
+// pair reads one name with its values into h.
+func (d *headerDecoder) pair(h http.Header) error {
+	name, err := d.string()
+	if err != nil {
+		return err
+	}
+	value, err := d.string()
+	if err != nil {
+		return err
+	}
+	key := http.CanonicalHeaderKey(name)
+	if name == "" || name != strings.ToLower(name) || h[key] != nil {
+		return protocolError("header name %.40q is empty, not in lower case, or given twice", name)
+	}
+	h[key] = strings.Split(value, valueSeparator)
+	return nil
+}
+
+func (d *headerDecoder) number() (int, error) {
+	var b [4]byte
+	if err := d.full(b[:]); err != nil {
+		return 0, err
+	}
+	n := binary.BigEndian.Uint32(b[:])
+	if n > maxHeaderText {
+		return 0, protocolError("header text above %d octets", maxHeaderText)
+	}
+	return int(n), nil
+}
+
+func (d *headerDecoder) string() (string, error) {
+	n, err := d.number()
+	if err != nil {
+		return "", err
+	}
+	b := make([]byte, min(n, d.budget+1))
+	err = d.full(b)
+	return string(b), err
+}
+
+func (d *headerDecoder) full(b []byte) error {
+	if d.budget -= len(b); d.budget < 0 {
+		return protocolError("header text above %d octets", maxHeaderText)
+	}
+	if _, err := io.ReadFull(d.text, b); err != nil {
+		return protocolError("header block: %v", err)
+	}
+	return nil
+}

@@ -1,0 +1,85 @@
+package spdy
+
+import (
+	"sync"
+	"time"
+)
+
+// heartbeat sends the pings of a tunnel and gives it up when nothing comes back.
+// It needs no goroutine: a timer runs either the next ping or the check of the
+// last.
+type heartbeat struct {
+	conn *Conn
+
+	mu      sync.Mutex
+	timer   *time.Timer // nil when there are no pings, or no more
+	id      uint32      // of the last ping
+	checked bool        // the last ping's check is done, or there is none
+	heard   uint64      // frames that had come when it was sent
+}
+
+func (b *heartbeat) start(c *Conn) {
+	if c.cfg.PingInterval <= 0 {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.conn, b.checked = c, true
+	b.id = c.cfg.firstID() - 2 // wraps; ping adds 2 first
+	b.timer = time.AfterFunc(c.cfg.PingInterval, b.run)
+}
+
+func (b *heartbeat) stop() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.timer != nil {
+		b.timer.Stop()
+		b.timer = nil
+	}
+}
+
+func (b *heartbeat) run() {
+	if !b.step() {
+		b.conn.fail(ErrPingTimeout, true, goAwayOK)
+	}
+}
+
+// step does what the timer is for and sets it again. It returns false when the
+// peer is dead.
+func (b *heartbeat) step() (alive bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.timer == nil {
+		return true
+	}
+	cfg := b.conn.cfg
+	switch {
+	case b.checked && cfg.PingTimeout > 0:
+		b.ping()
+		b.checked = false
+		b.timer.Reset(cfg.PingTimeout)
+	case b.checked:
+		b.ping()
+		b.timer.Reset(cfg.PingInterval)
+	case !b.answered():
+		return false
+	default:
+		b.checked = true
+		b.timer.Reset(max(cfg.PingInterval-cfg.PingTimeout, time.Millisecond))
+	}
+	return true
+}
+
+// ping sends the next ping. One that finds no room among all that the peer has
+// left unread would tell it nothing.
+func (b *heartbeat) ping() {
+	b.id += 2
+	b.heard = b.conn.heard.Load()
+	_ = b.conn.send.control(control{kind: kindPing, value: b.id})
+}
+
+// answered says whether anything came since the last ping. While our own reader
+// holds up the read loop, an answer would not be seen.
+func (b *heartbeat) answered() bool {
+	return b.conn.heard.Load() != b.heard || b.conn.readStall.Load() != 0
+}

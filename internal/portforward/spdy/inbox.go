@@ -1,0 +1,246 @@
+package spdy
+
+import (
+	"io"
+	"net"
+	"os"
+	"sync"
+)
+
+const (
+	smallChunk = 4 << 10
+	largeChunk = 64 << 10
+	// smallPayload is the most that goes to a small chunk. Half of a chunk or
+	// more is then in use, and what a stream really holds is at most twice
+	// what its limit counts.
+	smallPayload = smallChunk / 2
+)
+
+// chunk is a piece of a stream's receive buffer: buf[r:w] waits to be read,
+// buf[w:] can be filled.
+type chunk struct {
+	buf  []byte
+	r, w int
+}
+
+// chunkPool recycles the chunks of one tunnel.
+type chunkPool struct {
+	small, large sync.Pool
+}
+
+// get returns an empty chunk for a payload of which n octets are still to come.
+func (p *chunkPool) get(n int) *chunk {
+	pool, size := &p.large, largeChunk
+	if n <= smallPayload {
+		pool, size = &p.small, smallChunk
+	}
+	if c, ok := pool.Get().(*chunk); ok {
+		c.r, c.w = 0, 0
+		return c
+	}
+	return &chunk{buf: make([]byte, size)}
+}
+
+func (p *chunkPool) put(c *chunk) {
+	if len(c.buf) == smallChunk {
+		p.small.Put(c)
+		return
+	}
+	p.large.Put(c)
+}
+
+// inbox is the receiving half of a stream: a bounded queue between the tunnel's
+// read loop, which is its only writer, and the stream's reader.
+type inbox struct {
+	pool  *chunkPool
+	limit int // octets that may wait
+
+	mu       sync.Mutex
+	more     sync.Cond // the reader waits here for octets or an end
+	room     sync.Cond // the read loop waits here for space
+	chunks   []*chunk
+	filling  *chunk // the last of chunks while the read loop writes into it
+	buffered int    // octets waiting in chunks
+	end      error  // what follows them: io.EOF, ErrReset, ErrTunnel; nil while open
+	closed   bool   // the stream's owner takes no more
+	deadline deadline
+
+	// Flow control (section 2.6.8); unused without.
+	window  int // octets the peer may still send
+	unacked int // octets consumed since the last WINDOW_UPDATE
+}
+
+func (b *inbox) init(pool *chunkPool, limit int) {
+	b.pool, b.limit, b.window = pool, limit, limit
+	b.more.L, b.room.L = &b.mu, &b.mu
+	b.deadline = deadline{mu: &b.mu, wake: b.more.Broadcast}
+}
+
+// space returns where the next of n octets go: at least one octet, at most n.
+// Beyond its length the slice has capacity that may be scribbled on. Without
+// room it calls stalled and waits, and it returns nil once nobody will read
+// what comes.
+func (b *inbox) space(n int, stalled func(bool)) []byte {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for b.buffered >= b.limit && b.end == nil && !b.closed {
+		stalled(true)
+		b.room.Wait()
+		stalled(false)
+	}
+	if b.end != nil || b.closed {
+		return nil
+	}
+	b.filling = b.tail(n)
+	free := b.filling.buf[b.filling.w:]
+	return free[:min(n, len(free), b.limit-b.buffered)]
+}
+
+// tail returns the chunk to fill: the last one, unless what is left of it would
+// cut the payload into crumbs.
+func (b *inbox) tail(n int) *chunk {
+	if len(b.chunks) > 0 {
+		last := b.chunks[len(b.chunks)-1]
+		if free := len(last.buf) - last.w; free >= min(n, smallPayload) {
+			return last
+		}
+	}
+	c := b.pool.get(n)
+	b.chunks = append(b.chunks, c)
+	return c
+}
+
+// commit hands the first n octets of what space returned to the reader.
+func (b *inbox) commit(n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.filling != nil {
+		b.filling.w += n
+		b.buffered += n
+		b.filling = nil
+		b.more.Signal()
+	}
+}
+
+// view waits for octets and returns some of them without copying. They stay in
+// the inbox until consume. After the last one it returns what ended the stream.
+// One reader at a time.
+func (b *inbox) view() ([]byte, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for {
+		switch {
+		case b.closed:
+			return nil, net.ErrClosed
+		case b.deadline.passed:
+			return nil, os.ErrDeadlineExceeded
+		case b.buffered > 0:
+			return b.first(), nil
+		case b.end != nil:
+			return nil, b.end
+		}
+		b.more.Wait()
+	}
+}
+
+// first returns the octets of the first chunk that has any.
+func (b *inbox) first() []byte {
+	for b.chunks[0].r == b.chunks[0].w {
+		b.pop()
+	}
+	c := b.chunks[0]
+	return c.buf[c.r:c.w]
+}
+
+// consume drops the first n octets of what view returned. With flow control it
+// returns the credit that is due to the peer: 0 until half a window is used up,
+// so that a WINDOW_UPDATE goes out for many frames.
+func (b *inbox) consume(n int) (credit int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.chunks) == 0 { // thrown away meanwhile
+		return 0
+	}
+	c := b.chunks[0]
+	c.r += n
+	b.buffered -= n
+	b.room.Signal()
+	if c.r == c.w && c != b.filling {
+		b.pop()
+	}
+	b.unacked += n
+	if b.unacked < b.limit/2 || b.end != nil {
+		return 0
+	}
+	credit, b.unacked = b.unacked, 0
+	b.window += credit
+	return credit
+}
+
+// pop takes the first chunk, which is empty, out of the queue.
+func (b *inbox) pop() {
+	b.pool.put(b.chunks[0])
+	last := copy(b.chunks, b.chunks[1:])
+	b.chunks[last] = nil
+	b.chunks = b.chunks[:last]
+}
+
+// spend takes n octets out of the peer's window, and says whether it had them.
+func (b *inbox) spend(n int) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.window -= n
+	return b.window >= 0
+}
+
+// finish says that nothing will follow what is buffered but err; the first call
+// counts.
+func (b *inbox) finish(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.end == nil {
+		b.end = err
+	}
+	b.wake()
+}
+
+// abort is finish that also replaces a clean end and throws away what is buffered.
+func (b *inbox) abort(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.end = err
+	b.drop()
+	b.wake()
+}
+
+// close is the owner's end: it throws away what is buffered and what may still
+// come. It says whether octets were lost by that.
+func (b *inbox) close() (lost bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	lost = b.buffered > 0
+	b.closed = true
+	b.deadline.stop()
+	b.drop()
+	b.wake()
+	return lost
+}
+
+// drop leaves the chunks to the garbage collector: the reader and the read loop
+// may each still hold one.
+func (b *inbox) drop() {
+	b.chunks, b.filling, b.buffered = nil, nil, 0
+}
+
+func (b *inbox) wake() {
+	b.more.Broadcast()
+	b.room.Broadcast()
+}
+
+// state tells the read loop how the stream stands: ended is true once the peer
+// has sent its FIN, closed once the owner takes no more.
+func (b *inbox) state() (ended, closed bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.end == io.EOF, b.closed
+}

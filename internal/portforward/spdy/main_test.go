@@ -1,0 +1,101 @@
+package spdy
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m)
+}
+
+// transports returns the two ends of a TCP connection over loopback.
+func transports(t testing.TB) (client, server net.Conn) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	client, err = net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err = l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { client.Close(); server.Close() })
+	return client, server
+}
+
+// tunnel returns the two ends of a tunnel over loopback TCP; cfg.Server is set here.
+func tunnel(t testing.TB, cfg Config) (client, server *Conn) {
+	t.Helper()
+	a, b := transports(t)
+	serverCfg := cfg
+	serverCfg.Server = true
+	client, server = New(a, cfg), New(b, serverCfg)
+	t.Cleanup(func() { client.Close(); server.Close() })
+	return client, server
+}
+
+// pair opens a stream and accepts it at the other end.
+func pair(t testing.TB, client, server *Conn) (a, b *Stream) {
+	t.Helper()
+	a, err := client.OpenStream(http.Header{"Streamtype": {"data"}}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a, accept(t, server)
+}
+
+func accept(t testing.TB, c *Conn) *Stream {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	s, err := c.Accept(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// within fails the test unless ok turns true in time.
+func within(t testing.TB, d time.Duration, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		if ok() {
+			return
+		}
+	}
+	t.Fatalf("after %v still not: %s", d, what)
+}
+
+// modes are the two ways a tunnel of our own ends can run.
+func modes(t *testing.T, test func(t *testing.T, cfg Config)) {
+	t.Run("stock", func(t *testing.T) { test(t, Config{}) })
+	t.Run("flowcontrol", func(t *testing.T) { test(t, Config{FlowControl: true}) })
+}
+
+// mustWrite and mustRead fail the test on error.
+func mustWrite(t testing.TB, w io.Writer, p string) {
+	t.Helper()
+	if _, err := io.WriteString(w, p); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func mustRead(t testing.TB, r io.Reader, want string) {
+	t.Helper()
+	b := make([]byte, len(want))
+	if _, err := io.ReadFull(r, b); err != nil || string(b) != want {
+		t.Fatalf("read %q, %v; want %q", b, err, want)
+	}
+}

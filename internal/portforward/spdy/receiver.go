@@ -1,0 +1,304 @@
+package spdy
+
+import (
+	"errors"
+	"io"
+)
+
+// readLoop reads frames until the tunnel ends, for whatever reason.
+func (c *Conn) readLoop() {
+	defer c.loops.Done()
+	r := newFrameReader(c.transport)
+	for {
+		if err := c.readFrame(r); err != nil {
+			c.fail(err, errors.Is(err, ErrProtocol), goAwayProtocolError)
+			return
+		}
+		c.heard.Add(1)
+	}
+}
+
+func (c *Conn) readFrame(r *frameReader) error {
+	b, err := r.next(headerSize)
+	if err != nil {
+		return err
+	}
+	h := header(b)
+	if h.control() {
+		return c.readControl(r, h)
+	}
+	return c.readData(r, h.streamID(), h.flags(), h.length())
+}
+
+// readData takes in one DATA frame. Data of a stream that has just ended here is
+// nobody's fault and is dropped.
+func (c *Conn) readData(r *frameReader, id uint32, flags uint8, n int) error {
+	s := c.stream(id)
+	if s == nil {
+		return c.discardData(r, id, n)
+	}
+	if refusal := c.admit(s, n); refusal != 0 {
+		c.reset(s, refusal)
+		return c.discardData(r, id, n)
+	}
+	if err := c.receive(r, s, n); err != nil {
+		return err
+	}
+	c.creditSession(n)
+	if flags&flagFin != 0 {
+		c.receivedFin(s)
+	}
+	return nil
+}
+
+// admit returns the status to reset a stream with that cannot take n octets, or 0.
+func (c *Conn) admit(s *Stream, n int) uint32 {
+	ended, closed := s.in.state()
+	switch {
+	case ended:
+		return statusStreamAlreadyClosed
+	case closed && n > 0:
+		return statusCancel
+	case c.cfg.FlowControl && !s.in.spend(n):
+		return statusFlowControlError
+	}
+	return 0
+}
+
+// receive moves n octets from the transport into the stream, or nowhere once
+// nobody will read them.
+func (c *Conn) receive(r *frameReader, s *Stream, n int) error {
+	for n > 0 {
+		dst := s.in.space(n, c.stalled)
+		if dst == nil {
+			return r.discard(n)
+		}
+		m, err := r.read(dst)
+		s.in.commit(m)
+		if err != nil {
+			return err
+		}
+		c.heard.Add(1)
+		n -= m
+	}
+	return nil
+}
+
+func (c *Conn) stalled(yes bool) {
+	since := int64(0)
+	if yes {
+		since = c.now()
+	}
+	c.readStall.Store(since)
+}
+
+// discardData drops the payload of a frame for a stream that is not there. One
+// that never was is told so (section 2.2.2).
+func (c *Conn) discardData(r *frameReader, id uint32, n int) error {
+	if err := r.discard(n); err != nil {
+		return err
+	}
+	c.creditSession(n)
+	if id == 0 {
+		return protocolError("data on stream 0")
+	}
+	if c.wasOpened(id) {
+		return nil
+	}
+	return c.send.control(control{kind: kindRstStream, streamID: id, value: statusInvalidStream})
+}
+
+// readControl takes in one control frame.
+func (c *Conn) readControl(r *frameReader, h header) error {
+	kind, n := h.kind(), h.length()
+	if n > maxControlLength {
+		return protocolError("control frame %d with %d octets", kind, n)
+	}
+	if !kind.known() {
+		return r.discard(n)
+	}
+	h = append(header(nil), h...) // the next read reuses its memory
+	payload, err := r.next(n)
+	if err != nil {
+		return err
+	}
+	f, err := parseControl(h, payload)
+	if err != nil {
+		return err
+	}
+	return c.handle(f)
+}
+
+// handle acts on one control frame of the peer.
+func (c *Conn) handle(f control) error {
+	switch f.kind {
+	case kindSynStream:
+		return c.handleSynStream(f)
+	case kindSynReply, kindHeaders:
+		return c.handleHeaders(f)
+	case kindRstStream:
+		c.handleReset(f)
+	case kindSettings:
+		return c.handleSettings(f.settings)
+	case kindPing:
+		return c.handlePing(f)
+	case kindGoAway:
+		c.handleGoAway(f.streamID)
+	case kindWindowUpdate:
+		return c.handleWindowUpdate(f)
+	}
+	return nil
+}
+
+// handleSynStream takes on a stream of the peer and answers it with a SYN_REPLY
+// without headers: the peer's program may be waiting for it.
+func (c *Conn) handleSynStream(f control) error {
+	headers, err := c.headers.decode(f.block)
+	if err != nil {
+		return err
+	}
+	taken, err := c.claim(f.streamID)
+	if err != nil {
+		return err
+	}
+	if !taken {
+		return c.send.control(control{kind: kindRstStream, streamID: f.streamID, value: statusRefusedStream})
+	}
+	reply := control{kind: kindSynReply, streamID: f.streamID}
+	if f.flags&flagUnidirectional != 0 {
+		reply.flags = flagFin
+	}
+	if err := c.send.opening(reply, make([]byte, 4)); err != nil {
+		return err
+	}
+	c.arrive(f, headers)
+	return nil
+}
+
+// claim checks the id of a stream of the peer, which must have the peer's parity
+// and grow (section 2.3.2), and says whether there is room for it. The backlog
+// counts too: streams that were reset before they were accepted are no longer open.
+func (c *Conn) claim(id uint32) (bool, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if id&1 == c.cfg.firstID()&1 || id <= c.lastID {
+		return false, protocolError("stream %d opened after %d", id, c.lastID)
+	}
+	c.lastID = id
+	return c.open[id&1] < c.cfg.MaxStreams && len(c.backlog) < c.cfg.MaxStreams, nil
+}
+
+// arrive puts the peer's new stream where Accept finds it.
+func (c *Conn) arrive(f control, headers map[string][]string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		return
+	}
+	s := c.add(f.streamID, headers)
+	if f.flags&flagFin != 0 {
+		s.in.finish(io.EOF)
+		s.done |= receiving
+	}
+	if f.flags&flagUnidirectional != 0 {
+		c.send.abort(s, errUnidirectional)
+		s.done |= sending
+	}
+	if s.done == receiving|sending {
+		c.remove(s)
+	}
+	c.backlog = append(c.backlog, s)
+	c.announceArrival()
+}
+
+// handleHeaders takes in SYN_REPLY and HEADERS. Their headers mean nothing here,
+// but must be decompressed for those that follow.
+func (c *Conn) handleHeaders(f control) error {
+	if _, err := c.headers.decode(f.block); err != nil {
+		return err
+	}
+	if s := c.stream(f.streamID); s != nil && f.flags&flagFin != 0 {
+		c.receivedFin(s)
+	}
+	return nil
+}
+
+func (c *Conn) receivedFin(s *Stream) {
+	s.in.finish(io.EOF)
+	c.finished(s, receiving)
+}
+
+// handleReset ends a stream in both directions. A FIN that came before stays a
+// FIN: all of the peer's octets are here.
+func (c *Conn) handleReset(f control) {
+	reason := ErrReset
+	if f.value == statusRefusedStream {
+		reason = ErrRefused
+	}
+	if s := c.forget(f.streamID); s != nil {
+		s.in.finish(reason)
+		c.send.abort(s, reason)
+	}
+}
+
+// reset ends a stream because the peer broke its rules, or sends what nobody reads.
+func (c *Conn) reset(s *Stream, status uint32) {
+	s.in.finish(ErrReset)
+	c.send.abort(s, ErrReset)
+	c.drop(s, status)
+}
+
+// handlePing sends the peer's pings back; the others are answers to ours.
+func (c *Conn) handlePing(f control) error {
+	if f.value&1 == c.cfg.firstID()&1 {
+		return nil
+	}
+	return c.send.control(f)
+}
+
+// handleGoAway: the peer takes no new streams, and has not taken those after
+// last (section 2.6.6). It never saw their data, so another tunnel may have them.
+func (c *Conn) handleGoAway(last uint32) {
+	c.mu.Lock()
+	c.away = true
+	var lost []*Stream
+	for id, s := range c.streams {
+		if id > last && id&1 == c.cfg.firstID()&1 {
+			lost = append(lost, s)
+			c.remove(s)
+		}
+	}
+	c.mu.Unlock()
+	for _, s := range lost {
+		s.in.finish(ErrRefused)
+		c.send.abort(s, ErrRefused)
+	}
+}
+
+// stream returns an open stream, or nil.
+func (c *Conn) stream(id uint32) *Stream {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.streams[id]
+}
+
+// forget takes an open stream out of the map and returns it, or nil.
+func (c *Conn) forget(id uint32) *Stream {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.streams[id]
+	if s != nil {
+		c.remove(s)
+	}
+	return s
+}
+
+// wasOpened says whether either side has used the id.
+func (c *Conn) wasOpened(id uint32) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if id&1 == c.cfg.firstID()&1 {
+		return id < c.nextID
+	}
+	return id <= c.lastID
+}

@@ -1,0 +1,168 @@
+package spdy
+
+import (
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// Stream is one of the many byte streams of a tunnel. It is a net.Conn with
+// half-close; its methods are safe to call at the same time.
+//
+// The peer's FIN is io.EOF, after all its octets. Everything else that ends a
+// stream is an error and never io.EOF: ErrReset, ErrTunnel, net.ErrClosed.
+type Stream struct {
+	conn    *Conn
+	id      uint32
+	headers http.Header
+	done    side // guarded by conn.mu
+
+	reading sync.Mutex // held by the one reader
+	writing sync.Mutex // held by the one writer
+	in      inbox
+	out     outbox
+}
+
+// side is a set of the two directions of a stream.
+type side uint8
+
+const (
+	receiving side = 1 << iota
+	sending
+)
+
+func newStream(c *Conn, id uint32, headers http.Header) *Stream {
+	s := &Stream{conn: c, id: id, headers: headers}
+	s.in.init(&c.chunks, c.cfg.ReceiveBuffer)
+	c.send.attach(s)
+	return s
+}
+
+// ID returns the stream's number in its tunnel: odd if the client opened it.
+func (s *Stream) ID() uint32 { return s.id }
+
+// Headers returns the headers that the stream was opened with. They are shared:
+// do not change them.
+func (s *Stream) Headers() http.Header { return s.headers }
+
+// LocalAddr returns the transport's address, so that streams of one tunnel have
+// the same.
+func (s *Stream) LocalAddr() net.Addr { return s.conn.LocalAddr() }
+
+// RemoteAddr returns the transport's remote address.
+func (s *Stream) RemoteAddr() net.Addr { return s.conn.RemoteAddr() }
+
+// Read reads what has arrived, at least one octet. What came before a reset or
+// before the loss of the tunnel is still read, then comes the error: Kubernetes
+// sends the text of a failure and resets the stream behind it.
+func (s *Stream) Read(p []byte) (int, error) {
+	s.reading.Lock()
+	defer s.reading.Unlock()
+	b, err := s.in.view()
+	if err != nil || len(p) == 0 {
+		return 0, err
+	}
+	n := copy(p, b)
+	s.consume(n)
+	return n, nil
+}
+
+// WriteTo writes all that arrives to w, without copying it once more, until the
+// peer's FIN. It implements io.WriterTo.
+func (s *Stream) WriteTo(w io.Writer) (total int64, err error) {
+	s.reading.Lock()
+	defer s.reading.Unlock()
+	for {
+		b, err := s.in.view()
+		if err == io.EOF {
+			return total, nil
+		}
+		if err != nil {
+			return total, err
+		}
+		n, err := w.Write(b)
+		s.consume(n)
+		total += int64(n)
+		if err != nil {
+			return total, err
+		}
+	}
+}
+
+func (s *Stream) consume(n int) {
+	credit := s.in.consume(n)
+	if credit > 0 && s.conn.cfg.FlowControl {
+		s.conn.grant(s.id, credit)
+	}
+}
+
+// Write sends p. It returns once p is on its way to the transport or in the
+// tunnel's bounded queue, hence blocks while the peer takes nothing. After an
+// error n octets may have been sent.
+func (s *Stream) Write(p []byte) (n int, err error) {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	return s.conn.send.write(s, p)
+}
+
+// CloseWrite sends FIN behind what was written: the peer reads io.EOF, and may
+// answer for as long as it likes. It waits for a Write under way.
+func (s *Stream) CloseWrite() error {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	if err := s.conn.send.finish(s); err != nil {
+		return err
+	}
+	s.conn.finished(s, sending)
+	return nil
+}
+
+// Close sends FIN if that was not done yet and gives the stream up. It does not
+// wait for the peer. If the peer has sent, or sends, what is not going to be
+// read, the stream is reset as well, so that the peer knows; what was written
+// here still arrives. A Write under way fails with net.ErrClosed, and the stream
+// is reset without FIN. Further calls do nothing.
+func (s *Stream) Close() error {
+	lost := s.in.close()
+	switch s.conn.send.finish(s) {
+	case nil:
+		s.conn.finished(s, sending)
+	case errCut:
+		lost = true
+	}
+	if lost {
+		s.conn.drop(s, statusCancel)
+	}
+	return nil
+}
+
+// Reset gives the stream up in both directions at once: the peer's reads and
+// writes fail. After both directions have ended it does nothing but Close.
+func (s *Stream) Reset() error {
+	s.in.close()
+	s.conn.send.abort(s, net.ErrClosed)
+	s.conn.drop(s, statusCancel)
+	return nil
+}
+
+// SetDeadline sets both deadlines; see net.Conn.
+func (s *Stream) SetDeadline(t time.Time) error {
+	s.in.deadline.set(t)
+	s.out.deadline.set(t)
+	return nil
+}
+
+// SetReadDeadline sets the deadline of reads under way and to come.
+func (s *Stream) SetReadDeadline(t time.Time) error {
+	s.in.deadline.set(t)
+	return nil
+}
+
+// SetWriteDeadline sets the deadline of writes under way and to come. A write
+// that fails by it may have sent a part, which its count says.
+func (s *Stream) SetWriteDeadline(t time.Time) error {
+	s.out.deadline.set(t)
+	return nil
+}

@@ -1,0 +1,111 @@
+package portforward
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"porthole.dev/porthole/internal/portforward/spdy"
+)
+
+const (
+	// stallLimit is how long a tunnel may be stuck and still take new
+	// connections. A reader that is merely slower than the network makes
+	// pauses much shorter than that.
+	stallLimit = 250 * time.Millisecond
+	// maxConns is how many connections a tunnel carries; each is two streams,
+	// of which the SPDY layer allows 2048.
+	maxConns = 1000
+)
+
+// tunnel is one upgraded connection and what the pool knows about it.
+type tunnel struct {
+	pool *pool
+	conn *spdy.Conn
+
+	heard atomic.Int64 // when octets last came, wall clock, in ns since 1970
+	born  time.Time
+
+	requests atomic.Uint64 // the last connection's requestID
+
+	// Guarded by pool.mu.
+	conns   int       // connections that the server may not be through with
+	retired bool      // takes no more
+	idle    time.Time // since when conns is 0
+}
+
+// openTunnel opens one tunnel.
+func (c *Client) openTunnel(ctx context.Context, pingInterval time.Duration) (*tunnel, error) {
+	start := time.Now()
+	rwc, via, err := c.upgrade(ctx)
+	if err != nil {
+		return nil, err
+	}
+	t := &tunnel{pool: &c.tunnels, born: time.Now(), idle: time.Now()}
+	t.heard.Store(time.Now().UnixNano())
+	t.conn = spdy.New(listening{rwc, &t.heard}, spdy.Config{PingInterval: pingInterval})
+	c.tunnels.log.Debug("tunnel opened", "via", via, "took", time.Since(start))
+	return t, nil
+}
+
+// listening is a tunnel's transport that keeps the time of the last octets.
+type listening struct {
+	io.ReadWriteCloser
+	heard *atomic.Int64
+}
+
+func (l listening) Read(p []byte) (int, error) {
+	n, err := l.ReadWriteCloser.Read(p)
+	if n > 0 {
+		l.heard.Store(time.Now().UnixNano())
+	}
+	return n, err
+}
+
+// silence is how long nothing has come. It goes by the wall clock, which unlike
+// the monotonic one goes on while a laptop sleeps (clock_gettime(2)).
+func (t *tunnel) silence() time.Duration {
+	return time.Duration(time.Now().UnixNano() - t.heard.Load())
+}
+
+// sociable says whether the tunnel is a good place for a new connection;
+// pool.mu is held.
+func (t *tunnel) sociable() bool {
+	return !t.retired && t.conns < maxConns &&
+		t.conn.Stalled() < stallLimit && t.silence() < t.pool.silence
+}
+
+// dial opens a connection's two streams in one write, and waits for nothing. The
+// error stream comes first, since the server begins with the second.
+func (t *tunnel) dial(port uint16) (*Conn, error) {
+	header := http.Header{
+		"streamType": {"error"},
+		"port":       {strconv.Itoa(int(port))},
+		"requestID":  {strconv.FormatUint(t.requests.Add(1), 10)},
+	}
+	t.conn.Cork()
+	defer t.conn.Uncork()
+	text, err := t.conn.OpenStream(header, true)
+	if err != nil {
+		return nil, err
+	}
+	header = header.Clone() // the stream keeps it
+	header["streamType"] = []string{"data"}
+	data, err := t.conn.OpenStream(header, false)
+	if err != nil {
+		text.Reset()
+		return nil, err
+	}
+	c := &Conn{tunnel: t, port: port, data: data, text: text,
+		over: make(chan struct{}), closed: make(chan struct{})}
+	if !t.pool.watch(c) {
+		text.Reset()
+		data.Reset()
+		return nil, net.ErrClosed
+	}
+	return c, nil
+}

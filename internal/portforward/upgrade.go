@@ -1,0 +1,116 @@
+package portforward
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+)
+
+const (
+	// protocol is what travels in the streams (X-Stream-Protocol-Version).
+	protocol = "portforward.k8s.io"
+	// webSocketProtocol is the same through a WebSocket that carries SPDY.
+	webSocketProtocol = "SPDY/3.1+" + protocol
+
+	// maxBody is how much of an answer's body is read, of which maxMessage is
+	// kept when it is not a Kubernetes Status.
+	maxBody    = 64 << 10
+	maxMessage = 4 << 10
+)
+
+// upgrade opens one tunnel's byte stream: through a WebSocket, and where that is
+// refused, by SPDY's own upgrade. It tells by which.
+//
+// Refused is every HTTP answer that is not the upgrade asked for, as kubectl has
+// it: a 403 may be about the GET alone, since RBAC knows it as another verb than
+// the POST, and old servers and proxies answer what they like. What is not an
+// answer would not be another by POST.
+func (c *Client) upgrade(ctx context.Context) (io.ReadWriteCloser, string, error) {
+	if c.SPDYOnly || c.fellBack.Load() {
+		rwc, err := c.upgradeSPDY(ctx)
+		return rwc, "spdy", err
+	}
+	rwc, err := c.upgradeWebSocket(ctx)
+	if err == nil || !refused(err) {
+		return rwc, "websocket", err
+	}
+	c.tunnels.log.Debug("websocket refused, trying spdy", "err", err)
+	rwc, err = c.upgradeSPDY(ctx)
+	if err == nil {
+		c.fellBack.Store(true)
+	}
+	return rwc, "spdy", err
+}
+
+// refused says whether err is an answer of the server.
+func refused(err error) bool {
+	var status *StatusError
+	return errors.As(err, &status) || errors.Is(err, errUpgrade)
+}
+
+// upgradeSPDY upgrades an HTTP/1.1 connection to SPDY/3.1.
+func (c *Client) upgradeSPDY(ctx context.Context) (io.ReadWriteCloser, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.URL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Connection", "Upgrade")
+	req.Header.Set("Upgrade", "SPDY/3.1")
+	req.Header.Set("X-Stream-Protocol-Version", protocol)
+	resp, err := c.Transport.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode != http.StatusSwitchingProtocols {
+		return nil, statusError(resp)
+	}
+	rwc, err := spdyBody(resp)
+	if err != nil {
+		resp.Body.Close()
+		return nil, err
+	}
+	return rwc, nil
+}
+
+// spdyBody is the byte stream behind a 101 response, if it is what was asked for.
+func spdyBody(resp *http.Response) (io.ReadWriteCloser, error) {
+	if !strings.EqualFold(resp.Header.Get("Upgrade"), "SPDY/3.1") {
+		return nil, fmt.Errorf("%w: Upgrade is %q", errUpgrade, resp.Header.Get("Upgrade"))
+	}
+	if got := resp.Header.Get("X-Stream-Protocol-Version"); got != protocol {
+		return nil, fmt.Errorf("%w: X-Stream-Protocol-Version is %q", errUpgrade, got)
+	}
+	rwc, ok := resp.Body.(io.ReadWriteCloser)
+	if !ok {
+		return nil, fmt.Errorf("transport's 101 response has a body of type %T that cannot be written", resp.Body)
+	}
+	return rwc, nil
+}
+
+// statusError reads the answer of a server that did not upgrade, and closes it.
+func statusError(resp *http.Response) *StatusError {
+	defer resp.Body.Close()
+	// An answer cut short is still an answer.
+	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxBody))
+	return &StatusError{Code: resp.StatusCode, Status: resp.Status, Message: message(body)}
+}
+
+// message is what a body has to say: a Kubernetes Status its message, anything
+// else its text.
+func message(body []byte) string {
+	var status struct{ Kind, Message string }
+	text := string(body)
+	if json.Unmarshal(body, &status) == nil && status.Kind == "Status" && status.Message != "" {
+		text = status.Message
+	}
+	return clip(strings.TrimSpace(text))
+}
+
+// clip bounds a foreign text, and leaves no half of a character behind.
+func clip(text string) string {
+	return strings.ToValidUTF8(text[:min(len(text), maxMessage)], "")
+}
