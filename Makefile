@@ -53,10 +53,10 @@ cross: ## the client for other systems
 	GOOS=darwin go vet ./...
 	GOOS=windows go vet ./...
 
-bench: build ## side by side with peers
+bench: build ## side by side with peers, kubectl on a real cluster among them
 	@scripts/need socat:socat nsenter:util-linux
 	go build -o bin/bench ./bench
-	$(SUDO) bin/bench -porthole $(BIN)
+	scripts/bench $(BENCHFLAGS)
 
 FUZZTIME ?= 20s
 fuzz: ## every fuzz target for FUZZTIME each

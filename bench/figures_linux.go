@@ -192,6 +192,20 @@ func (b *bench) idleConnections(ctx context.Context) error {
 	return nil
 }
 
+// cpuSeconds is what a process has used, user and system, proc_pid_stat(5).
+func cpuSeconds(pid int) float64 {
+	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	_, after, _ := strings.Cut(string(text), ") ") // the name may hold anything
+	fields := strings.Fields(after)
+	if len(fields) < 13 {
+		return 0
+	}
+	const ticks = 100 // a second, USER_HZ
+	user, _ := strconv.ParseFloat(fields[11], 64)
+	system, _ := strconv.ParseFloat(fields[12], 64)
+	return (user + system) / ticks
+}
+
 // status is a number of /proc/PID/status, 0 where there is none.
 func status(pid int, key string) int {
 	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))

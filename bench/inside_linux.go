@@ -76,8 +76,7 @@ func startAndRead(cmd *exec.Cmd) (string, error) {
 	return strings.TrimSpace(line), err
 }
 
-// serveInside is the server: a client sends a number of bytes to be sent, as 8
-// bytes big-endian, and then what it has is echoed.
+// serveInside serves in a namespace that is new, and so has its loopback down.
 func serveInside() error {
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {
@@ -86,7 +85,13 @@ func serveInside() error {
 	if err := netlink.LinkSetUp(lo); err != nil {
 		return err
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	return serveOn("127.0.0.1:0")
+}
+
+// serveOn is the server: a client sends a number of bytes to be sent, as 8 bytes
+// big-endian, or 0 to have what follows echoed.
+func serveOn(address string) error {
+	l, err := net.Listen("tcp", address)
 	if err != nil {
 		return err
 	}

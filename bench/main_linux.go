@@ -23,6 +23,8 @@ func main() {
 	switch {
 	case len(os.Args) == 2 && os.Args[1] == "serve":
 		exit(serveInside())
+	case len(os.Args) == 3 && os.Args[1] == "serve":
+		exit(serveOn("127.0.0.1:" + os.Args[2]))
 	case len(os.Args) == 3 && os.Args[1] == "proxy":
 		exit(minimalProxy(os.Args[2]))
 	}
@@ -30,8 +32,12 @@ func main() {
 	flag.StringVar(&b.porthole, "porthole", "bin/porthole", "the porthole binary to measure")
 	flag.IntVar(&b.runs, "runs", 7, "runs of each figure")
 	flag.Int64Var(&b.bytes, "mib", 1024, "size of a bulk transfer in MiB")
+	flag.StringVar(&b.cluster.kubectl, "kubectl", "", "the kubectl to compare with, on the cluster that KUBECONFIG names; left out without")
+	flag.StringVar(&b.cluster.pod, "pod", "bench", "a pod of that cluster that runs `bench serve PORT`")
+	flag.StringVar(&b.cluster.port, "port", "7000", "that port")
+	flag.IntVar(&b.soak, "soak", 0, "connections of a soak through the cluster")
 	flag.IntVar(&b.idle, "idle", 8000, "connections that are open and idle")
-	only := flag.String("only", "", "comma-separated parts to measure: bulk, connect, idle (default all)")
+	only := flag.String("only", "", "comma-separated parts to measure: bulk, connect, idle, kube (default all)")
 	flag.Parse()
 	b.only = *only
 	b.bytes <<= 20
@@ -52,7 +58,9 @@ type bench struct {
 	runs     int
 	bytes    int64
 	idle     int
+	soak     int
 	only     string
+	cluster  cluster
 
 	inside *inside
 	rows   []row
@@ -75,7 +83,7 @@ func (b *bench) run() error {
 	for _, part := range []struct {
 		name    string
 		measure func(context.Context) error
-	}{{"bulk", b.bulk}, {"connect", b.connect}, {"idle", b.idleConnections}} {
+	}{{"bulk", b.bulk}, {"connect", b.connect}, {"idle", b.idleConnections}, {"kube", b.kube}} {
 		if b.only != "" && !slices.Contains(strings.Split(b.only, ","), part.name) {
 			continue
 		}
@@ -111,6 +119,12 @@ func ratios(a, b []float64) []float64 {
 		r[i] = a[i] / b[i]
 	}
 	return r
+}
+
+// quantile is the value below which a part of the values lies.
+func quantile(values []float64, part float64) float64 {
+	sorted := slices.Sorted(slices.Values(values))
+	return sorted[min(int(part*float64(len(sorted))), len(sorted)-1)]
 }
 
 func median[T cmp.Ordered](values []T) T {

@@ -81,7 +81,7 @@ func (c *Cluster) connectAPI(config *rest.Config) (err error) {
 // are renewed, is client-go's.
 func (c *Cluster) connectTunnels(config *rest.Config) (err error) {
 	config = rest.CopyConfig(config)
-	config.Dial = dial
+	config.Dial = dialBurst
 	config.NextProtos = []string{"http/1.1"}
 	c.tunnels, err = rest.TransportFor(config)
 	return err

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -24,6 +25,8 @@ const usage = `usage: cluster [flags] command
   down    end it and leave nothing behind
   status  show the components
   env     print the shell lines that point kubectl at it
+  import IMAGE BINARY [ARGS ...]
+          make an image of a static binary, known by that name
 
 flags:
 `
@@ -59,6 +62,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return status(ctx, options.Dir, stdout)
 	case "env":
 		return env(options.Dir, stdout)
+	case "import":
+		return importImage(ctx, options.Dir, flags.Args()[1:])
 	}
 	flags.Usage()
 	return fmt.Errorf("unknown command %q", flags.Arg(0))
@@ -89,6 +94,17 @@ func status(ctx context.Context, dir string, stdout io.Writer) error {
 	}
 	fmt.Fprintln(stdout, "ready")
 	return nil
+}
+
+func importImage(ctx context.Context, dir string, args []string) error {
+	if len(args) < 2 {
+		return errors.New("import: want an image's name and a binary")
+	}
+	c, err := cluster.Open(dir)
+	if err != nil {
+		return err
+	}
+	return c.ImportImage(ctx, args[0], args[1], args[2:]...)
 }
 
 func env(dir string, stdout io.Writer) error {

@@ -1,0 +1,180 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestPodDeleted deletes the only pod of a deployment: connections made before there is another wait for it.
+func TestPodDeleted(t *testing.T) {
+	ctx := needCluster(t)
+	applyReady(t, ctx, "deleted", 1)
+	p := start(t, "forward", "deploy/deleted", ":8080")
+	address := p.address(t, 0)
+	first := who(t, address)
+	kubectl(t, ctx, "delete", "pod", first, "--wait=false")
+	time.Sleep(100 * time.Millisecond) // until it is known here, too
+	began := time.Now()
+	if second := who(t, address); second == first {
+		t.Errorf("%s answers, which was deleted", second)
+	}
+	t.Logf("the first connection after that waited %v", time.Since(began).Round(time.Millisecond))
+	wantToldOnce(t, p)
+	p.interrupt(t)
+}
+
+// TestRollout replaces the only pod of a deployment by one of a new version while connections are made all the time.
+func TestRollout(t *testing.T) {
+	ctx := needCluster(t)
+	applyReady(t, ctx, "rolled", 1)
+	for _, target := range []string{"deploy/rolled", "svc/rolled"} {
+		t.Run(target, func(t *testing.T) {
+			port := 8080
+			if strings.HasPrefix(target, "svc/") {
+				apply(t, ctx, service("rolled", "rolled", ""))
+				waitEndpoints(t, ctx, "rolled")
+				port = 80
+			}
+			p := start(t, "forward", target, fmt.Sprintf(":%d", port))
+			address := p.address(t, 0)
+			first := who(t, address)
+			kubectl(t, ctx, "rollout", "restart", "deploy/rolled")
+			made, failed := 0, 0
+			for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+				made++
+				answer, err := say(address, "who\n")
+				if err == nil && answer == "" {
+					t.Error("a connection ended cleanly and had no answer")
+				}
+				if err != nil {
+					failed++
+					t.Logf("connection %d: %v", made, err)
+				}
+				if err == nil && !strings.HasPrefix(answer, first+" ") {
+					break
+				}
+			}
+			for range 20 {
+				if second := who(t, address); second == first {
+					t.Errorf("%s answers, which was replaced", second)
+				}
+			}
+			t.Logf("%d connections made meanwhile, %d failed", made, failed)
+			if failed > 1 { // one may be on its way to the pod that ends
+				t.Errorf("%d connections failed", failed)
+			}
+		})
+	}
+}
+
+// waitEndpoints waits until a service leads somewhere.
+func waitEndpoints(t *testing.T, ctx context.Context, name string) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		out := kubectl(t, ctx, "get", "endpointslices", "-l", "kubernetes.io/service-name="+name,
+			"-o", "jsonpath={.items[*].endpoints[*].conditions.ready}")
+		if strings.Contains(out, "true") {
+			return
+		}
+	}
+	t.Fatalf("svc/%s has no endpoints", name)
+}
+
+// TestCrash has the container end with an error. It is started again in the same pod.
+func TestCrash(t *testing.T) {
+	ctx := needCluster(t)
+	applyReady(t, ctx, "crashing", 1)
+	p := start(t, "forward", "deploy/crashing", ":8080")
+	address := p.address(t, 0)
+	before := who(t, address)
+	answer, err := say(address, "crash\n")
+	t.Logf("the connection that made it crash: %q, %v", answer, err)
+	began := time.Now()
+	for {
+		answer, err := say(address, "who\n")
+		if err == nil && answer != "" {
+			break
+		}
+		if err == nil {
+			t.Error("a connection ended cleanly and had no answer")
+		}
+		if time.Since(began) > 30*time.Second {
+			t.Fatal("no connection for 30 seconds")
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	t.Logf("after a crash connections worked again after %v", time.Since(began).Round(time.Millisecond))
+	if after := who(t, address); after != before {
+		t.Errorf("pod %s is now %s", before, after)
+	}
+	p.interrupt(t)
+}
+
+// TestWaitInVain holds that a connection waits as long as --wait says and no longer, and that why is told.
+func TestWaitInVain(t *testing.T) {
+	ctx := needCluster(t)
+	applyReady(t, ctx, "scaled", 1)
+	apply(t, ctx, service("scaled", "scaled", ""))
+	waitEndpoints(t, ctx, "scaled")
+	programs := []*program{start(t, "forward", "--wait", "2s", "deploy/scaled", ":8080"), start(t, "forward", "--wait", "2s", "svc/scaled", ":80")}
+	for i := range programs {
+		who(t, programs[i].address(t, 0))
+	}
+	kubectl(t, ctx, "scale", "deploy/scaled", "--replicas=0")
+	kubectl(t, ctx, "wait", "--for=delete", "pod", "-l", "app=scaled", "--timeout=30s")
+	for _, p := range programs {
+		began := time.Now()
+		answer, err := say(p.address(t, 0), "who\n")
+		wantReset(t, answer, err)
+		if took := time.Since(began); took < 1500*time.Millisecond || took > 8*time.Second {
+			t.Errorf("the connection waited %v", took)
+		}
+		p.await(t, p.stderr, `^porthole: connection for \d+: .*waited 2s in vain: .*(scaled to 0 replicas|has no pods)`)
+	}
+	kubectl(t, ctx, "scale", "deploy/scaled", "--replicas=1")
+	kubectl(t, ctx, "rollout", "status", "deploy/scaled", "--timeout=60s")
+	for i := range programs {
+		who(t, programs[i].address(t, 0))
+		wantToldOnce(t, programs[i])
+	}
+}
+
+// wantToldOnce wants one line about the loss, in words that scripts for kubectl know.
+func wantToldOnce(t *testing.T, p *program) {
+	t.Helper()
+	if n := strings.Count(p.stderr(), "lost connection to pod"); n > 1 {
+		t.Errorf("told %d times of one loss:\n%s", n, p.stderr())
+	}
+}
+
+// TestSpread holds how connections to a service are distributed over its pods.
+func TestSpread(t *testing.T) {
+	needCluster(t)
+	for _, way := range []struct {
+		args []string
+		pods int
+	}{
+		{[]string{"svc/web", ":80"}, 3},
+		{[]string{"--pin", "svc/web", ":80"}, 1},
+		{[]string{"svc/sticky", ":80"}, 1},
+	} {
+		t.Run(strings.Join(way.args, " "), func(t *testing.T) {
+			p := start(t, append([]string{"forward"}, way.args...)...)
+			counts := map[string]int{}
+			for range 30 {
+				counts[who(t, p.address(t, 0))]++
+			}
+			if len(counts) != way.pods {
+				t.Errorf("connections per pod: %v", counts)
+			}
+			for pod, n := range counts {
+				if n < 30/way.pods/2 {
+					t.Errorf("pod %s had %d of 30", pod, n)
+				}
+			}
+		})
+	}
+}

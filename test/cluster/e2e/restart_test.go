@@ -1,0 +1,89 @@
+package e2e
+
+import (
+	"context"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"porthole.dev/porthole/test/cluster"
+)
+
+// TestRestart ends parts of the cluster, as a crash would, and starts them again: the session comes back by itself.
+func TestRestart(t *testing.T) {
+	ctx := needCluster(t)
+	for _, name := range []cluster.Component{cluster.APIServer, cluster.Kubelet, cluster.Containerd} {
+		t.Run(string(name), func(t *testing.T) { restart(t, ctx, name) })
+	}
+}
+
+func restart(t *testing.T, ctx context.Context, name cluster.Component) {
+	t.Cleanup(func() {
+		if err := c.Start(context.Background(), name); err != nil {
+			t.Error(err)
+		}
+		if err := c.WaitReady(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	programs := map[string]*program{
+		"pod/solo":   start(t, "forward", "pod/solo", ":8080"),
+		"deploy/web": start(t, "forward", "deploy/web", ":8080"),
+	}
+	addresses := map[string]string{}
+	for target, p := range programs {
+		addresses[target] = p.address(t, 0)
+		who(t, addresses[target])
+	}
+	if err := c.Kill(ctx, name); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(2 * time.Second)
+	var meanwhile sync.WaitGroup
+	var mu sync.Mutex
+	first := map[string]time.Time{} // when the first connection had its answer
+	for target, address := range addresses {
+		for range 5 {
+			meanwhile.Go(func() {
+				answer, err := say(address, "who\n")
+				if err != nil || answer == "" {
+					t.Errorf("a connection made while %s was away: %s: %q, %v", name, target, answer, err)
+					return
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				if first[target].IsZero() {
+					first[target] = time.Now()
+				}
+			})
+		}
+	}
+	back := startUntilServed(t, ctx, name)
+	meanwhile.Wait()
+	for target, p := range programs {
+		after := first[target].Sub(back)
+		t.Logf("%s: %s: connections went through %v after the route was back", name, target, after.Round(time.Millisecond))
+		if after > 2*time.Second { // one, and as much for a machine that is shared
+			t.Errorf("%s: too late by %v", target, after-time.Second)
+		}
+		who(t, addresses[target])
+		if n := strings.Count(p.stderr(), "\n"); n != 1 || !strings.Contains(p.stderr(), "lost connection to pod, reconnecting") {
+			t.Errorf("%s: told on stderr, where one line of the loss was wanted:\n%s", target, p.stderr())
+		}
+	}
+}
+
+// startUntilServed starts a component and returns when a program that starts afresh could forward: the route is back.
+func startUntilServed(t *testing.T, ctx context.Context, name cluster.Component) time.Time {
+	t.Helper()
+	if err := c.Start(ctx, name); err != nil {
+		t.Fatal(err)
+	}
+	if name != cluster.APIServer {
+		if err := c.WaitReady(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return time.Now()
+}
