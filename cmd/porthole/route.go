@@ -68,8 +68,10 @@ func (o *opener) openKubernetes(ctx context.Context, s spec) (*opened, error) {
 		return nil, err
 	}
 	var first opened
-	events := func(e kube.Event) {
+	lost := false
+	events := func(e kube.Event) { // one call at a time
 		told := routeEvent(s.name, e)
+		told.Again, lost = lost && e.Kind == kube.Ready, e.Kind != kube.Ready
 		if e.Kind == kube.Ready && first.ready.Kind == "" {
 			first.ready = told // within Open: nobody listens yet
 			return

@@ -47,7 +47,10 @@ func (s textStyle) listening(e forward.Event) string {
 }
 
 func (s textStyle) ready(e forward.Event) string {
-	if !s.verbose || e.Pod == "" {
+	switch {
+	case e.Again:
+		return fmt.Sprintf("porthole: %s: connected again, to pod %s", e.Target, e.Pod)
+	case !s.verbose || e.Pod == "":
 		return ""
 	}
 	return fmt.Sprintf("porthole: %s: connections go to pod %s", e.Target, e.Pod)
