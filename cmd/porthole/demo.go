@@ -68,7 +68,10 @@ func runDemo(cmd *cobra.Command, local uint16) (err error) {
 	introduce(cmd.OutOrStdout(), pod, listeners[0])
 	tell := newTeller(cmd.OutOrStdout(), cmd.ErrOrStderr(), textStyle{})
 	defer tell.close()
-	s := &session{fmt.Sprintf("pid://%d", pod.PID), ns, listeners, tell}
+	s := &session{name: fmt.Sprintf("pid://%d", pod.PID), route: ns, listeners: listeners, tell: tell}
+	for _, l := range listeners {
+		tell.event(forward.Event{Kind: forward.Listening, Target: s.name, Listen: l.Local, Remote: l.Remote})
+	}
 	return s.serve(cmd.Context())
 }
 

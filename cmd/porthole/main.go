@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"k8s.io/klog/v2"
 )
 
 // Exit codes.
@@ -32,6 +34,7 @@ func run() int {
 	// restored, the second ends the process.
 	defer context.AfterFunc(ctx, stop)()
 
+	klog.SetSlogLogger(slog.New(slog.DiscardHandler)) // client-go's; what matters comes as errors
 	return exit(newRoot().ExecuteContext(ctx))
 }
 

@@ -48,6 +48,8 @@ type opened struct {
 	route route
 	ports []target.Port // all of them numbered
 	ready forward.Event // to be told once there are listeners
+	// podPort is the pod's port that a service's stands for; nil where they are the same.
+	podPort func(port uint16) (uint16, error)
 }
 
 // open opens the route to a target.
@@ -59,7 +61,7 @@ func (o *opener) open(ctx context.Context, s spec) (*opened, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &opened{ns, s.Ports, forward.Event{Kind: forward.Ready, Target: s.name}}, nil
+	return &opened{route: ns, ports: s.Ports, ready: forward.Event{Kind: forward.Ready, Target: s.name}}, nil
 }
 
 func (o *opener) openKubernetes(ctx context.Context, s spec) (*opened, error) {
@@ -86,7 +88,7 @@ func (o *opener) openKubernetes(ctx context.Context, s spec) (*opened, error) {
 	if err := r.Open(ctx); err != nil {
 		return nil, kubectlWords(err)
 	}
-	first.route = r
+	first.route, first.podPort = r, r.PodPort
 	if first.ports, err = r.Ports(s.Ports); err != nil {
 		_ = r.Close()
 		return nil, err

@@ -21,7 +21,11 @@ type session struct {
 	route     route
 	listeners []*forward.Listener
 	tell      *teller
+	wait      time.Duration // how long a connection may wait for the route
 }
+
+// dialTime is what a connection may take to come up beside waiting.
+const dialTime = 10 * time.Second
 
 // run is `porthole forward`, parsed.
 func (f *forwarding) run(cmd *cobra.Command) error {
@@ -72,9 +76,13 @@ func (o *opener) session(ctx context.Context, sp spec) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &session{sp.name, to.route, listeners, o.tell}
+	s := &session{name: sp.name, route: to.route, listeners: listeners, tell: o.tell, wait: o.options.wait}
 	for _, l := range listeners {
-		s.tell.event(forward.Event{Kind: forward.Listening, Target: s.name, Listen: l.Local, Remote: l.Remote})
+		e := forward.Event{Kind: forward.Listening, Target: s.name, Listen: l.Local, Remote: l.Remote}
+		if to.podPort != nil {
+			e.PodPort, _ = to.podPort(l.Remote) // only for show: 0 if the pod is gone already
+		}
+		s.tell.event(e)
 	}
 	s.tell.event(to.ready)
 	return s, nil
@@ -94,7 +102,7 @@ func (s *session) serve(ctx context.Context) error {
 	defer watch.Wait()
 	defer stop(nil)
 
-	carrier := forward.Session{Name: s.name, Dialer: s.route, Events: s.tell.event, Drain: drain}
+	carrier := forward.Session{Name: s.name, Dialer: s.route, Events: s.tell.event, Drain: drain, DialTimeout: s.wait + dialTime}
 	if err := carrier.Run(inner, s.listeners); err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/netip"
@@ -39,7 +40,7 @@ func (s textStyle) line(e forward.Event) (out, err string) {
 }
 
 func (s textStyle) listening(e forward.Event) string {
-	line := fmt.Sprintf("Forwarding from %s -> %d", e.Listen, e.Remote)
+	line := fmt.Sprintf("Forwarding from %s -> %d", e.Listen, cmp.Or(e.PodPort, e.Remote))
 	if s.many {
 		line += " of " + e.Target
 	}

@@ -28,6 +28,7 @@ type Event struct {
 	Pod      string         // that connections go to from now on, where the target has pods
 	Listen   netip.AddrPort // local address that is listened on
 	Remote   uint16         // port at the target
+	PodPort  uint16         // of Listening: what Remote, a service's port, is at its pod now; 0 for the same
 	Again    bool           // of Ready: it could not be reached for a while
 	Client   netip.AddrPort // who connected
 	Sent     int64          // bytes delivered to the target

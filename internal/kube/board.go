@@ -14,10 +14,10 @@ type board struct {
 func newBoard() *board { return &board{changed: make(chan struct{})} }
 
 // look returns what is known, and a channel that is closed when it changes.
-func (b *board) look() (all []endpoint, err error, changed <-chan struct{}) {
+func (b *board) look() (all []endpoint, changed <-chan struct{}, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.all, b.err, b.changed
+	return b.all, b.changed, b.err
 }
 
 // set replaces what is known; nobody may change all afterwards.

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
+	"time"
 
 	"porthole.dev/porthole/internal/pipe"
 	"porthole.dev/porthole/internal/portforward"
@@ -20,18 +22,20 @@ type call struct {
 
 // run tries until a pod is reached, or it has waited long enough.
 func (c *call) run(parent context.Context) (pipe.Conn, error) {
-	r := c.route
+	r, began := c.route, time.Now()
 	ctx, cancel := context.WithTimeout(parent, r.Wait)
 	defer cancel()
 	for {
-		all, _, changed := r.board.look()
+		all, changed, _ := r.board.look()
 		e, ok := r.choice.next(all)
 		if ok {
 			conn, err := c.try(ctx, e)
 			if err == nil || final(err) {
 				return conn, err
 			}
-			c.err = err
+			if c.err == nil || ctx.Err() == nil {
+				c.err = err // and not that the last attempt was cut short
+			}
 			c.pause.wait(ctx, changed)
 		} else {
 			c.err = nil
@@ -44,20 +48,20 @@ func (c *call) run(parent context.Context) (pipe.Conn, error) {
 		switch {
 		case r.life.Err() != nil:
 			return nil, fmt.Errorf("%s: %w", r.subject.name, net.ErrClosed)
-		case parent.Err() != nil:
+		case errors.Is(parent.Err(), context.Canceled):
 			return nil, context.Cause(parent)
 		case ctx.Err() != nil:
-			return nil, &WaitError{Waited: r.Wait, Err: c.why(parent)}
+			return nil, &WaitError{Waited: time.Since(began).Round(100 * time.Millisecond), Err: c.why()}
 		}
 	}
 }
 
 // why is the reason for having waited in vain.
-func (c *call) why(ctx context.Context) error {
+func (c *call) why() error {
 	if c.err != nil {
 		return c.err
 	}
-	return c.route.why(ctx)
+	return c.route.why(c.route.life)
 }
 
 // try makes one attempt with one pod.
@@ -88,7 +92,7 @@ func (r *Route) reach(ctx context.Context, e endpoint, do func(*portforward.Clie
 		return conn, nil
 	}
 	var status *portforward.StatusError
-	if errors.As(err, &status) || errors.Is(err, context.DeadlineExceeded) {
+	if errors.As(err, &status) && status.Code >= http.StatusInternalServerError || errors.Is(err, context.DeadlineExceeded) {
 		r.choice.shun(e.uid)
 	}
 	return nil, r.Cluster.tunnelFailed(ctx, err, r.Namespace, e.pod)

@@ -20,6 +20,9 @@ import (
 	"k8s.io/client-go/util/connrotation"
 )
 
+// requestLimit is how long a request may take that nobody watches.
+const requestLimit = 10 * time.Second
+
 // Cluster is the way to one cluster's API server, as one user. Its methods are
 // safe to call at the same time, and any number of Routes may share it.
 type Cluster struct {
@@ -31,7 +34,9 @@ type Cluster struct {
 	tunnels http.RoundTripper    // what portforward.Client takes
 	limit   time.Duration        // --request-timeout, or 0
 	plugin  bool                 // credentials come from a plugin
-	params  runtime.ParameterCodec
+	// impersonated is the user that requests are made as, or "".
+	impersonated string
+	params       runtime.ParameterCodec
 }
 
 // Open reads the kubeconfig; it does not ask the server anything yet. Close the
@@ -44,6 +49,7 @@ func Open(c *Config) (*Cluster, error) {
 	k := &Cluster{Server: config.Host, Namespace: namespace, conns: connrotation.NewDialer(dial)}
 	k.limit, config.Timeout = config.Timeout, 0 // as rest.Config has it, watches would end too
 	k.plugin = config.ExecProvider != nil || config.AuthProvider != nil
+	k.impersonated = config.Impersonate.UserName
 	config.WarningHandler = rest.NoWarnings{}
 	config.QPS = -1 // what this package asks is little, and its connections wait for it
 	if err := k.connectAPI(config); err != nil {

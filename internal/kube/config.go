@@ -8,7 +8,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/pflag"
 	// Kubeconfig files may still name this provider; all others are exec plugins now.
@@ -56,7 +55,9 @@ func (c *Config) In(context, namespace string) *Config {
 
 // SPDYOnly reports whether the environment asks for SPDY without WebSocket, by
 // the variable that kubectl has for it.
-func SPDYOnly() bool { return os.Getenv("KUBECTL_PORT_FORWARD_WEBSOCKETS") == "false" }
+func SPDYOnly() bool {
+	return strings.EqualFold(os.Getenv("KUBECTL_PORT_FORWARD_WEBSOCKETS"), "false")
+}
 
 // load reads the files. Errors: ErrNoConfig, *ContextError.
 func (c *Config) load() (config *rest.Config, namespace string, err error) {
@@ -103,6 +104,3 @@ func parseExtra(pairs []string) (map[string][]string, error) {
 	}
 	return extra, nil
 }
-
-// requestLimit is how long a request may take that nobody watches.
-const requestLimit = 10 * time.Second

@@ -12,10 +12,10 @@ import (
 var (
 	ErrNoConfig        = errors.New("no kubeconfig")
 	ErrNoContext       = errors.New("no such context in the kubeconfig")                 // *ContextError
-	ErrUnreachable     = errors.New("the API server cannot be reached")                  // *ServerError
-	ErrCertificate     = errors.New("the API server's certificate is not to be trusted") // *ServerError
+	ErrUnreachable     = errors.New("cannot be reached")                                 // *ServerError
+	ErrCertificate     = errors.New("certificate is not to be trusted")                  // *ServerError
 	ErrCredentials     = errors.New("no credentials to be had")                          // *ServerError
-	ErrUnauthorized    = errors.New("the API server does not accept the credentials")    // *ServerError
+	ErrUnauthorized    = errors.New("does not accept the credentials")                   // *ServerError
 	ErrForbidden       = errors.New("forbidden")                                         // *ForbiddenError
 	ErrNotFound        = errors.New("not found")                                         // *NotFoundError
 	ErrUnknownResource = errors.New("the server has no such type of resource")           // *ResourceError
@@ -23,7 +23,7 @@ var (
 	ErrNoSelector      = errors.New("the service has no selector, and leads to no pods") // *SelectorError
 	ErrNotReady        = errors.New("no pod is ready")                                   // *NotReadyError
 	ErrNoPort          = errors.New("no such port")                                      // *PortError
-	ErrNotTCP          = errors.New("Kubernetes forwards TCP ports only")                // *PortError
+	ErrNotTCP          = errors.New("only TCP ports can be forwarded")                   // *PortError
 	ErrWaited          = errors.New("waited in vain")                                    // *WaitError
 )
 
@@ -50,8 +50,10 @@ type ServerError struct {
 	Err    error
 }
 
+// Error has one line; a plugin's advice may be many more.
 func (e *ServerError) Error() string {
-	return fmt.Sprintf("%v at %s: %v", e.Kind, e.Server, e.Err)
+	first, _, _ := strings.Cut(e.Err.Error(), "\n")
+	return fmt.Sprintf("API server %s: %v: %s", e.Server, e.Kind, first)
 }
 
 func (e *ServerError) Unwrap() []error { return []error{e.Kind, e.Err} }
@@ -61,7 +63,7 @@ func (e *ServerError) Unwrap() []error { return []error{e.Kind, e.Err} }
 type ForbiddenError struct {
 	Verb      string // such as get
 	Resource  string // such as pods/portforward or endpointslices.discovery.k8s.io
-	Namespace string
+	Namespace string // "" for the whole cluster, where it takes a cluster role
 	Name      string // of the object, "" for all
 	User      string // whom the server takes the user for, "" if it does not tell
 }
@@ -71,7 +73,11 @@ func (e *ForbiddenError) Error() string {
 	if e.User != "" {
 		who = fmt.Sprintf("user %q", e.User)
 	}
-	return fmt.Sprintf("forbidden: %s cannot %s %s in namespace %s", who, e.Verb, e.Resource, e.Namespace)
+	text := fmt.Sprintf("%s may not %s %s", who, e.Verb, e.Resource)
+	if e.Namespace != "" {
+		return fmt.Sprintf("%s in namespace %s: %v", text, e.Namespace, ErrForbidden)
+	}
+	return fmt.Sprintf("%s: %v", text, ErrForbidden)
 }
 
 func (e *ForbiddenError) Unwrap() error { return ErrForbidden }

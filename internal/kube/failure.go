@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"slices"
 	"syscall"
 	"time"
 
@@ -47,7 +46,7 @@ func (c *Cluster) failed(ctx context.Context, err error, a act) error {
 	case err == nil || errors.Is(err, context.Canceled):
 		return err
 	case apierrors.IsForbidden(err):
-		return c.forbidden(ctx, err, a)
+		return c.forbidden(ctx, a)
 	case apierrors.IsUnauthorized(err):
 		return &ServerError{Server: c.Server, Kind: ErrUnauthorized, Err: err}
 	case errors.As(err, &status):
@@ -56,16 +55,14 @@ func (c *Cluster) failed(ctx context.Context, err error, a act) error {
 	return c.unanswered(err)
 }
 
-// forbidden says what is forbidden, which for one who impersonates may be that.
-func (c *Cluster) forbidden(ctx context.Context, err error, a act) error {
-	var status apierrors.APIStatus
-	if errors.As(err, &status) && status.Status().Details != nil {
-		kind := status.Status().Details.Kind
-		if slices.Contains([]string{"users", "groups", "uids", "userextras", "serviceaccounts"}, kind) {
-			return fmt.Errorf("impersonate %s: %w: %w", kind, ErrForbidden, err)
-		}
+// forbidden says what is forbidden. One who may not impersonate may not even ask
+// who they are, and is told neither from the other by the server's answer.
+func (c *Cluster) forbidden(ctx context.Context, a act) error {
+	user := c.whoami(ctx)
+	if user == "" && c.impersonated != "" {
+		return &ForbiddenError{Verb: "impersonate", Resource: "users", Name: c.impersonated}
 	}
-	return &ForbiddenError{Verb: a.verb, Resource: a.on(), Namespace: a.namespace, Name: a.name, User: c.whoami(ctx)}
+	return &ForbiddenError{Verb: a.verb, Resource: a.on(), Namespace: a.namespace, Name: a.name, User: user}
 }
 
 // whoami is whom the server takes the user for, or "".
@@ -122,7 +119,7 @@ func isNetwork(err error) bool {
 func (c *Cluster) tunnelFailed(ctx context.Context, err error, namespace, pod string) error {
 	var status *portforward.StatusError
 	if !errors.As(err, &status) {
-		if ctx.Err() != nil || errors.Is(err, portforward.ErrTunnel) {
+		if errors.Is(err, context.Canceled) || errors.Is(err, portforward.ErrTunnel) || errors.Is(err, net.ErrClosed) {
 			return err
 		}
 		return c.unanswered(err)
@@ -131,7 +128,7 @@ func (c *Cluster) tunnelFailed(ctx context.Context, err error, namespace, pod st
 	case http.StatusUnauthorized:
 		return &ServerError{Server: c.Server, Kind: ErrUnauthorized, Err: err}
 	case http.StatusForbidden:
-		return &ForbiddenError{Verb: "create", Resource: "pods/portforward", Namespace: namespace, Name: pod, User: c.whoami(ctx)}
+		return c.forbidden(ctx, act{"create", podResource().GroupResource(), "portforward", namespace, pod})
 	}
 	return err
 }

@@ -14,7 +14,8 @@ import (
 // resource is a type of objects that can be targets.
 type resource struct {
 	schema.GroupVersionResource
-	scale bool // it has a scale subresource
+	scale   bool // it has a scale subresource
+	cluster bool // its objects are in no namespace
 }
 
 // builtin knows the resources that are in every cluster, by all their names, so
@@ -65,7 +66,11 @@ func (c *Cluster) lookUp(ctx context.Context, name string) (resource, error) {
 		groups = append(groups, more...)
 	}
 	for _, match := range []func(apidiscovery.APIResourceDiscovery, string) bool{isNamed, isShort} {
-		if r, ok := search(groups, name, match); ok {
+		r, ok := search(groups, name, match)
+		if r.cluster {
+			return r, &ResourceError{Resource: name, Kind: ErrNoPods}
+		}
+		if ok {
 			return r, nil
 		}
 	}
@@ -99,7 +104,7 @@ func search(groups []apidiscovery.APIGroupDiscovery, name string, match func(api
 				continue
 			}
 			for _, r := range v.Resources {
-				if r.Scope == apidiscovery.ScopeNamespace && match(r, name) {
+				if match(r, name) {
 					return found(g.Name, v.Version, r), true
 				}
 			}
@@ -113,6 +118,7 @@ func found(group, version string, r apidiscovery.APIResourceDiscovery) resource 
 	return resource{
 		GroupVersionResource: schema.GroupVersionResource{Group: group, Version: version, Resource: r.Resource},
 		scale:                slices.ContainsFunc(r.Subresources, isScale),
+		cluster:              r.Scope == apidiscovery.ScopeCluster,
 	}
 }
 

@@ -106,7 +106,7 @@ func (r *Route) open(ctx context.Context) (err error) {
 	if err := r.await(ctx); err != nil {
 		return err
 	}
-	pod, err := r.connect(ctx)
+	pod, err := r.first(ctx)
 	if err != nil {
 		return err
 	}
@@ -114,6 +114,21 @@ func (r *Route) open(ctx context.Context) (err error) {
 	r.work.Go(func() { r.keep(pod) })
 	r.work.Go(r.sweep)
 	return nil
+}
+
+// first opens the first tunnel. Where a node refuses, other pods are tried.
+func (r *Route) first(ctx context.Context) (pod string, err error) {
+	tried := map[types.UID]bool{}
+	for {
+		e, ok := r.likely()
+		if tried[e.uid] || !ok && err != nil {
+			return "", err
+		}
+		tried[e.uid] = true
+		if pod, err = r.connect(ctx); err == nil {
+			return pod, nil
+		}
+	}
 }
 
 // Close ends the Route and everything of it; connections that live are reset. It
@@ -142,10 +157,14 @@ func (r *Route) client(pod string) *portforward.Client {
 // Ports fills in the numbers of ports that have names, and checks all of them. A
 // service's ports keep their numbers, and Dial takes those; a name that a pod's
 // container gives is looked up again at each pod that connections go to.
-// Errors: *PortError.
+// Errors: *PortError, *NotReadyError.
 func (r *Route) Ports(given []target.Port) ([]target.Port, error) {
 	declared, service := r.subject.ports, r.subject.service != nil
-	if e, ok := r.likely(); ok && !service {
+	if !service {
+		e, ok := r.likely()
+		if !ok {
+			return nil, r.notReady(nil)
+		}
 		declared = e.ports
 	}
 	all := make([]target.Port, 0, len(given))

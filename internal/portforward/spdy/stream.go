@@ -1,6 +1,7 @@
 package spdy
 
 import (
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -126,10 +127,9 @@ func (s *Stream) CloseWrite() error {
 // is reset without FIN. Further calls do nothing.
 func (s *Stream) Close() error {
 	lost := s.in.close()
-	switch s.conn.send.finish(s) {
-	case nil:
+	if err := s.conn.send.finish(s); err == nil {
 		s.conn.finished(s, sending)
-	case errCut:
+	} else if errors.Is(err, errCut) {
 		lost = true
 	}
 	if lost {

@@ -46,7 +46,6 @@ func TestAllowed(t *testing.T) {
 			port := map[bool]int{true: 80, false: 8080}[strings.HasPrefix(target, "svc/")]
 			p := start(t, "forward", "--kubeconfig", kubeconfig, target, fmt.Sprintf(":%d", port))
 			who(t, p.address(t, 0))
-			p.interrupt(t)
 			if p.stderr() != "" {
 				t.Errorf("stderr: %s", p.stderr())
 			}
@@ -70,9 +69,12 @@ func TestForbidden(t *testing.T) {
 			args := []string{"--kubeconfig", kubeconfig, each.target, ":80"}
 			line := wantFailure(t, append([]string{"forward"}, args...)...)
 			wantParts(t, line, "forbidden", fmt.Sprintf("user %q", each.user), "namespace default",
-				fmt.Sprintf("cannot %s %s ", each.verb, each.resource),
+				fmt.Sprintf(" %s %s ", each.verb, each.resource),
 				fmt.Sprintf("`kubectl create role porthole --verb=%s --resource=%s --namespace=default`", each.verb, each.resource))
 			if each.verb == "create" {
+				reference := startCommand(t, command(c.KubectlPath(), append([]string{"port-forward"}, args...)...))
+				reference.exit(t)
+				wantParts(t, reference.stderr(), "error upgrading connection")
 				wantParts(t, line, "error upgrading connection")
 			}
 		})
@@ -101,7 +103,7 @@ func TestHint(t *testing.T) {
 
 // word is the verb of a line that says what is forbidden.
 func word(line string) string {
-	_, after, _ := strings.Cut(line, "cannot ")
+	_, after, _ := strings.Cut(line, "--verb=")
 	verb, _, _ := strings.Cut(after, " ")
 	return verb
 }

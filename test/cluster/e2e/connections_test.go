@@ -19,6 +19,7 @@ import (
 func wantDownload(t *testing.T, address string, n int64) {
 	t.Helper()
 	conn := dial(t, address)
+	defer conn.Close()
 	if _, err := fmt.Fprintf(conn, "download %d\n", n); err != nil {
 		t.Fatal(err)
 	}
@@ -36,6 +37,7 @@ func wantDownload(t *testing.T, address string, n int64) {
 func wantUpload(t *testing.T, address string, n int64) {
 	t.Helper()
 	conn := dial(t, address)
+	defer conn.Close()
 	if _, err := fmt.Fprintf(conn, "upload %d\n", n); err != nil {
 		t.Fatal(err)
 	}
@@ -241,6 +243,36 @@ func taken(t *testing.T, address string) string {
 		time.Sleep(50 * time.Millisecond)
 	}
 	return "-1"
+}
+
+// TestEndOfFile holds that a client that leaves the end to the server, as one of HTTP/1.0 does, waits for it no longer
+// than with kubectl. containerd tells of the end after a second only.
+func TestEndOfFile(t *testing.T) {
+	needCluster(t)
+	kubectls := endAfter(t, startCommand(t, command(c.KubectlPath(), "port-forward", "pod/solo", ":8080")).address(t, 0))
+	ours := endAfter(t, start(t, "forward", "solo", ":8080").address(t, 0))
+	t.Logf("from the answer to the end: %v, kubectl's %v", ours, kubectls)
+	if ours > kubectls+500*time.Millisecond {
+		t.Errorf("the end comes %v after the answer, kubectl's after %v", ours, kubectls)
+	}
+}
+
+// endAfter is how long after its last byte the end of an answer comes.
+func endAfter(t *testing.T, address string) time.Duration {
+	t.Helper()
+	conn := dial(t, address)
+	defer conn.Close()
+	if _, err := io.WriteString(conn, "who\n"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(conn, make([]byte, len("solo 8080\n"))); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	if n, err := conn.Read(make([]byte, 1)); err != io.EOF {
+		t.Fatalf("%d bytes more, %v", n, err)
+	}
+	return time.Since(began).Round(time.Millisecond)
 }
 
 // bulk is how much is carried in each direction.

@@ -99,7 +99,7 @@ func TestStreams(t *testing.T) {
 	tunnelled := func() string {
 		var lines []string
 		for line := range strings.Lines(kubectl(t, ctx, "get", "--raw", "/metrics")) {
-			if strings.HasPrefix(line, "apiserver_stream_tunnel_requests_total") {
+			if strings.HasPrefix(line, "apiserver_websocket_streaming_requests_total") {
 				lines = append(lines, line)
 			}
 		}

@@ -62,14 +62,18 @@ func restart(t *testing.T, ctx context.Context, name cluster.Component) {
 	back := startUntilServed(t, ctx, name)
 	meanwhile.Wait()
 	for target, p := range programs {
+		if first[target].IsZero() {
+			continue // told above
+		}
 		after := first[target].Sub(back)
 		t.Logf("%s: %s: connections went through %v after the route was back", name, target, after.Round(time.Millisecond))
 		if after > 2*time.Second { // one, and as much for a machine that is shared
 			t.Errorf("%s: too late by %v", target, after-time.Second)
 		}
 		who(t, addresses[target])
-		if n := strings.Count(p.stderr(), "\n"); n != 1 || !strings.Contains(p.stderr(), "lost connection to pod, reconnecting") {
-			t.Errorf("%s: told on stderr, where one line of the loss was wanted:\n%s", target, p.stderr())
+		// The node does not tell of containerd's end: that may be over before it is noticed.
+		if n := strings.Count(p.stderr(), "lost connection to pod, reconnecting"); n > 1 || n == 0 && name != cluster.Containerd {
+			t.Errorf("%s: told %d times of the loss:\n%s", target, n, p.stderr())
 		}
 	}
 }

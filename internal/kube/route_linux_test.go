@@ -12,11 +12,15 @@ import (
 	"testing"
 	"time"
 
+	"porthole.dev/porthole/internal/forward"
 	"porthole.dev/porthole/internal/kube"
 	"porthole.dev/porthole/internal/pipe"
+	"porthole.dev/porthole/internal/portforward"
 	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/testenv"
 )
+
+var _ forward.Dialer = (*kube.Route)(nil)
 
 // journey is a Route in a test.
 type journey struct {
@@ -155,9 +159,13 @@ func TestWorkloads(t *testing.T) {
 	n.create("replicationcontrollers", object{"metadata": object{"name": "web"}, "spec": object{
 		"selector": object{"app": "web"}, "template": object{"metadata": object{"labels": object{"app": "web"}},
 			"spec": object{"containers": []object{{"name": "main", "image": "main"}}}}}})
+	n.create("jobs", object{"metadata": object{"name": "web"}, "spec": object{
+		"manualSelector": true, "selector": object{"matchLabels": object{"app": "web"}},
+		"template": object{"metadata": object{"labels": object{"app": "web"}}, "spec": object{"restartPolicy": "Never",
+			"containers": []object{{"name": "main", "image": "main"}}}}}})
 	for _, to := range []string{
 		"deploy/web", "deployment/web", "deployments.apps/web", "deployments.v1.apps/web",
-		"rs/web", "sts/web", "ds/web", "rc/web",
+		"rs/web", "sts/web", "ds/web", "rc/web", "job/web",
 	} {
 		t.Run(to, func(t *testing.T) {
 			j := n.opened(t, "admin", to)
@@ -224,7 +232,7 @@ func TestTerminatingPodKeepsItsConnections(t *testing.T) {
 	j.awaitStory("ready " + pod + ", ready " + other)
 	echoes(t, conn)
 	n.kill(pod)
-	if _, err := conn.Read(make([]byte, 1)); err == nil || err == io.EOF {
+	if _, err := conn.Read(make([]byte, 1)); err == nil || errors.Is(err, io.EOF) {
 		t.Errorf("reading from a pod that is gone: %v, want an error", err)
 	}
 }
@@ -309,7 +317,7 @@ func TestAPIServerRestarts(t *testing.T) {
 		}
 		waiting <- err
 	}()
-	if err := n.apiServer.start(); err != nil {
+	if err := n.start(); err != nil {
 		t.Fatal(err)
 	}
 	ready := time.Now()
@@ -327,20 +335,32 @@ func TestAPIServerRestarts(t *testing.T) {
 	j.awaitStory("ready web-1, reconnecting, ready web-1, ready web-2")
 }
 
-// The node cannot be reached, but the API server has not noticed.
+// A node refuses, but the API server takes its pod for ready.
 func TestNodeFails(t *testing.T) {
 	n := newNamespace(t)
-	n.newReady("web-1")
 	n.newWorkload("deployments", "web", 1)
-	j := n.opened(t, "admin", "deploy/web")
-	n.tellNode(t, "down")
-	// What is open goes on; a new tunnel cannot be had.
-	n.newReady("db")
-	other := n.route(t, "admin", "pod/db")
-	if err := other.Open(t.Context()); err == nil {
-		t.Error("opened a route through a node that refuses")
+	n.newReady("web-1")
+	n.tellNode(t, "down", "web-1")
+	var refused *portforward.StatusError
+	if err := n.route(t, "admin", "deploy/web").Open(t.Context()); !errors.As(err, &refused) || refused.Code != 500 {
+		t.Errorf("Open = %v, want the node's refusal", err)
 	}
-	j.want(80, "web-1:80")
+	n.newReady("web-2")
+	n.opened(t, "admin", "deploy/web").want(80, "web-2:80")
+
+	// The service's connections go on with those that can be reached.
+	n.newService(nil)
+	n.setSlice(8080, member{pod: "web-1", ready: true}, member{pod: "web-2", ready: true})
+	j := n.opened(t, "admin", "svc/web")
+	if got := fmt.Sprint(j.pods(80, 6)); got != "[web-2:8080]" {
+		t.Errorf("connections come to %s", got)
+	}
+	if strings.Contains(j.story(), ",") {
+		t.Errorf("told %q, want nothing but ready", j.story())
+	}
+	n.tellNode(t, "up", "web-1")
+	time.Sleep(6 * time.Second) // until it is tried again
+	j.eventually("[web-1:8080 web-2:8080]")
 }
 
 func TestCloseEndsDial(t *testing.T) {

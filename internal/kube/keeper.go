@@ -27,7 +27,7 @@ func (r *Route) keep(pod string) {
 	var pause backoff
 	up := true
 	for {
-		_, _, changed := r.board.look()
+		_, changed, _ := r.board.look()
 		now, err := r.connect(r.life)
 		if r.life.Err() != nil {
 			return
@@ -50,10 +50,12 @@ func (r *Route) keep(pod string) {
 	}
 }
 
-// lost tells that the route is broken, and lets go of what may hang on it.
+// lost tells that the route is broken. Unless that is for want of pods, what is
+// known of them may be old, and its connections as dead as the tunnel: they are
+// made anew, and all is asked again.
 func (r *Route) lost(err error) {
 	r.emit(Event{Kind: Reconnecting, Err: err})
-	if errors.Is(err, ErrUnreachable) || errors.Is(err, portforward.ErrTunnel) {
+	if !errors.Is(err, ErrNotReady) {
 		r.Cluster.drop()
 	}
 }
@@ -77,7 +79,7 @@ func (r *Route) rest(pause *backoff, up bool, changed <-chan struct{}) {
 // connect opens tunnels where connections are likely to go next, unless there are
 // some, and returns the first pod that has one. It fails if none has.
 func (r *Route) connect(ctx context.Context) (pod string, err error) {
-	all, err, _ := r.board.look()
+	all, _, err := r.board.look()
 	pods := r.choice.probable(all, maxWarm, r.tunnels.used)
 	if len(pods) == 0 && err == nil {
 		err = r.notReady(all)

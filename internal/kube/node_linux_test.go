@@ -27,7 +27,7 @@ const nodeVar = "PORTHOLE_TEST_NODE"
 // code that answers is the stock runtime's. It has the pods of all namespaces.
 type node struct {
 	mu   sync.Mutex
-	down map[string]bool // namespaces of which it refuses to forward
+	down map[string]bool // NAMESPACE/POD to which it refuses to forward
 }
 
 // runNode serves until the test that started it is gone.
@@ -37,23 +37,22 @@ func runNode() {
 	_, _ = io.Copy(io.Discard, os.Stdin)
 }
 
-// ServeHTTP answers POST /portForward/NAMESPACE/POD, and /down and /up for tests.
+// ServeHTTP answers POST /portForward/NAMESPACE/POD, and tests that set whether it does.
 func (n *node) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	parts := strings.Split(r.URL.Path, "/")
+	verb, pod, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
 	n.mu.Lock()
-	switch parts[1] {
-	case "down", "up":
-		n.down[parts[2]] = parts[1] == "down"
-		n.mu.Unlock()
-		return
+	down := n.down[pod]
+	if verb != "portForward" {
+		n.down[pod] = verb == "down"
 	}
-	down := n.down[parts[2]]
 	n.mu.Unlock()
-	if down {
+	switch _, name, _ := strings.Cut(pod, "/"); {
+	case verb != "portForward":
+	case down:
 		http.Error(w, "the runtime is not there", http.StatusInternalServerError)
-		return
+	default:
+		portforward.ServePortForward(w, r, pods{}, name, "", nil, time.Hour, time.Minute, []string{"portforward.k8s.io"})
 	}
-	portforward.ServePortForward(w, r, pods{}, parts[3], "", nil, time.Hour, time.Minute, []string{"portforward.k8s.io"})
 }
 
 type pods struct{}
@@ -93,11 +92,11 @@ func startNode() (port int, end func(), err error) {
 	return port, func() { _ = stdin.Close(); _ = cmd.Wait() }, err
 }
 
-// tellNode sets whether the node forwards to the namespace's pods.
-func (n *namespace) tellNode(t testing.TB, state string) {
+// tellNode sets whether the node forwards to a pod: up or down.
+func (n *namespace) tellNode(t testing.TB, state, pod string) {
 	t.Helper()
 	client := http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true}}
-	resp, err := client.Get(fmt.Sprintf("https://127.0.0.1:%d/%s/%s", n.nodePort, state, n.name))
+	resp, err := client.Get(fmt.Sprintf("https://127.0.0.1:%d/%s/%s/%s", n.nodePort, state, n.name, pod))
 	if err != nil {
 		t.Fatal(err)
 	}

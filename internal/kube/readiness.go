@@ -24,9 +24,9 @@ func (r *Route) await(ctx context.Context) error {
 	defer cancel()
 	tick := time.NewTicker(tellAfter)
 	defer tick.Stop()
-	var tell <-chan time.Time = time.After(tellAfter)
+	tell := time.After(tellAfter)
 	for {
-		all, _, changed := r.board.look()
+		all, changed, _ := r.board.look()
 		if anyReady(all) {
 			return nil
 		}
@@ -71,7 +71,7 @@ func (r *Route) notReady(all []endpoint) *NotReadyError {
 
 // why is notReady with all that can be found out, or why nothing can.
 func (r *Route) why(ctx context.Context) error {
-	all, err, _ := r.board.look()
+	all, _, err := r.board.look()
 	if err != nil {
 		return err
 	}

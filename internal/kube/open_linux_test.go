@@ -116,7 +116,7 @@ func TestNotATarget(t *testing.T) {
 	for to, want := range map[string]error{
 		"cm/web":             kube.ErrNoPods,
 		"configmaps/web":     kube.ErrNoPods,
-		"nodes/node":         kube.ErrUnknownResource,
+		"nodes/node":         kube.ErrNoPods,
 		"nope/web":           kube.ErrUnknownResource,
 		"pods.example/web":   kube.ErrUnknownResource,
 		"deploy.example/web": kube.ErrUnknownResource,
@@ -207,7 +207,6 @@ func TestServerErrors(t *testing.T) {
 		want   error
 	}{
 		"unreachable":  {func(c *kube.Config) { c.Overrides.ClusterInfo.Server = "https://" + l.Addr().String() }, kube.ErrUnreachable},
-		"no such host": {func(c *kube.Config) { c.Overrides.ClusterInfo.Server = "https://nowhere.invalid" }, kube.ErrUnreachable},
 		"unauthorized": {func(c *kube.Config) { c.Overrides.AuthInfo.Token = "expired" }, kube.ErrUnauthorized},
 		"certificate":  {func(c *kube.Config) { c.Overrides.ClusterInfo.TLSServerName = "other" }, kube.ErrCertificate},
 		"plugin": {func(c *kube.Config) {

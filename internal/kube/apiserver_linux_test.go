@@ -80,7 +80,7 @@ func newAPIServer(t *testing.T) *apiServer {
 // users are those that the API server knows, by a token that is "token-" and their
 // name. All but admin may do only what RBAC grants them.
 func users() []string {
-	return []string{"admin", "nobody", "poduser", "watchuser", "svcuser", "svcpods", "deployuser", "legacy"}
+	return []string{"admin", "nobody", "poduser", "svcuser", "svcpods", "expiring"}
 }
 
 func startAPIServer() (*apiServer, error) {
