@@ -19,7 +19,13 @@ type group struct {
 	started sync.WaitGroup // until each was tried once
 	mu      sync.Mutex
 	open    []*session // that were open when all had been tried
-	failed  []error
+	failed  []failure
+}
+
+// failure is a forward that could not be opened.
+type failure struct {
+	place string // FILE:LINE: NAME
+	err   error
 }
 
 func newGroup(f *forwarding, o *opener) *group { return &group{options: f, opener: o} }
@@ -38,10 +44,10 @@ func (g *group) run(ctx context.Context) error {
 	}
 	g.started.Wait()
 	if len(g.open) == 0 {
-		return interrupted(ctx, errors.Join(g.failed...))
+		return interrupted(ctx, g.failures())
 	}
-	for _, err := range g.failed {
-		g.opener.tell.event(forward.Event{Kind: forward.Reconnecting, Target: g.options.file, Err: err})
+	for _, f := range g.failed {
+		g.opener.tell.event(forward.Event{Kind: forward.Waiting, Target: f.place, Err: f.err})
 	}
 	var listeners []*forward.Listener
 	for _, s := range g.open {
@@ -72,7 +78,7 @@ func (g *group) wait(ctx context.Context, listeners []*forward.Listener) error {
 // live is one forward's life.
 func (g *group) live(ctx context.Context, sp spec, serve <-chan struct{}) {
 	s, err := g.opener.session(ctx, sp)
-	g.note(s, g.placed(sp, err))
+	g.note(sp, s, err)
 	g.started.Done()
 	select {
 	case <-serve:
@@ -103,11 +109,11 @@ func pause(ctx context.Context) {
 	}
 }
 
-func (g *group) note(s *session, err error) {
+func (g *group) note(sp spec, s *session, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if err != nil {
-		g.failed = append(g.failed, err)
+		g.failed = append(g.failed, failure{g.place(sp), err})
 		return
 	}
 	g.open = append(g.open, s)
@@ -115,14 +121,20 @@ func (g *group) note(s *session, err error) {
 
 func (g *group) tellAgain(ctx context.Context, sp spec, err error) {
 	if err != nil && ctx.Err() == nil {
-		g.opener.tell.event(forward.Event{Kind: forward.Reconnecting, Target: sp.name, Err: g.placed(sp, err)})
+		g.opener.tell.event(forward.Event{Kind: forward.Reconnecting, Target: g.place(sp), Err: err})
 	}
 }
 
-// placed says where in the file a forward stands that failed.
-func (g *group) placed(sp spec, err error) error {
-	if err == nil {
-		return nil
+// place says where in the file a forward stands.
+func (g *group) place(sp spec) string {
+	return fmt.Sprintf("%s:%d: %s", g.options.file, sp.Line, sp.name)
+}
+
+// failures are all that could not be opened, as one error.
+func (g *group) failures() error {
+	var all []error
+	for _, f := range g.failed {
+		all = append(all, fmt.Errorf("%s: %w", f.place, f.err))
 	}
-	return fmt.Errorf("%s:%d: %s: %w", g.options.file, sp.Line, sp.name, err)
+	return errors.Join(all...)
 }

@@ -99,8 +99,9 @@ func (o *opener) openKubernetes(ctx context.Context, s spec) (*opened, error) {
 // kubectlWords puts the words before an error that scripts written for kubectl look for.
 func kubectlWords(err error) error {
 	var status *portforward.StatusError
+	var forbidden *kube.ForbiddenError
 	switch {
-	case errors.As(err, &status):
+	case errors.As(err, &status), errors.As(err, &forbidden) && forbidden.Resource == "pods/portforward":
 		return fmt.Errorf("error upgrading connection: %w", err)
 	case errors.Is(err, kube.ErrNotReady):
 		return fmt.Errorf("unable to forward: %w", err)

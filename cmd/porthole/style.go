@@ -3,11 +3,13 @@ package main
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"time"
 
 	"porthole.dev/porthole/internal/forward"
+	"porthole.dev/porthole/internal/portforward"
 )
 
 // textStyle is kubectl's lines on stdout, which scripts read, and words for a
@@ -24,7 +26,7 @@ func (s textStyle) line(e forward.Event) (out, err string) {
 	case forward.Opened:
 		return fmt.Sprintf("Handling connection for %d", e.Listen.Port()), ""
 	case forward.Failed:
-		return "", fmt.Sprintf("porthole: connection for %d: %s port %d: %s", e.Listen.Port(), e.Target, e.Remote, words(e.Err))
+		return "", failed(e)
 	case forward.Waiting:
 		return "", fmt.Sprintf("porthole: %s: waiting: %s", e.Target, words(e.Err))
 	case forward.Reconnecting:
@@ -57,7 +59,16 @@ func (s textStyle) ready(e forward.Event) string {
 	return fmt.Sprintf("porthole: %s: connections go to pod %s", e.Target, e.Pod)
 }
 
+func failed(e forward.Event) string {
+	return fmt.Sprintf("porthole: connection for %d: %s port %d: %s", e.Listen.Port(), e.Target, e.Remote, words(e.Err))
+}
+
 func (s textStyle) closed(e forward.Event) string {
+	// Bytes go to a pod before it has said whether it takes them.
+	var refused *portforward.PortError
+	if errors.As(e.Err, &refused) {
+		return failed(e)
+	}
 	if !s.verbose {
 		return ""
 	}

@@ -88,7 +88,8 @@ func grant(e *kube.ForbiddenError) string {
 	if user == "" {
 		user = "USER"
 	}
-	return fmt.Sprintf("`kubectl create role porthole --verb=%s --resource=%s --namespace=%s` and "+
-		"`kubectl create rolebinding porthole --role=porthole --user=%s --namespace=%s` grant it",
-		e.Verb, e.Resource, e.Namespace, user, e.Namespace)
+	name := "porthole-" + strings.NewReplacer("/", "-", ".", "-").Replace(e.Verb+"-"+e.Resource)
+	return fmt.Sprintf("`kubectl create role %[1]s --verb=%[2]s --resource=%[3]s --namespace=%[4]s` and "+
+		"`kubectl create rolebinding %[1]s --role=%[1]s --user=%[5]s --namespace=%[4]s` grant it",
+		name, e.Verb, e.Resource, e.Namespace, user)
 }

@@ -105,7 +105,13 @@ type ResourceError struct {
 	Kind     error  // ErrUnknownResource or ErrNoPods
 }
 
-func (e *ResourceError) Error() string { return fmt.Sprintf("%s: %v", e.Resource, e.Kind) }
+func (e *ResourceError) Error() string {
+	if errors.Is(e.Kind, ErrNoPods) {
+		return e.Resource + " " + ErrNoPods.Error()
+	}
+	return fmt.Sprintf("%s: %v", e.Resource, e.Kind)
+}
+
 func (e *ResourceError) Unwrap() error { return e.Kind }
 
 // SelectorError says that a service leads somewhere else than to pods.

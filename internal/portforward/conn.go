@@ -49,7 +49,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 	switch {
 	case err == nil || errors.Is(err, os.ErrDeadlineExceeded):
 		return n, err
-	case err == io.EOF:
+	case err == io.EOF: //nolint:errorlint // itself: a tunnel that ended in one is something else
 		return n, c.end()
 	}
 	return n, c.explain(err)
@@ -60,7 +60,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 func (c *Conn) WriteTo(w io.Writer) (int64, error) {
 	n, err := c.data.WriteTo(w)
 	if err == nil {
-		if err = c.end(); err == io.EOF {
+		if err = c.end(); err == io.EOF { //nolint:errorlint // as in Read
 			err = nil
 		}
 	} else {

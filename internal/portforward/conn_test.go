@@ -221,7 +221,7 @@ func TestServerIsThrough(t *testing.T) {
 	}).client(t), 80)
 	defer conn.Close()
 	mustRead(t, conn, "bye")
-	if n, err := conn.Read(make([]byte, 1)); err != io.EOF {
+	if n, err := conn.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Fatalf("read %d, %v", n, err)
 	}
 	if _, err := conn.Write([]byte("x")); !errors.Is(err, syscall.EPIPE) {

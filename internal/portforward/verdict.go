@@ -51,7 +51,7 @@ func (c *Conn) listen() {
 	if errors.As(c.verdict, &port) {
 		time.AfterFunc(lateData, func() { c.data.Reset() })
 	}
-	c.tunnel.pool.release(c.tunnel, c.verdict != errUnconfirmed && !clogged)
+	c.tunnel.pool.release(c.tunnel, !errors.Is(c.verdict, errUnconfirmed) && !clogged)
 }
 
 // judge reads the error stream to its end and says how the connection ended.
@@ -143,7 +143,7 @@ func (c *Conn) explain(err error) error {
 // verdictOr returns the verdict, or err if the server had nothing to say; over is
 // closed.
 func (c *Conn) verdictOr(err error) error {
-	if c.verdict != nil && c.verdict != errUnconfirmed {
+	if c.verdict != nil && !errors.Is(c.verdict, errUnconfirmed) {
 		return c.verdict
 	}
 	return err

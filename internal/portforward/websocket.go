@@ -17,6 +17,7 @@ const gatherSize = 64 << 10
 // upgradeWebSocket opens a WebSocket whose binary messages carry SPDY.
 func (c *Client) upgradeWebSocket(ctx context.Context) (io.ReadWriteCloser, error) {
 	shake := &handshake{transport: c.Transport}
+	//nolint:bodyclose // of a 101 it is the connection itself; of others handshake makes it empty
 	ws, _, err := websocket.Dial(ctx, c.URL.String(), &websocket.DialOptions{
 		HTTPClient: &http.Client{
 			Transport:     shake,

@@ -242,5 +242,6 @@ func (b *inbox) wake() {
 func (b *inbox) state() (ended, closed bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	//nolint:errorlint // io.EOF itself: a tunnel that ended in one is something else
 	return b.end == io.EOF, b.closed
 }

@@ -77,7 +77,7 @@ func (s *Stream) WriteTo(w io.Writer) (total int64, err error) {
 	defer s.reading.Unlock()
 	for {
 		b, err := s.in.view()
-		if err == io.EOF {
+		if err == io.EOF { //nolint:errorlint // itself: a tunnel that ended in one is something else
 			return total, nil
 		}
 		if err != nil {

@@ -70,7 +70,7 @@ func TestForbidden(t *testing.T) {
 			line := wantFailure(t, append([]string{"forward"}, args...)...)
 			wantParts(t, line, "forbidden", fmt.Sprintf("user %q", each.user), "namespace default",
 				fmt.Sprintf(" %s %s ", each.verb, each.resource),
-				fmt.Sprintf("`kubectl create role porthole --verb=%s --resource=%s --namespace=default`", each.verb, each.resource))
+				"`kubectl create role porthole-"+each.verb, fmt.Sprintf(" --verb=%s --resource=%s --namespace=default`", each.verb, each.resource))
 			if each.verb == "create" {
 				reference := startCommand(t, command(c.KubectlPath(), append([]string{"port-forward"}, args...)...))
 				reference.exit(t)
@@ -89,21 +89,20 @@ func TestHint(t *testing.T) {
 		line := wantFailure(t, "forward", "--kubeconfig", kubeconfig, "pod/solo", ":8080")
 		for i, part := range strings.Split(line, "`") {
 			if i%2 == 1 {
-				// The hint names its role always the same; a second one needs a name of its own.
-				kubectl(t, ctx, strings.Fields(strings.ReplaceAll(strings.TrimPrefix(part, "kubectl "), "porthole", "porthole-"+word(line)))...)
+				kubectl(t, ctx, strings.Fields(strings.TrimPrefix(part, "kubectl "))...)
 			}
 		}
 		t.Cleanup(func() {
-			kubectl(t, context.Background(), "delete", "role,rolebinding", "porthole-"+word(line))
+			kubectl(t, context.Background(), "delete", "role,rolebinding", roleIn(line))
 		})
 	}
 	p := start(t, "forward", "--kubeconfig", kubeconfig, "pod/solo", ":8080")
 	who(t, p.address(t, 0))
 }
 
-// word is the verb of a line that says what is forbidden.
-func word(line string) string {
-	_, after, _ := strings.Cut(line, "--verb=")
-	verb, _, _ := strings.Cut(after, " ")
-	return verb
+// roleIn is the role that a hint names.
+func roleIn(line string) string {
+	_, after, _ := strings.Cut(line, "create role ")
+	name, _, _ := strings.Cut(after, " ")
+	return name
 }

@@ -162,7 +162,7 @@ func TestFile(t *testing.T) {
 	}
 	ready := filepath.Join(t.TempDir(), "ready")
 	p := start(t, "forward", "-f", file, "--address", "127.0.0.1", "--ready-file", ready)
-	web := p.await(t, p.stdout, `^Forwarding from (127\S+) -> 80 of web`)[0]
+	web := p.await(t, p.stdout, `^Forwarding from (127\S+) -> \d+ of web`)[0]
 	stranger := p.await(t, p.stdout, `^Forwarding from (127\S+) -> 8080 of pod/stranger`)[0]
 	if got := who(t, web); !strings.HasPrefix(got, "web-") {
 		t.Errorf("got an answer from %s", got)
@@ -170,7 +170,7 @@ func TestFile(t *testing.T) {
 	if got := who(t, stranger); got != "stranger" {
 		t.Errorf("got an answer from %s", got)
 	}
-	p.await(t, p.stderr, `forwards.yaml:4: later: no svc/later in namespace default`)
+	p.await(t, p.stderr, `forwards.yaml:4: later: waiting: no svc/later in namespace default`)
 	if strings.Contains(p.stderr(), "lost connection") {
 		t.Errorf("nothing was lost that was never there: %s", p.stderr())
 	}
@@ -179,7 +179,7 @@ func TestFile(t *testing.T) {
 		t.Error("it listens for a target that does not exist")
 	}
 	apply(t, ctx, service("later", "solo", ""))
-	p.await(t, p.stdout, `^Forwarding from 127.0.0.1:`+later+` -> 80 of later`)
+	p.await(t, p.stdout, `^Forwarding from 127.0.0.1:`+later+` -> \d+ of later`)
 	if got := who(t, "127.0.0.1:"+later); got != "solo" {
 		t.Errorf("got an answer from %s", got)
 	}
