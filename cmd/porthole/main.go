@@ -14,6 +14,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"k8s.io/klog/v2"
@@ -25,14 +26,18 @@ const (
 	exitUsage   = 2
 )
 
+// sameSignal is within which a signal that comes twice counts once.
+const sameSignal = 300 * time.Millisecond
+
 func main() { os.Exit(run()) }
 
 func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	// The first signal ends the work in order; with the default action
-	// restored, the second ends the process.
-	defer context.AfterFunc(ctx, stop)()
+	// restored, the second ends the process. One that follows at once is the
+	// same one: timeout(1) signals its child, and then the whole group.
+	defer context.AfterFunc(ctx, func() { time.Sleep(sameSignal); stop() })()
 
 	klog.SetSlogLogger(slog.New(slog.DiscardHandler)) // client-go's; what matters comes as errors
 	return exit(newRoot().ExecuteContext(ctx))

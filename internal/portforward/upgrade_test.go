@@ -67,7 +67,8 @@ func TestFallBack(t *testing.T) {
 			exchange(t, c)
 			awaitBreak(t, s, c)
 			exchange(t, c)
-			if got := s.requests(); !slices.Equal(got, []string{"GET", "POST", "POST"}) {
+			got := s.requests()
+			if got[0] != "GET" || slices.Contains(got[1:], "GET") {
 				t.Errorf("requests %v", got)
 			}
 		})

@@ -2,6 +2,7 @@ package spdy
 
 import (
 	"bufio"
+	"bytes"
 	"compress/zlib"
 	"encoding/binary"
 	"fmt"
@@ -77,11 +78,17 @@ func appendString(dst []byte, s string) []byte {
 	return append(binary.BigEndian.AppendUint32(dst, uint32(len(s))), s...)
 }
 
+// maxTail is what may be left of a block behind its last value: the code that
+// ends a compressed block (RFC 1951, section 3.2.5: at most 15 bits, across three
+// octets) and the empty stored block.
+const maxTail = 3 + len(syncMarker)
+
 // headerDecoder reads the zlib stream of the header blocks of one direction.
 // After an error it is of no more use: the compression context is lost. The
 // zero value is ready to use and holds no memory before the first block.
 type headerDecoder struct {
 	block  blockFeed
+	tail   []byte        // of the last block, not read yet
 	text   *bufio.Reader // of the decompressed stream
 	budget int           // octets of text that the current block may still have
 }
@@ -116,16 +123,33 @@ func (d *headerDecoder) decode(block []byte) (http.Header, error) {
 	if len(block) > maxHeaderBlock {
 		return nil, protocolError("header block of %d octets", len(block))
 	}
+	if len(d.tail) > 0 {
+		block = append(d.tail, block...)
+		d.tail = nil
+	}
 	d.block.rest, d.budget = block, maxHeaderText
 	if err := d.begin(); err != nil {
 		return nil, err
 	}
 	h, err := d.parse()
-	if err == nil && (len(d.block.rest) > 0 || d.text.Buffered() > 0) {
-		err = protocolError("header block goes on after its last value")
+	if err == nil {
+		err = d.finish()
 	}
 	d.block.rest = nil
 	return h, err
+}
+
+// finish checks that the block is at its end. The decompressor hands text out
+// when it meets the empty stored block, or before that when its window of 32 KiB
+// is full. With that the last value may come early; what is left belongs before
+// the next block, since no reading on now would return.
+func (d *headerDecoder) finish() error {
+	rest := d.block.rest
+	if d.text.Buffered() > 0 || len(rest) > maxTail || len(rest) > 0 && !bytes.HasSuffix(rest, []byte(syncMarker[1:])) {
+		return protocolError("header block goes on after its last value")
+	}
+	d.tail = bytes.Clone(rest)
+	return nil
 }
 
 // begin opens the decompressor with the first block, which carries zlib's header.

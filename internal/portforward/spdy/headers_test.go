@@ -11,6 +11,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	stockframes "github.com/moby/spdystream/spdy"
 )
 
 // The specification does not print the checksum, but every SPDY/3 stream of
@@ -158,6 +160,49 @@ func TestHeaderBombCostsLittle(t *testing.T) {
 	})
 	if result.AllocedBytesPerOp() > 256<<10 {
 		t.Errorf("refusing a bomb takes %d octets", result.AllocedBytesPerOp())
+	}
+}
+
+// The decompressor hands text out when its window of 32 KiB is full, which may be
+// with the last octet of a block and before the empty stored block. SYN_REPLYs
+// without headers, of 4 octets each, come to that after 8192.
+func TestHeaderWindowWraps(t *testing.T) {
+	for _, size := range []int{0, 1, 7, 32} {
+		h := http.Header{}
+		if size > 0 {
+			h["Port"] = []string{strings.Repeat("8", size)}
+		}
+		t.Run(fmt.Sprint(size), func(t *testing.T) { wrapWindows(t, h) })
+	}
+}
+
+// wrapWindows sends one header set for many windows through our ends and stock ones.
+func wrapWindows(t *testing.T, h http.Header) {
+	var e headerEncoder
+	var ours, stocks headerDecoder
+	var out, in bytes.Buffer
+	stock, err := stockframes.NewFramer(&out, &in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 20_000 {
+		f := control{kind: kindSynReply, streamID: 1, block: e.append(nil, text(t, h))}
+		if _, err := ours.decode(f.block); err != nil {
+			t.Fatalf("block %d, ours to ours: %v", i, err)
+		}
+		in.Write(f.append(nil))
+		if _, err := stock.ReadFrame(); err != nil {
+			t.Fatalf("block %d, ours to stock: %v", i, err)
+		}
+		stock.WriteFrame(&stockframes.SynReplyFrame{StreamId: 1, Headers: h})
+		b := bytes.Clone(out.Bytes())
+		out.Reset()
+		if f, err = parseControl(b[:headerSize], b[headerSize:]); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := stocks.decode(f.block); err != nil || got.Get("Port") != h.Get("Port") {
+			t.Fatalf("block %d, stock to ours: %v, %v", i, got, err)
+		}
 	}
 }
 
