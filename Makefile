@@ -6,7 +6,7 @@ TOOL  := go tool -modfile=tools/go.mod
 # Namespaces take root.
 SUDO  := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: all build demo test cluster-up cluster-down test-cluster lint cross bench fuzz licenses clean
+.PHONY: all build demo test test-interop cluster-up cluster-down test-cluster lint cross bench fuzz licenses clean
 
 all: build
 
@@ -22,6 +22,10 @@ test: build ## all tests of this machine, and what was skipped
 	@scripts/need gcc:gcc curl:curl chromium:chromium nsenter:util-linux hostname:hostname ps:procps
 	CGO_ENABLED=1 PORTHOLE_BIN=$(CURDIR)/$(BIN) $(TOOL) gotestsum --format pkgname --format-hide-empty-pkg -- \
 		-race -count=1 $(if $(SUDO),-exec "sudo -E") ./...
+
+test-interop: ## the protocol against the code of stock servers
+	@scripts/need
+	cd test/interop && go tool -modfile=../../tools/go.mod gotestsum --format pkgname -- -count=1 ./...
 
 CLUSTER := go -C test/cluster run ./cmd/cluster
 
