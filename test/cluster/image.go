@@ -18,7 +18,7 @@ import (
 const pauseImage = "porthole.dev/pause:1"
 
 // ImportImage makes an image of one static binary and hands it to containerd under any full name,
-// "gcr.io/kuar-demo/kuard-amd64:1". The binary becomes the entrypoint, with args as its first arguments.
+// "porthole.dev/kuard:1". The binary becomes the entrypoint, with args as its first arguments.
 // Pods use it with imagePullPolicy Never, or IfNotPresent.
 func (c *Cluster) ImportImage(ctx context.Context, name, binary string, args ...string) error {
 	archive, err := imageArchive(name, binary, args)
