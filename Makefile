@@ -21,7 +21,7 @@ demo: build ## kuard in a pod-like sandbox on this machine, forwarded to http://
 test: build ## all tests of this machine, and what was skipped
 	@scripts/need gcc:gcc curl:curl chromium:chromium nsenter:util-linux hostname:hostname ps:procps
 	CGO_ENABLED=1 PORTHOLE_BIN=$(CURDIR)/$(BIN) $(TOOL) gotestsum --format pkgname --format-hide-empty-pkg -- \
-		-race -count=1 $(if $(SUDO),-exec "sudo -E") ./...
+		-race -count=1 $(if $(SUDO),-exec "sudo -E env PATH=$(PATH)") ./...
 
 test-interop: ## the protocol against the code of stock servers
 	@scripts/need
@@ -41,7 +41,7 @@ test-cluster: build ## the tests that need a real Kubernetes
 	@scripts/need gcc:gcc ps:procps
 	$(CLUSTER) build
 	cd test/cluster && CGO_ENABLED=1 PORTHOLE_BIN=$(CURDIR)/$(BIN) go tool -modfile=../../tools/go.mod gotestsum --format pkgname -- \
-		-count=1 -p 1 -timeout 20m $(if $(SUDO),-exec "sudo -E") ./...
+		-count=1 -p 1 -timeout 20m $(if $(SUDO),-exec "sudo -E env PATH=$(PATH)") ./...
 
 lint:
 	@test -z "$$(gofmt -l .)" || { echo "not gofmt-clean:"; gofmt -l .; exit 1; }

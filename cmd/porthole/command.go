@@ -103,7 +103,7 @@ func environment(listeners []*forward.Listener) []string {
 }
 
 func variables(suffix string, l *forward.Listener) []string {
-	suffix = strings.ToUpper(strings.NewReplacer("-", "_", "/", "_", ".", "_").Replace(suffix))
+	suffix = strings.ToUpper(strings.ReplaceAll(suffix, "-", "_"))
 	return []string{
 		fmt.Sprintf("PORTHOLE_ADDR%s=%s", suffix, l.Local),
 		fmt.Sprintf("PORTHOLE_PORT%s=%d", suffix, l.Local.Port()),

@@ -57,6 +57,9 @@ func newForward() *cobra.Command {
 			if dash := cmd.ArgsLenAtDash(); dash >= 0 {
 				args, f.command = args[:dash], args[dash:]
 			}
+			if f.file != "" && (cmd.Flags().Changed("address") || f.pin) {
+				return usageError{errors.New("forward: a file has addresses and pin for each of its forwards: --address and --pin go with a target")}
+			}
 			if err := f.parse(args); err != nil {
 				return usageError{err}
 			}

@@ -70,7 +70,9 @@ func (g *group) wait(ctx context.Context, listeners []*forward.Listener) error {
 	}
 	env := environment(listeners)
 	for _, s := range g.open {
-		env = append(env, variables("_"+s.name, s.listeners[0])...)
+		if s.variable != "" {
+			env = append(env, variables("_"+s.variable, s.listeners[0])...)
+		}
 	}
 	return runCommand(context.WithoutCancel(ctx), g.options.command, env)
 }

@@ -18,6 +18,7 @@ const drain = 2 * time.Second
 // session is a target that can be reached, with its listeners bound.
 type session struct {
 	name      string
+	variable  string // the name that a file gives it, for variables; or ""
 	route     route
 	listeners []*forward.Listener
 	tell      *teller
@@ -76,7 +77,7 @@ func (o *opener) session(ctx context.Context, sp spec) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &session{name: sp.name, route: to.route, listeners: listeners, tell: o.tell, wait: o.options.wait}
+	s := &session{name: sp.name, variable: sp.Name, route: to.route, listeners: listeners, tell: o.tell, wait: o.options.wait}
 	for _, l := range listeners {
 		e := forward.Event{Kind: forward.Listening, Target: s.name, Listen: l.Local, Remote: l.Remote}
 		if to.podPort != nil {

@@ -26,7 +26,7 @@ const (
 type burstConn struct {
 	net.Conn
 
-	buf  *[burstBuffer]byte // held during a burst only
+	buf  *[burstBuffer]byte // held during a burst, and after it until the next octets come
 	rest []byte             // of buf, not read yet
 	busy bool
 }

@@ -1,0 +1,69 @@
+package kube
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net"
+	"syscall"
+	"testing"
+)
+
+// burstPair is a burstConn and what is at its other end.
+func burstPair(t *testing.T) (near *burstConn, far *net.TCPConn) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	conn, err := dialBurst(t.Context(), "tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	accepted, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close(); _ = accepted.Close() })
+	return conn.(*burstConn), accepted.(*net.TCPConn)
+}
+
+// What comes in bursts and in drops is whole, whatever the reader's pieces are.
+func TestBurst(t *testing.T) {
+	near, far := burstPair(t)
+	want := make([]byte, 8<<20)
+	_, _ = rand.NewChaCha8([32]byte{1}).Read(want)
+	go func() {
+		for rest, n := want, 1; len(rest) > 0; n = n*3%200_000 + 1 {
+			n = min(n, len(rest))
+			_, _ = far.Write(rest[:n])
+			rest = rest[n:]
+		}
+		_ = far.CloseWrite()
+	}()
+	got, err := io.ReadAll(struct{ io.Reader }{near})
+	if err != nil || !bytes.Equal(got, want) {
+		t.Errorf("read %d octets, %v, want the %d that were sent", len(got), err, len(want))
+	}
+	if near.buf != nil {
+		t.Error("the buffer is still held after the end")
+	}
+}
+
+// A reset in the middle of a burst is one.
+func TestBurstReset(t *testing.T) {
+	near, far := burstPair(t)
+	if _, err := far.Write(make([]byte, 100_000)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(near, make([]byte, 100_000)); err != nil {
+		t.Fatal(err)
+	}
+	_ = far.SetLinger(0)
+	_ = far.Close()
+	if n, err := near.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("read %d octets, %v, want ECONNRESET", n, err)
+	}
+}
