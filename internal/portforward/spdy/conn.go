@@ -250,12 +250,12 @@ func (c *Conn) fail(reason error, polite bool, status uint32) {
 	}
 	c.beat.stop()
 	for _, s := range streams {
+		c.send.abort(s, err)
 		if errors.Is(reason, net.ErrClosed) {
 			s.in.abort(err)
 		} else {
 			s.in.finish(err)
 		}
-		c.send.abort(s, err)
 	}
 	if !polite {
 		c.send.close()

@@ -236,15 +236,16 @@ func (c *Conn) handleReset(f control) {
 		reason = ErrRefused
 	}
 	if s := c.forget(f.streamID); s != nil {
-		s.in.finish(reason)
+		// Sending first: who reads of the end must not be able to write still.
 		c.send.abort(s, reason)
+		s.in.finish(reason)
 	}
 }
 
 // reset ends a stream because the peer broke its rules, or sends what nobody reads.
 func (c *Conn) reset(s *Stream, status uint32) {
-	s.in.finish(ErrReset)
 	c.send.abort(s, ErrReset)
+	s.in.finish(ErrReset)
 	c.drop(s, status)
 }
 
@@ -270,8 +271,8 @@ func (c *Conn) handleGoAway(last uint32) {
 	}
 	c.mu.Unlock()
 	for _, s := range lost {
-		s.in.finish(ErrRefused)
 		c.send.abort(s, ErrRefused)
+		s.in.finish(ErrRefused)
 	}
 }
 

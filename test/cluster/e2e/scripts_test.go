@@ -161,7 +161,7 @@ func TestFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	ready := filepath.Join(t.TempDir(), "ready")
-	p := start(t, "forward", "-f", file, "--address", "127.0.0.1", "--ready-file", ready)
+	p := start(t, "forward", "-f", file, "--ready-file", ready)
 	web := p.await(t, p.stdout, `^Forwarding from (127\S+) -> \d+ of web`)[0]
 	stranger := p.await(t, p.stdout, `^Forwarding from (127\S+) -> 8080 of pod/stranger`)[0]
 	if got := who(t, web); !strings.HasPrefix(got, "web-") {
