@@ -119,7 +119,8 @@ func converse(address, text string) (string, error) {
 	if _, err := io.WriteString(c, text); err != nil {
 		return "", err
 	}
-	if err := c.(*net.TCPConn).CloseWrite(); err != nil {
+	// A reset may have come by now; what is read says so.
+	if err := c.(*net.TCPConn).CloseWrite(); err != nil && !errors.Is(err, syscall.ENOTCONN) {
 		return "", err
 	}
 	answer, err := io.ReadAll(c)

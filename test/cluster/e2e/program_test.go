@@ -162,7 +162,8 @@ func say(address, request string) (string, error) {
 	if _, err := io.WriteString(conn, request); err != nil {
 		return "", err
 	}
-	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+	// A reset may have come by now; what is read says so.
+	if err := conn.(*net.TCPConn).CloseWrite(); err != nil && !errors.Is(err, syscall.ENOTCONN) {
 		return "", err
 	}
 	answer, err := io.ReadAll(conn)
