@@ -1,22 +1,16 @@
 package local
 
 import (
-	"context"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/chromedp/chromedp"
 
-	"porthole.dev/porthole/internal/testenv"
+	"porthole.dev/porthole/test/browser"
 )
-
-// shots names the environment variable with the folder to keep screenshots in.
-const shots = "PORTHOLE_SHOTS"
 
 const demoURL = `^Open +(http://\S+)`
 
@@ -67,25 +61,24 @@ func curl(t *testing.T, args ...string) string {
 
 // browse uses the page as a person does.
 func browse(t *testing.T, url string) {
-	ctx := browser(t)
-	do(t, ctx, chromedp.EmulateViewport(1280, 900), chromedp.Navigate(url))
-	if host := text(t, ctx, "#host"); host != "kuard" {
+	page := browser.Open(t, url)
+	if host := page.Text("#host"); host != "kuard" {
 		t.Errorf("the page says that it is on %q", host)
 	}
-	shot(t, ctx, "demo")
+	page.Shot("demo")
 
-	do(t, ctx,
+	page.Do(
 		chromedp.Click("#tab-dns"),
 		chromedp.SetValue("#dns-name", "kuard.default"),
 		chromedp.Click("#dns-query"),
 		chromedp.WaitVisible("#dns-result"))
-	answer := text(t, ctx, "#dns-result")
+	answer := page.Text("#dns-result")
 	if !strings.Contains(answer, "kuard.default.svc.cluster.local.") || !strings.Contains(answer, "NOERROR") {
 		t.Errorf("the DNS page answers %q", answer)
 	}
-	shot(t, ctx, "dns")
+	page.Shot("dns")
 
-	do(t, ctx,
+	page.Do(
 		chromedp.Click("#tab-probes"),
 		chromedp.Click("#liveness-fail"),
 		chromedp.WaitVisible("[data-probe=liveness][data-state=failing]"))
@@ -94,60 +87,9 @@ func browse(t *testing.T, url string) {
 	if err != nil || string(out) != "500" {
 		t.Errorf("the probe that was made to fail answers %q, %v", out, err)
 	}
-	do(t, ctx, chromedp.WaitVisible("#liveness-history tbody tr"))
-	if history := text(t, ctx, "#liveness-history tbody"); !strings.Contains(history, "500") {
+	page.Do(chromedp.WaitVisible("#liveness-history tbody tr"))
+	if history := page.Text("#liveness-history tbody"); !strings.Contains(history, "500") {
 		t.Errorf("the probe's history is %q", history)
 	}
-	shot(t, ctx, "probes")
-}
-
-func do(t *testing.T, ctx context.Context, steps ...chromedp.Action[chromedp.Void]) {
-	t.Helper()
-	if err := chromedp.Do(ctx, steps...); err != nil {
-		t.Fatal("in the browser:", err)
-	}
-}
-
-func text(t *testing.T, ctx context.Context, selector string) string {
-	t.Helper()
-	s, err := chromedp.Run(ctx, chromedp.Text(selector))
-	if err != nil {
-		t.Fatalf("in the browser: text of %s: %v", selector, err)
-	}
-	return s
-}
-
-// browser is a headless Chromium that talks to nobody but the page.
-func browser(t *testing.T) context.Context {
-	t.Helper()
-	path, err := exec.LookPath("chromium")
-	if err != nil {
-		testenv.Lacking(t, "chromium")
-	}
-	options := append(chromedp.DefaultExecAllocatorOptions[:],
-		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.DisableGPU,
-		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-component-update", true))
-	ctx, cancel := chromedp.NewExecAllocator(t.Context(), options...)
-	t.Cleanup(cancel)
-	ctx, cancel = chromedp.NewContext(ctx)
-	t.Cleanup(cancel)
-	ctx, cancel = context.WithTimeout(ctx, time.Minute)
-	t.Cleanup(cancel)
-	return ctx
-}
-
-// shot keeps a screenshot where shots says, if it does.
-func shot(t *testing.T, ctx context.Context, name string) {
-	t.Helper()
-	dir := os.Getenv(shots)
-	if dir == "" {
-		return
-	}
-	png, err := chromedp.Run(ctx, chromedp.FullScreenshot(100))
-	if err == nil {
-		err = os.WriteFile(filepath.Join(dir, name+".png"), png, 0o600)
-	}
-	if err != nil {
-		t.Error("screenshot:", err)
-	}
+	page.Shot("probes")
 }

@@ -21,6 +21,13 @@ import (
 var taken atomic.Int64
 
 func main() {
+	switch {
+	case len(os.Args) > 1 && os.Args[1] == "idle": // where the ports are not the pod's own
+		select {}
+	case len(os.Args) > 1: // what to say once
+		fmt.Println(os.Args[1])
+		return
+	}
 	taken.Store(-1)
 	for _, port := range []string{"8080", "9090"} {
 		l, err := net.Listen("tcp", "127.0.0.1:"+port)
