@@ -57,7 +57,7 @@ type Cluster struct {
 	log    *slog.Logger
 	record record
 
-	mu     sync.Mutex // guards record.Options.Args and the components' processes
+	mu     sync.Mutex // guards record.Options and the components' processes
 	unlock func()
 }
 

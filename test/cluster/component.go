@@ -79,6 +79,22 @@ func (c *Cluster) SetArgs(name Component, args ...string) error {
 	return c.record.save()
 }
 
+// SetRuntimeEndpoint starts the kubelet again with another CRI socket, a unix:// URL; empty means containerd's.
+// It returns once the kubelet knows its pods again, which go on meanwhile.
+func (c *Cluster) SetRuntimeEndpoint(ctx context.Context, endpoint string) error {
+	c.mu.Lock()
+	c.record.Options.RuntimeEndpoint = endpoint
+	err := c.record.save()
+	c.mu.Unlock()
+	if err == nil {
+		err = c.Restart(ctx, Kubelet)
+	}
+	if err == nil {
+		err = c.WaitReady(ctx)
+	}
+	return err
+}
+
 // Start starts a stopped component and returns once it serves; it does nothing when the component runs.
 func (c *Cluster) Start(ctx context.Context, name Component) error {
 	c.mu.Lock()

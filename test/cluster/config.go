@@ -20,7 +20,7 @@ var configurations embed.FS
 type configValues struct {
 	network
 	State, RunFolder, Cgroup                            string
-	RuntimeEndpoint, ContainerdSocket                   string
+	ContainerdSocket                                    string
 	PauseImage, Runc, CNIFolder                         string
 	CNINetwork, PodBridge                               string
 	ClusterDomain                                       string
@@ -57,16 +57,11 @@ func (c *Cluster) configValues() (configValues, error) {
 	if err != nil {
 		return configValues{}, err
 	}
-	endpoint := c.record.Options.RuntimeEndpoint
-	if endpoint == "" {
-		endpoint = c.RuntimeEndpoint()
-	}
 	return configValues{
 		network:             c.record.Network,
 		State:               c.folder.state(),
 		RunFolder:           runFolder,
 		Cgroup:              cgroupName,
-		RuntimeEndpoint:     endpoint,
 		ContainerdSocket:    containerdSocket,
 		PauseImage:          pauseImage,
 		Runc:                host.Runc,

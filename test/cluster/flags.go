@@ -113,6 +113,10 @@ func (c *Cluster) schedulerCommand() []string {
 }
 
 func (c *Cluster) kubeletCommand() []string {
+	endpoint := c.record.Options.RuntimeEndpoint
+	if endpoint == "" {
+		endpoint = c.RuntimeEndpoint()
+	}
 	return []string{
 		"kubelet",
 		"--config=" + c.folder.config("kubelet.yaml"),
@@ -121,6 +125,7 @@ func (c *Cluster) kubeletCommand() []string {
 		"--node-ip=" + c.NodeIP(),
 		"--root-dir=" + c.folder.state("kubelet"),
 		"--cert-dir=" + c.folder.state("kubelet", "pki"),
+		"--container-runtime-endpoint=" + endpoint,
 	}
 }
 

@@ -79,23 +79,17 @@ func wantPage(t *testing.T, address, path, want string) {
 func testRuntimeEndpoint(t *testing.T, ctx context.Context, c *cluster.Cluster) {
 	socket := filepath.Join(t.TempDir(), "cri.sock")
 	accepted := relay(t, socket, strings.TrimPrefix(c.RuntimeEndpoint(), "unix://"))
-	t.Cleanup(func() { restartKubelet(t, context.WithoutCancel(ctx), c) })
-	restartKubelet(t, ctx, c, "--container-runtime-endpoint=unix://"+socket)
+	t.Cleanup(func() { setRuntime(t, context.WithoutCancel(ctx), c, "") })
+	setRuntime(t, ctx, c, "unix://"+socket)
 	wantPage(t, forward(t, c, c.Kubeconfig()), "/", "hello from hello\n")
 	if accepted.Load() == 0 {
 		t.Error("the kubelet did not use the socket it was given")
 	}
 }
 
-func restartKubelet(t *testing.T, ctx context.Context, c *cluster.Cluster, args ...string) {
+func setRuntime(t *testing.T, ctx context.Context, c *cluster.Cluster, endpoint string) {
 	t.Helper()
-	if err := c.SetArgs(cluster.Kubelet, args...); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.Restart(ctx, cluster.Kubelet); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.WaitReady(ctx); err != nil {
+	if err := c.SetRuntimeEndpoint(ctx, endpoint); err != nil {
 		t.Fatal(err)
 	}
 }

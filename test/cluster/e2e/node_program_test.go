@@ -14,8 +14,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"porthole.dev/porthole/test/cluster"
 )
 
 // metricsAddress is where a node under test tells its numbers.
@@ -38,25 +36,15 @@ func startNode(t *testing.T, ctx context.Context, args ...string) *node {
 	n := &node{dir: dir}
 	n.start(t, args...)
 	t.Cleanup(func() {
-		pointKubelet(t, context.Background())
+		if err := c.SetRuntimeEndpoint(context.Background(), ""); err != nil {
+			t.Error(err)
+		}
 		os.RemoveAll(dir)
 	})
-	pointKubelet(t, ctx, "--container-runtime-endpoint=unix://"+n.socket("cri"))
+	if err := c.SetRuntimeEndpoint(ctx, "unix://"+n.socket("cri")); err != nil {
+		t.Fatal(err)
+	}
 	return n
-}
-
-// pointKubelet starts the kubelet again with other flags. Its pods go on.
-func pointKubelet(t *testing.T, ctx context.Context, args ...string) {
-	t.Helper()
-	if err := c.SetArgs(cluster.Kubelet, args...); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.Restart(ctx, cluster.Kubelet); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.WaitReady(ctx); err != nil {
-		t.Fatal(err)
-	}
 }
 
 func (n *node) socket(name string) string { return filepath.Join(n.dir, name+".sock") }

@@ -27,6 +27,8 @@ const usage = `usage: cluster [flags] command
   env     print the shell lines that point kubectl at it
   import IMAGE BINARY [ARGS ...]
           make an image of a static binary, known by that name
+  runtime [ENDPOINT]
+          start the kubelet again with another CRI socket, or containerd's
 
 flags:
 `
@@ -64,6 +66,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return env(options.Dir, stdout)
 	case "import":
 		return importImage(ctx, options.Dir, flags.Args()[1:])
+	case "runtime":
+		return setRuntime(ctx, options.Dir, flags.Arg(1))
 	}
 	flags.Usage()
 	return fmt.Errorf("unknown command %q", flags.Arg(0))
@@ -105,6 +109,14 @@ func importImage(ctx context.Context, dir string, args []string) error {
 		return err
 	}
 	return c.ImportImage(ctx, args[0], args[1], args[2:]...)
+}
+
+func setRuntime(ctx context.Context, dir, endpoint string) error {
+	c, err := cluster.Open(dir)
+	if err != nil {
+		return err
+	}
+	return c.SetRuntimeEndpoint(ctx, endpoint)
 }
 
 func env(dir string, stdout io.Writer) error {
