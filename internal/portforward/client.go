@@ -1,7 +1,7 @@
-// Package portforward reaches TCP ports of a pod through the port-forward
-// protocol of Kubernetes: many connections in few tunnels, each tunnel one
-// upgraded HTTP connection. It must not know how requests are authenticated,
-// which pod it is, nor anything of Kubernetes' libraries.
+// Package portforward is both ends of the port-forward protocol of Kubernetes: many
+// connections to TCP ports of a pod in few tunnels, each tunnel one upgraded HTTP
+// connection. It must not know how requests are authenticated, which pod it is or how
+// its ports are reached, nor anything of Kubernetes' libraries.
 package portforward
 
 import (

@@ -11,11 +11,6 @@ import (
 )
 
 const (
-	// protocol is what travels in the streams (X-Stream-Protocol-Version).
-	protocol = "portforward.k8s.io"
-	// webSocketProtocol is the same through a WebSocket that carries SPDY.
-	webSocketProtocol = "SPDY/3.1+" + protocol
-
 	// maxBody is how much of an answer's body is read, of which maxMessage is
 	// kept when it is not a Kubernetes Status.
 	maxBody    = 64 << 10

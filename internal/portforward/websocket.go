@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"sync"
 
@@ -94,6 +95,9 @@ func (g *gatherer) Write(p []byte) (int, error) {
 	if !g.gathering {
 		return g.ReadWriteCloser.Write(p)
 	}
+	if len(p) >= gatherSize/2 { // a server's, whose payload is not masked piece by piece
+		return g.through(p)
+	}
 	g.buf = append(g.buf, p...)
 	if len(g.buf) >= gatherSize {
 		if err := g.flush(); err != nil {
@@ -101,6 +105,16 @@ func (g *gatherer) Write(p []byte) (int, error) {
 		}
 	}
 	return len(p), nil
+}
+
+// through writes what was gathered and p, in one system call where that can be;
+// g.mu is held.
+func (g *gatherer) through(p []byte) (int, error) {
+	pieces := net.Buffers{g.buf, p}
+	n, err := pieces.WriteTo(g.ReadWriteCloser)
+	n -= int64(len(g.buf))
+	g.buf = g.buf[:0]
+	return int(max(n, 0)), err
 }
 
 // gather holds writes back until release.
@@ -168,12 +182,17 @@ func (m *messages) next() error {
 
 // Write sends p as one message.
 func (m *messages) Write(p []byte) (int, error) {
-	m.out.gather()
-	err := m.ws.Write(context.Background(), websocket.MessageBinary, p)
-	if err := errors.Join(err, m.out.release()); err != nil {
+	if err := m.write(websocket.MessageBinary, p); err != nil {
 		return 0, err
 	}
 	return len(p), nil
+}
+
+// write sends one message in as few writes as it takes.
+func (m *messages) write(kind websocket.MessageType, p []byte) error {
+	m.out.gather()
+	err := m.ws.Write(context.Background(), kind, p)
+	return errors.Join(err, m.out.release())
 }
 
 // Close closes the connection without the closing handshake of RFC 6455: SPDY has
