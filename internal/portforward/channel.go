@@ -169,7 +169,7 @@ func (t *channels) receiveMessage() error {
 func (t *channels) address(r io.Reader) (*channelLine, io.Reader, error) {
 	var number [1]byte
 	if _, err := io.ReadFull(r, number[:]); err != nil {
-		if err == io.EOF { //nolint:errorlint // itself: the message has ended
+		if err == io.EOF {
 			return nil, r, nil
 		}
 		return nil, nil, err

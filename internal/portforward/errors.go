@@ -3,6 +3,7 @@ package portforward
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -66,5 +67,5 @@ func (e *PortError) Is(target error) bool {
 	if e.Reason == "" {
 		return target == syscall.ECONNREFUSED && strings.Contains(strings.ToLower(e.Text), "connection refused")
 	}
-	return e.Reason.is(target)
+	return slices.Contains(e.Reason.errors(), target)
 }

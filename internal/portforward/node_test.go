@@ -120,6 +120,57 @@ func (n *node) client(t testing.TB, edit ...func(*Client)) *Client {
 	return newClient(t, u, edit...)
 }
 
+// remote is what a Client's Conn is with either protocol.
+type remote interface {
+	net.Conn
+	CloseWrite() error
+	Reset() error
+	io.WriterTo
+}
+
+func reach(t testing.TB, c *Client, port uint16) remote {
+	t.Helper()
+	conn, err := c.Dial(t.Context(), port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return conn.(remote)
+}
+
+func tunnelOf(conn net.Conn) *tunnel {
+	if c, ok := conn.(*v1Conn); ok {
+		return c.tunnel
+	}
+	return conn.(*Conn).tunnel
+}
+
+// stockOnly is a transport that leaves our protocol out of what the client offers.
+type stockOnly struct{ http.RoundTripper }
+
+func (s stockOnly) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	if r.Method == http.MethodPost {
+		r.Header["X-Stream-Protocol-Version"] = []string{protocol}
+	} else {
+		r.Header["Sec-Websocket-Protocol"] = []string{webSocketProtocol}
+	}
+	return s.RoundTripper.RoundTrip(r)
+}
+
+// forms runs a test with both protocols, each through a WebSocket and through SPDY's
+// upgrade.
+func forms(t *testing.T, test func(t *testing.T, form func(*Client))) {
+	t.Run("v1", func(t *testing.T) { ways(t, test) })
+	t.Run("stock", func(t *testing.T) {
+		ways(t, func(t *testing.T, way func(*Client)) {
+			test(t, func(c *Client) {
+				way(c)
+				c.Transport = stockOnly{c.Transport}
+			})
+		})
+	})
+}
+
 // listen serves TCP connections and returns the port.
 func listen(t testing.TB, serve func(*net.TCPConn)) uint16 {
 	t.Helper()
@@ -163,14 +214,15 @@ func closedPort(t testing.TB) uint16 {
 
 // The answer comes long after the question's end, exactly once and whole.
 func TestNodeHalfClose(t *testing.T) {
-	ways(t, func(t *testing.T, way func(*Client)) {
+	forms(t, func(t *testing.T, form func(*Client)) {
+		t.Parallel()
 		port := listen(t, func(conn *net.TCPConn) {
 			question, _ := io.ReadAll(conn)
-			time.Sleep(1500 * time.Millisecond)
+			time.Sleep(3 * time.Second)
 			conn.Write(append(question, '!'))
 		})
 		n := newNode(t)
-		conn := dial(t, n.client(t, way), port)
+		conn := reach(t, n.client(t, form), port)
 		mustWrite(t, conn, "question")
 		if err := conn.CloseWrite(); err != nil {
 			t.Fatal(err)
@@ -190,7 +242,8 @@ func TestNodeHalfClose(t *testing.T) {
 
 // The port ends first, and the upload goes on to its own end.
 func TestNodePortHalfCloses(t *testing.T) {
-	ways(t, func(t *testing.T, way func(*Client)) {
+	forms(t, func(t *testing.T, form func(*Client)) {
+		t.Parallel()
 		uploaded := make(chan int64, 1)
 		port := listen(t, func(conn *net.TCPConn) {
 			io.WriteString(conn, "enough")
@@ -198,7 +251,7 @@ func TestNodePortHalfCloses(t *testing.T) {
 			n, _ := io.Copy(io.Discard, conn)
 			uploaded <- n
 		})
-		conn := dial(t, newNode(t).client(t, way), port)
+		conn := reach(t, newNode(t).client(t, form), port)
 		defer conn.Close()
 		if got, err := io.ReadAll(conn); err != nil || string(got) != "enough" {
 			t.Fatalf("read %q, %v", got, err)
@@ -212,12 +265,12 @@ func TestNodePortHalfCloses(t *testing.T) {
 }
 
 func TestNodeRefused(t *testing.T) {
-	ways(t, func(t *testing.T, way func(*Client)) {
+	forms(t, func(t *testing.T, form func(*Client)) {
 		n := newNode(t)
-		c := n.client(t, way)
+		c := n.client(t, form)
 		port := closedPort(t)
 		for range 20 {
-			conn := dial(t, c, port)
+			conn := reach(t, c, port)
 			_, err := io.ReadAll(conn)
 			var refused *PortError
 			if !errors.As(err, &refused) || !errors.Is(err, syscall.ECONNREFUSED) ||
@@ -235,7 +288,8 @@ func TestNodeRefused(t *testing.T) {
 
 // Whoever resets a connection, the other side sees a reset, and the tunnel lives on.
 func TestNodeResets(t *testing.T) {
-	ways(t, func(t *testing.T, way func(*Client)) {
+	forms(t, func(t *testing.T, form func(*Client)) {
+		t.Parallel()
 		seen := make(chan error, 1)
 		port := listen(t, func(conn *net.TCPConn) {
 			conn.Write([]byte("half"))
@@ -248,15 +302,15 @@ func TestNodeResets(t *testing.T) {
 			_, err := conn.Read(b[:])
 			seen <- err
 		})
-		c := newNode(t).client(t, way, func(c *Client) { c.MaxTunnels = 1 })
-		conn := dial(t, c, port)
+		c := newNode(t).client(t, form, func(c *Client) { c.MaxTunnels = 1 })
+		conn := reach(t, c, port)
 		mustWrite(t, conn, "r")
 		mustRead(t, conn, "half")
 		if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, ErrReset) {
 			t.Errorf("read: %v", err)
 		}
 		conn.Close()
-		conn = dial(t, c, port)
+		conn = reach(t, c, port)
 		mustWrite(t, conn, "c")
 		mustRead(t, conn, "half")
 		conn.Reset()
@@ -286,8 +340,8 @@ func exchangeWith(t testing.TB, c *Client, port uint16, size int) {
 }
 
 func TestNodeManyAtOnce(t *testing.T) {
-	ways(t, func(t *testing.T, way func(*Client)) {
-		c := newNode(t).client(t, way)
+	forms(t, func(t *testing.T, form func(*Client)) {
+		c := newNode(t).client(t, form)
 		port := listen(t, echoing)
 		var work sync.WaitGroup
 		for range 200 {
@@ -313,17 +367,18 @@ func TestNodeClientGoes(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			ways(t, func(t *testing.T, way func(*Client)) {
+			forms(t, func(t *testing.T, form func(*Client)) {
+				t.Parallel()
 				gone := make(chan struct{})
 				port := listen(t, func(conn *net.TCPConn) {
 					serve(conn)
 					close(gone)
 				})
 				n := newNode(t)
-				conn := dial(t, n.client(t, way), port)
+				conn := reach(t, n.client(t, form), port)
 				go conn.Write(make([]byte, 32<<20))
 				time.Sleep(300 * time.Millisecond)
-				conn.tunnel.conn.Close()
+				tunnelOf(conn).conn.Close()
 				select {
 				case <-gone:
 				case <-time.After(10 * time.Second):
@@ -348,7 +403,7 @@ func TestNodeClose(t *testing.T) {
 	port := listen(t, func(conn *net.TCPConn) { io.Copy(io.Discard, conn) })
 	n := newNode(t)
 	c := n.client(t)
-	conn := dial(t, c, port)
+	conn := reach(t, c, port)
 	mustWrite(t, conn, "x")
 	within(t, 5*time.Second, "connection", func() bool { opened, _ := n.told(); return len(opened) == 1 })
 	n.Close()
@@ -369,17 +424,17 @@ func TestNodeIdle(t *testing.T) {
 		conn.Write(b)
 	})
 	c := n.client(t)
-	conn := dial(t, c, port)
+	conn := reach(t, c, port)
 	mustWrite(t, conn, "x")
 	mustRead(t, conn, "x")
-	if conn.tunnel.conn.Err() != nil {
+	if tunnelOf(conn).conn.Err() != nil {
 		t.Error("tunnel with a connection was closed")
 	}
 	conn.Close()
-	within(t, 5*time.Second, "tunnel closed", func() bool { return conn.tunnel.conn.Err() != nil })
+	within(t, 5*time.Second, "tunnel closed", func() bool { return tunnelOf(conn).conn.Err() != nil })
 }
 
-// request sends lines of HTTP by hand and returns the answer.
+// ask sends lines of HTTP by hand and returns the answer.
 func (n *node) ask(t *testing.T, request string) (*http.Response, net.Conn, *bufio.Reader) {
 	t.Helper()
 	conn, err := net.Dial("tcp", n.http.Listener.Addr().String())
@@ -394,6 +449,7 @@ func (n *node) ask(t *testing.T, request string) (*http.Response, net.Conn, *buf
 	if err != nil {
 		t.Fatal(err)
 	}
+	resp.Body.Close()
 	return resp, conn, r
 }
 
@@ -452,7 +508,7 @@ func TestNodeNegotiates(t *testing.T) {
 		n := newNode(t)
 		ping := "\x80\x03\x00\x06\x00\x00\x00\x04\x00\x00\x00\x01"
 		resp, _, r := n.ask(t, "POST /pod HTTP/1.1\r\nHost: node\r\nConnection: keep-alive, upgrade\r\nUpgrade: spdy/3.1\r\n"+lines+"\r\n"+ping)
-		if resp.StatusCode != 101 || resp.Header.Get("X-Stream-Protocol-Version") != protocol || resp.Header.Get("Upgrade") != "SPDY/3.1" {
+		if resp.StatusCode != http.StatusSwitchingProtocols || resp.Header.Get("X-Stream-Protocol-Version") != protocol || resp.Header.Get("Upgrade") != "SPDY/3.1" {
 			t.Errorf("%q: %s, %v", lines, resp.Status, resp.Header)
 		}
 		mustRead(t, r, ping)

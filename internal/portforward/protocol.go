@@ -15,7 +15,8 @@ const (
 	// tunnelPrefix is before the name where a WebSocket carries SPDY.
 	tunnelPrefix = "SPDY/3.1+"
 	// webSocketProtocol is the stock protocol through a WebSocket.
-	webSocketProtocol = tunnelPrefix + protocol
+	webSocketProtocol   = tunnelPrefix + protocol
+	webSocketProtocolV1 = tunnelPrefix + protocolV1Alias
 
 	channelProtocol       = "v4.channel.k8s.io"
 	base64ChannelProtocol = "v4.base64.channel.k8s.io"
@@ -26,7 +27,7 @@ func spdyProtocols() []string { return []string{protocolV1, protocolV1Alias, pro
 
 // webSocketProtocols are what a Server speaks through a WebSocket, best first.
 func webSocketProtocols() []string {
-	return []string{tunnelPrefix + protocolV1Alias, webSocketProtocol, channelProtocol, base64ChannelProtocol}
+	return []string{webSocketProtocolV1, webSocketProtocol, channelProtocol, base64ChannelProtocol}
 }
 
 // isTunnel says whether a WebSocket of that protocol carries SPDY.

@@ -42,21 +42,29 @@ func reasonOf(err error) Reason {
 	return ReasonFailed
 }
 
-// is says whether target stands for the Reason.
-func (r Reason) is(target error) bool {
+// errors are those that stand for the Reason.
+func (r Reason) errors() []error {
 	switch r {
 	case ReasonRefused:
-		return target == syscall.ECONNREFUSED
+		return []error{syscall.ECONNREFUSED}
 	case ReasonReset:
-		return target == syscall.ECONNRESET || target == ErrReset
+		return []error{syscall.ECONNRESET, ErrReset}
 	case ReasonNoSandbox:
-		return target == ErrNoSandbox
+		return []error{ErrNoSandbox}
 	case ReasonDenied:
-		return target == ErrDenied
+		return []error{ErrDenied}
 	case ReasonTimeout:
-		return target == os.ErrDeadlineExceeded
+		return []error{os.ErrDeadlineExceeded}
 	case ReasonUnsupported:
-		return target == ErrUnsupported
+		return []error{ErrUnsupported}
 	}
-	return false
+	return nil
+}
+
+// knownReason is the Reason of that name.
+func knownReason(name string) Reason {
+	if r := Reason(name); r.errors() != nil {
+		return r
+	}
+	return ReasonFailed
 }

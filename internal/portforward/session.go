@@ -50,13 +50,15 @@ func (c *caller) newSession(transport io.ReadWriteCloser, conn net.Conn, name st
 
 // run accepts streams until the tunnel ends, and waits for its connections.
 func (s *session) run(life context.Context) {
-	ctx, cancel := context.WithCancelCause(life)
+	// Not a child of life: the tunnel goes first, so that clients are not told of
+	// ports that failed.
+	ctx, cancel := context.WithCancelCause(context.Background())
 	s.ctx = ctx
 	s.mu.Lock()
 	s.idle = time.AfterFunc(s.idleTime(), s.expire)
 	s.mu.Unlock()
 	for {
-		stream, err := s.conn.Accept(ctx)
+		stream, err := s.conn.Accept(life)
 		if err != nil {
 			break
 		}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 
 	"github.com/coder/websocket"
@@ -16,7 +17,7 @@ import (
 const gatherSize = 64 << 10
 
 // upgradeWebSocket opens a WebSocket whose binary messages carry SPDY.
-func (c *Client) upgradeWebSocket(ctx context.Context) (io.ReadWriteCloser, error) {
+func (c *Client) upgradeWebSocket(ctx context.Context) (upgraded, error) {
 	shake := &handshake{transport: c.Transport}
 	//nolint:bodyclose // of a 101 it is the connection itself; of others handshake makes it empty
 	ws, _, err := websocket.Dial(ctx, c.URL.String(), &websocket.DialOptions{
@@ -24,17 +25,18 @@ func (c *Client) upgradeWebSocket(ctx context.Context) (io.ReadWriteCloser, erro
 			Transport:     shake,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
-		Subprotocols: []string{webSocketProtocol},
+		Subprotocols: []string{webSocketProtocolV1, webSocketProtocol},
 	})
-	switch {
-	case err != nil:
-		return nil, shake.explain(err)
-	case ws.Subprotocol() != webSocketProtocol:
+	if err != nil {
+		return upgraded{}, shake.explain(err)
+	}
+	chosen := ws.Subprotocol()
+	if chosen != webSocketProtocolV1 && chosen != webSocketProtocol {
 		ws.CloseNow()
-		return nil, fmt.Errorf("%w: WebSocket protocol is %q", errUpgrade, ws.Subprotocol())
+		return upgraded{}, fmt.Errorf("%w: WebSocket protocol is %q", errUpgrade, chosen)
 	}
 	ws.SetReadLimit(-1) // a message is a piece of a stream: its size says nothing
-	return &messages{ws: ws, out: shake.out}, nil
+	return upgraded{&messages{ws: ws, out: shake.out}, strings.TrimPrefix(chosen, tunnelPrefix)}, nil
 }
 
 // handshake is the Client's Transport for one WebSocket. It keeps the server's
