@@ -27,8 +27,11 @@ type socket interface {
 func (c *Copier) move(dst, src Conn) (int64, error) {
 	d, dok := dst.(socket)
 	s, sok := src.(socket)
-	if !dok || !sok {
+	switch {
+	case !sok:
 		return moveBuffered(dst, src)
+	case !dok:
+		return feed(dst, s)
 	}
 	m, err := newMover(c, d, s)
 	if err != nil {

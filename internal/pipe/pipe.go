@@ -122,8 +122,12 @@ const bufferSize = 64 << 10
 
 var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
 
-// moveBuffered moves bytes of Conns that are no sockets until src ends.
+// moveBuffered moves bytes of Conns that are no sockets until src ends. One that
+// has a buffer of its own, and says so by WriteTo, needs none here.
 func moveBuffered(dst io.Writer, src io.Reader) (n int64, err error) {
+	if w, ok := src.(io.WriterTo); ok {
+		return w.WriteTo(dst)
+	}
 	buf := buffers.Get().(*[bufferSize]byte)
 	defer buffers.Put(buf)
 	for {

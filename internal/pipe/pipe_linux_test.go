@@ -19,16 +19,21 @@ import (
 	"porthole.dev/porthole/internal/testenv"
 )
 
-// ways are the three ways that bytes take: spliced, through a buffer between
-// sockets, and through a buffer between Conns that are no sockets.
+// ways are those that bytes take: spliced, through a buffer between sockets, through
+// a buffer between Conns that are no sockets, and between one that is a socket and
+// one that is none.
 var ways = map[string]struct {
-	maxPipes int
-	wrap     func(*net.TCPConn) pipe.Conn
+	maxPipes  int
+	near, far func(*net.TCPConn) pipe.Conn
 }{
-	"splice":  {0, func(c *net.TCPConn) pipe.Conn { return c }},
-	"nopipes": {-1, func(c *net.TCPConn) pipe.Conn { return c }},
-	"plain":   {0, func(c *net.TCPConn) pipe.Conn { return plain{c} }},
+	"splice":  {0, asSocket, asSocket},
+	"nopipes": {-1, asSocket, asSocket},
+	"plain":   {0, asPlain, asPlain},
+	"mixed":   {0, func(c *net.TCPConn) pipe.Conn { return stream{plain{c}} }, asSocket},
 }
+
+func asSocket(c *net.TCPConn) pipe.Conn { return c }
+func asPlain(c *net.TCPConn) pipe.Conn  { return plain{c} }
 
 // plain hides that a Conn is a socket.
 type plain struct{ conn *net.TCPConn }
@@ -38,6 +43,15 @@ func (p plain) Write(b []byte) (int, error) { return p.conn.Write(b) }
 func (p plain) CloseWrite() error           { return p.conn.CloseWrite() }
 func (p plain) Close() error                { return p.conn.Close() }
 func (p plain) Reset() error                { return pipe.Reset(p.conn) }
+
+// stream is a plain that has a buffer of its own.
+type stream struct{ plain }
+
+func (s stream) SetWriteDeadline(t time.Time) error { return s.conn.SetWriteDeadline(t) }
+
+func (s stream) WriteTo(w io.Writer) (int64, error) {
+	return io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{s}, make([]byte, 10_000))
+}
 
 // result is what a Copy returned.
 type result struct {
@@ -51,13 +65,13 @@ type proxied struct {
 	done           chan result
 }
 
-func newProxied(t testing.TB, c *pipe.Copier, wrap func(*net.TCPConn) pipe.Conn) proxied {
+func newProxied(t testing.TB, c *pipe.Copier, way string) proxied {
 	t.Helper()
 	client, near := tcpPair(t)
 	far, server := tcpPair(t)
 	p := proxied{client, server, make(chan result, 1)}
 	go func() {
-		counts, err := c.Copy(wrap(near), wrap(far))
+		counts, err := c.Copy(ways[way].near(near), ways[way].far(far))
 		p.done <- result{counts, err}
 	}()
 	return p
@@ -90,7 +104,7 @@ func eachWay(t *testing.T, test func(t *testing.T, start func() proxied)) {
 			testenv.NoLeaks(t)
 			c := &pipe.Copier{MaxPipes: way.maxPipes}
 			t.Cleanup(c.Close)
-			test(t, func() proxied { return newProxied(t, c, way.wrap) })
+			test(t, func() proxied { return newProxied(t, c, name) })
 		})
 	}
 }
@@ -112,7 +126,7 @@ func TestConn(t *testing.T) {
 			c := &pipe.Copier{MaxPipes: way.maxPipes}
 			t.Cleanup(c.Close)
 			nettest.TestConn(t, func() (net.Conn, net.Conn, func(), error) {
-				p := newProxied(t, c, way.wrap)
+				p := newProxied(t, c, name)
 				return p.client, p.server, func() { _ = p.client.Close(); _ = p.server.Close() }, nil
 			})
 		})
@@ -189,7 +203,7 @@ func TestResetAfterHalfClose(t *testing.T) {
 	testenv.NoLeaks(t)
 	var c pipe.Copier
 	t.Cleanup(c.Close)
-	p := newProxied(t, &c, ways["splice"].wrap)
+	p := newProxied(t, &c, "splice")
 	must(t, p.client.CloseWrite())
 	read(t, p.server, "")
 	must(t, pipe.Reset(p.client))
@@ -205,12 +219,12 @@ func TestResetAfterHalfClose(t *testing.T) {
 
 // The writer is reset while its reader stalls: the copy does not read then.
 func TestResetWhileStalled(t *testing.T) {
-	for _, way := range []string{"splice", "nopipes"} {
+	for _, way := range []string{"splice", "nopipes", "mixed"} {
 		t.Run(way, func(t *testing.T) {
 			testenv.NoLeaks(t)
 			c := pipe.Copier{MaxPipes: ways[way].maxPipes}
 			t.Cleanup(c.Close)
-			p := newProxied(t, &c, ways[way].wrap)
+			p := newProxied(t, &c, way)
 			fill(t, p.server)
 			must(t, pipe.Reset(p.server))
 			if r := p.wait(t); !errors.Is(r.err, syscall.ECONNRESET) {
@@ -244,7 +258,7 @@ func TestStall(t *testing.T) {
 }
 
 func TestBitForBit(t *testing.T) {
-	size := int64(256 << 20)
+	size := int64(128 << 20)
 	if testing.Short() {
 		size = 64 << 20
 	}
@@ -271,7 +285,7 @@ func TestIdleHoldsNoPipe(t *testing.T) {
 	before := len(testenv.Descriptors(t))
 	var all [n]proxied
 	for i := range all {
-		p := newProxied(t, &c, ways["splice"].wrap)
+		p := newProxied(t, &c, "splice")
 		all[i] = p
 		write(t, p.client, "x")
 		readN(t, p.server, 1)

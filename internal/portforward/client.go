@@ -1,7 +1,7 @@
-// Package portforward reaches TCP ports of a pod through the port-forward
-// protocol of Kubernetes: many connections in few tunnels, each tunnel one
-// upgraded HTTP connection. It must not know how requests are authenticated,
-// which pod it is, nor anything of Kubernetes' libraries.
+// Package portforward is both ends of the port-forward protocol of Kubernetes: many
+// connections to TCP ports of a pod in few tunnels, each tunnel one upgraded HTTP
+// connection. It must not know how requests are authenticated, which pod it is or how
+// its ports are reached, nor anything of Kubernetes' libraries.
 package portforward
 
 import (
@@ -23,7 +23,9 @@ import (
 //
 // A connection has a tunnel to itself if one is idle; then nothing that happens
 // to other connections can hold it up. If none is, it shares one at once, and
-// more are opened behind it for those to come. docs/protocol.md has the promises.
+// more are opened behind it for those to come. With a Server at the other end all
+// share one tunnel, since there none can hold up another. docs/protocol.md has the
+// promises.
 type Client struct {
 	// URL is the endpoint: .../api/v1/namespaces/NS/pods/POD/portforward.
 	URL *url.URL
@@ -70,7 +72,8 @@ const (
 //
 // If the tunnel turns out to be broken before anything was sent, another is taken.
 // The error is of the opening: *StatusError if the server refused, net.ErrClosed
-// after Close. The Conn is a *Conn.
+// after Close. The Conn is a net.Conn with half-close and Reset; with a stock server
+// it is a *Conn.
 func (c *Client) Dial(ctx context.Context, port uint16) (pipe.Conn, error) {
 	c.init()
 	for attempt := 1; ; attempt++ {

@@ -3,6 +3,7 @@ package portforward
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -19,6 +20,14 @@ var (
 	ErrTunnel = spdy.ErrTunnel
 	// ErrReset says that the server reset the connection and gave no reason.
 	ErrReset = spdy.ErrReset
+	// ErrDenied says that the node's policy forbids the port.
+	ErrDenied = errors.New("denied by the node's policy")
+	// ErrNoSandbox says that there is no pod any more that the port could be of.
+	ErrNoSandbox = errors.New("pod sandbox is gone")
+	// ErrUnsupported says that the server does not know such ports.
+	ErrUnsupported = errors.New("kind of port is not supported")
+	// ErrTooManyOffers says that too many upgrades are waited for.
+	ErrTooManyOffers = errors.New("too many port-forward requests wait for their upgrade")
 
 	// errUpgrade says that a server answered 101 and meant something else.
 	errUpgrade = errors.New("server did not upgrade to the port-forward protocol")
@@ -38,18 +47,25 @@ func (e *StatusError) Error() string {
 	return fmt.Sprintf("server answered %s: %s", e.Status, e.Message)
 }
 
-// PortError is what the server wrote to a connection's error stream: it could not
+// PortError is what the server says of a connection's failure: it could not
 // reach the port, or lost it. Whatever the connection has brought is incomplete.
 type PortError struct {
 	Port uint16
 	Text string // at most 4 KiB, such as "error forwarding port 8080 to pod ..."
+	// Reason is what went wrong, "" where the server is not ours and has only
+	// words.
+	Reason Reason
 }
 
 func (e *PortError) Error() string { return e.Text }
 
-// Is reports a refused connection as syscall.ECONNREFUSED. The protocol has no
-// error codes, so that the runtimes' words are all there is: Go's and socat's
-// are strerror(3)'s, in their own case.
+// Is reports a Reason as the error that stands for it, such as a refused connection
+// as syscall.ECONNREFUSED. The stock protocol has no error codes, so that the
+// runtimes' words are all there is: Go's and socat's are strerror(3)'s, in their own
+// case.
 func (e *PortError) Is(target error) bool {
-	return target == syscall.ECONNREFUSED && strings.Contains(strings.ToLower(e.Text), "connection refused")
+	if e.Reason == "" {
+		return target == syscall.ECONNREFUSED && strings.Contains(strings.ToLower(e.Text), "connection refused")
+	}
+	return slices.Contains(e.Reason.errors(), target)
 }

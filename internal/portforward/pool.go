@@ -93,9 +93,10 @@ func (p *pool) take() (*tunnel, *opening, error) {
 	return t, nil, nil
 }
 
-// pick chooses a tunnel for a new connection: an idle one, the last used first so
-// that the others age; else the one with the fewest connections that is not
-// stuck; with all stuck and no more allowed, the one with the fewest.
+// pick chooses a tunnel for a new connection: one of porthole.v1, of which one is
+// enough; else an idle one, the last used first so that the others age; else the one
+// with the fewest connections that is not stuck; with all stuck and no more allowed,
+// the one with the fewest.
 func (p *pool) pick() *tunnel {
 	var best *tunnel
 	for _, t := range p.tunnels {
@@ -111,6 +112,9 @@ func (p *pool) pick() *tunnel {
 
 // preferred says whether a is a better place than b.
 func preferred(a, b *tunnel) bool {
+	if a.v1 != b.v1 {
+		return a.v1
+	}
 	if a.conns == 0 && b.conns == 0 {
 		return a.idle.After(b.idle)
 	}
@@ -184,8 +188,12 @@ func (p *pool) finish(o *opening) {
 }
 
 // short says whether more idle tunnels should lie ready: one while there are
-// connections, and one for each that has to share, up to a limit; p.mu is held.
+// connections, and one for each that has to share, up to a limit; p.mu is held. In
+// porthole.v1 sharing costs nothing.
 func (p *pool) short() bool {
+	if slices.ContainsFunc(p.tunnels, func(t *tunnel) bool { return t.v1 && t.sociable() }) {
+		return false
+	}
 	used, idle, sharing := p.census()
 	return used > 0 && idle < min(max(1, sharing), maxSpare) && len(p.tunnels) < p.max
 }

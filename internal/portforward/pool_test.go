@@ -18,7 +18,7 @@ func TestTunnelIsReused(t *testing.T) {
 	for range 50 {
 		exchange(t, c)
 	}
-	if n := s.opened(); n > 2 { // a slow machine may have seen the need for a spare
+	if n := s.opened(); n > 5 { // a slow machine may have seen the need for spares
 		t.Errorf("%d tunnels for connections one after the other", n)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"porthole.dev/porthole/internal/pipe"
 	"porthole.dev/porthole/internal/portforward/spdy"
 )
 
@@ -17,15 +18,17 @@ const (
 	// connections. A reader that is merely slower than the network makes
 	// pauses much shorter than that.
 	stallLimit = 250 * time.Millisecond
-	// maxConns is how many connections a tunnel carries; each is two streams,
-	// of which the SPDY layer allows 2048.
-	maxConns = 1000
+	// maxConns is how many connections a tunnel carries; each is two streams, and
+	// one in porthole.v1, of which the SPDY layer allows 2048.
+	maxConns   = 1000
+	maxConnsV1 = 2000
 )
 
 // tunnel is one upgraded connection and what the pool knows about it.
 type tunnel struct {
 	pool *pool
 	conn *spdy.Conn
+	v1   bool // porthole.v1: connections in it do not hold each other up
 
 	heard atomic.Int64 // when octets last came, wall clock, in ns since 1970
 	born  time.Time
@@ -41,14 +44,14 @@ type tunnel struct {
 // openTunnel opens one tunnel.
 func (c *Client) openTunnel(ctx context.Context, pingInterval time.Duration) (*tunnel, error) {
 	start := time.Now()
-	rwc, via, err := c.upgrade(ctx)
+	u, via, err := c.upgrade(ctx)
 	if err != nil {
 		return nil, err
 	}
-	t := &tunnel{pool: &c.tunnels, born: time.Now(), idle: time.Now()}
+	t := &tunnel{pool: &c.tunnels, v1: isV1(u.protocol), born: time.Now(), idle: time.Now()}
 	t.heard.Store(time.Now().UnixNano())
-	t.conn = spdy.New(listening{rwc, &t.heard}, spdy.Config{PingInterval: pingInterval})
-	c.tunnels.log.Debug("tunnel opened", "via", via, "took", time.Since(start))
+	t.conn = spdy.New(listening{u, &t.heard}, spdy.Config{PingInterval: pingInterval, FlowControl: t.v1})
+	c.tunnels.log.Debug("tunnel opened", "via", via, "protocol", u.protocol, "took", time.Since(start))
 	return t, nil
 }
 
@@ -75,13 +78,25 @@ func (t *tunnel) silence() time.Duration {
 // sociable says whether the tunnel is a good place for a new connection;
 // pool.mu is held.
 func (t *tunnel) sociable() bool {
-	return !t.retired && t.conns < maxConns &&
+	limit := maxConns
+	if t.v1 {
+		limit = maxConnsV1
+	}
+	return !t.retired && t.conns < limit &&
 		t.conn.Stalled() < stallLimit && t.silence() < t.pool.silence
 }
 
-// dial opens a connection's two streams in one write, and waits for nothing. The
-// error stream comes first, since the server begins with the second.
-func (t *tunnel) dial(port uint16) (*Conn, error) {
+// dial opens a connection, and waits for nothing.
+func (t *tunnel) dial(port uint16) (pipe.Conn, error) {
+	if t.v1 {
+		return t.dialV1(port)
+	}
+	return t.dialStock(port)
+}
+
+// dialStock opens a connection's two streams in one write. The error stream comes
+// first, since the server begins with the second.
+func (t *tunnel) dialStock(port uint16) (*Conn, error) {
 	header := http.Header{
 		"streamType": {"error"},
 		"port":       {strconv.Itoa(int(port))},

@@ -11,39 +11,41 @@ import (
 )
 
 const (
-	// protocol is what travels in the streams (X-Stream-Protocol-Version).
-	protocol = "portforward.k8s.io"
-	// webSocketProtocol is the same through a WebSocket that carries SPDY.
-	webSocketProtocol = "SPDY/3.1+" + protocol
-
 	// maxBody is how much of an answer's body is read, of which maxMessage is
 	// kept when it is not a Kubernetes Status.
 	maxBody    = 64 << 10
 	maxMessage = 4 << 10
 )
 
+// upgraded is a tunnel's byte stream.
+type upgraded struct {
+	io.ReadWriteCloser
+	protocol string // what the server chose to speak in it
+}
+
 // upgrade opens one tunnel's byte stream: through a WebSocket, and where that is
-// refused, by SPDY's own upgrade. It tells by which.
+// refused, by SPDY's own upgrade. It tells by which. A server of ours is told from
+// a stock one by the protocol that it chooses of those that are offered.
 //
 // Refused is every HTTP answer that is not the upgrade asked for, as kubectl has
 // it: a 403 may be about the GET alone, since RBAC knows it as another verb than
 // the POST, and old servers and proxies answer what they like. What is not an
 // answer would not be another by POST.
-func (c *Client) upgrade(ctx context.Context) (io.ReadWriteCloser, string, error) {
+func (c *Client) upgrade(ctx context.Context) (u upgraded, via string, err error) {
 	if c.SPDYOnly || c.fellBack.Load() {
-		rwc, err := c.upgradeSPDY(ctx)
-		return rwc, "spdy", err
+		u, err := c.upgradeSPDY(ctx)
+		return u, "spdy", err
 	}
-	rwc, err := c.upgradeWebSocket(ctx)
+	u, err = c.upgradeWebSocket(ctx)
 	if err == nil || !refused(err) {
-		return rwc, "websocket", err
+		return u, "websocket", err
 	}
 	c.tunnels.log.Debug("websocket refused, trying spdy", "err", err)
-	rwc, err = c.upgradeSPDY(ctx)
+	u, err = c.upgradeSPDY(ctx)
 	if err == nil {
 		c.fellBack.Store(true)
 	}
-	return rwc, "spdy", err
+	return u, "spdy", err
 }
 
 // refused says whether err is an answer of the server.
@@ -53,42 +55,42 @@ func refused(err error) bool {
 }
 
 // upgradeSPDY upgrades an HTTP/1.1 connection to SPDY/3.1.
-func (c *Client) upgradeSPDY(ctx context.Context) (io.ReadWriteCloser, error) {
+func (c *Client) upgradeSPDY(ctx context.Context) (upgraded, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.URL.String(), nil)
 	if err != nil {
-		return nil, err
+		return upgraded{}, err
 	}
 	req.Header.Set("Connection", "Upgrade")
 	req.Header.Set("Upgrade", "SPDY/3.1")
-	req.Header.Set("X-Stream-Protocol-Version", protocol)
+	req.Header["X-Stream-Protocol-Version"] = []string{protocolV1, protocol}
 	resp, err := c.Transport.RoundTrip(req)
 	if err != nil {
-		return nil, err
+		return upgraded{}, err
 	}
 	if resp.StatusCode != http.StatusSwitchingProtocols {
-		return nil, statusError(resp)
+		return upgraded{}, statusError(resp)
 	}
-	rwc, err := spdyBody(resp)
+	u, err := spdyBody(resp)
 	if err != nil {
 		resp.Body.Close()
-		return nil, err
 	}
-	return rwc, nil
+	return u, err
 }
 
 // spdyBody is the byte stream behind a 101 response, if it is what was asked for.
-func spdyBody(resp *http.Response) (io.ReadWriteCloser, error) {
+func spdyBody(resp *http.Response) (upgraded, error) {
 	if !strings.EqualFold(resp.Header.Get("Upgrade"), "SPDY/3.1") {
-		return nil, fmt.Errorf("%w: Upgrade is %q", errUpgrade, resp.Header.Get("Upgrade"))
+		return upgraded{}, fmt.Errorf("%w: Upgrade is %q", errUpgrade, resp.Header.Get("Upgrade"))
 	}
-	if got := resp.Header.Get("X-Stream-Protocol-Version"); got != protocol {
-		return nil, fmt.Errorf("%w: X-Stream-Protocol-Version is %q", errUpgrade, got)
+	chosen := resp.Header.Get("X-Stream-Protocol-Version")
+	if chosen != protocol && chosen != protocolV1 {
+		return upgraded{}, fmt.Errorf("%w: X-Stream-Protocol-Version is %q", errUpgrade, chosen)
 	}
 	rwc, ok := resp.Body.(io.ReadWriteCloser)
 	if !ok {
-		return nil, fmt.Errorf("transport's 101 response has a body of type %T that cannot be written", resp.Body)
+		return upgraded{}, fmt.Errorf("transport's 101 response has a body of type %T that cannot be written", resp.Body)
 	}
-	return rwc, nil
+	return upgraded{rwc, chosen}, nil
 }
 
 // statusError reads the answer of a server that did not upgrade, and closes it.

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"strings"
 	"sync"
 
 	"github.com/coder/websocket"
@@ -15,7 +17,7 @@ import (
 const gatherSize = 64 << 10
 
 // upgradeWebSocket opens a WebSocket whose binary messages carry SPDY.
-func (c *Client) upgradeWebSocket(ctx context.Context) (io.ReadWriteCloser, error) {
+func (c *Client) upgradeWebSocket(ctx context.Context) (upgraded, error) {
 	shake := &handshake{transport: c.Transport}
 	//nolint:bodyclose // of a 101 it is the connection itself; of others handshake makes it empty
 	ws, _, err := websocket.Dial(ctx, c.URL.String(), &websocket.DialOptions{
@@ -23,17 +25,18 @@ func (c *Client) upgradeWebSocket(ctx context.Context) (io.ReadWriteCloser, erro
 			Transport:     shake,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
-		Subprotocols: []string{webSocketProtocol},
+		Subprotocols: []string{webSocketProtocolV1, webSocketProtocol},
 	})
-	switch {
-	case err != nil:
-		return nil, shake.explain(err)
-	case ws.Subprotocol() != webSocketProtocol:
+	if err != nil {
+		return upgraded{}, shake.explain(err)
+	}
+	chosen := ws.Subprotocol()
+	if chosen != webSocketProtocolV1 && chosen != webSocketProtocol {
 		ws.CloseNow()
-		return nil, fmt.Errorf("%w: WebSocket protocol is %q", errUpgrade, ws.Subprotocol())
+		return upgraded{}, fmt.Errorf("%w: WebSocket protocol is %q", errUpgrade, chosen)
 	}
 	ws.SetReadLimit(-1) // a message is a piece of a stream: its size says nothing
-	return &messages{ws: ws, out: shake.out}, nil
+	return upgraded{&messages{ws: ws, out: shake.out}, strings.TrimPrefix(chosen, tunnelPrefix)}, nil
 }
 
 // handshake is the Client's Transport for one WebSocket. It keeps the server's
@@ -94,6 +97,9 @@ func (g *gatherer) Write(p []byte) (int, error) {
 	if !g.gathering {
 		return g.ReadWriteCloser.Write(p)
 	}
+	if len(p) >= gatherSize/2 { // a server's, whose payload is not masked piece by piece
+		return g.through(p)
+	}
 	g.buf = append(g.buf, p...)
 	if len(g.buf) >= gatherSize {
 		if err := g.flush(); err != nil {
@@ -101,6 +107,16 @@ func (g *gatherer) Write(p []byte) (int, error) {
 		}
 	}
 	return len(p), nil
+}
+
+// through writes what was gathered and p, in one system call where that can be;
+// g.mu is held.
+func (g *gatherer) through(p []byte) (int, error) {
+	pieces := net.Buffers{g.buf, p}
+	n, err := pieces.WriteTo(g.ReadWriteCloser)
+	n -= int64(len(g.buf))
+	g.buf = g.buf[:0]
+	return int(max(n, 0)), err
 }
 
 // gather holds writes back until release.
@@ -168,12 +184,17 @@ func (m *messages) next() error {
 
 // Write sends p as one message.
 func (m *messages) Write(p []byte) (int, error) {
-	m.out.gather()
-	err := m.ws.Write(context.Background(), websocket.MessageBinary, p)
-	if err := errors.Join(err, m.out.release()); err != nil {
+	if err := m.write(websocket.MessageBinary, p); err != nil {
 		return 0, err
 	}
 	return len(p), nil
+}
+
+// write sends one message in as few writes as it takes.
+func (m *messages) write(kind websocket.MessageType, p []byte) error {
+	m.out.gather()
+	err := m.ws.Write(context.Background(), kind, p)
+	return errors.Join(err, m.out.release())
 }
 
 // Close closes the connection without the closing handshake of RFC 6455: SPDY has

@@ -1,6 +1,6 @@
-// Package interop holds the port-forward client against the servers of Kubernetes
-// itself: the runtime's streaming server and the API server's proxy, over loopback.
-// It is a module of its own, so that the product does not carry theirs.
+// Package interop holds both ends of the port-forward protocol against those of
+// Kubernetes itself: the runtime's streaming server, the API server's proxy and the
+// client of kubectl, over loopback. It is a module of its own, so that the product does not carry theirs.
 package interop
 
 import (
@@ -92,6 +92,7 @@ func exact(conn *net.TCPConn, stream io.ReadWriteCloser) error {
 // cluster is an API server's proxy in front of a runtime's streaming server.
 type cluster struct {
 	api     *httptest.Server
+	node    string       // the streaming server's own URL
 	tunnels atomic.Int32 // opened
 
 	mu    sync.Mutex
@@ -100,11 +101,20 @@ type cluster struct {
 
 func start(t testing.TB, r portforward.PortForwarder) *cluster {
 	t.Helper()
+	return startBefore(t, func(w http.ResponseWriter, req *http.Request) {
+		portforward.ServePortForward(w, req, r, "pod", "", nil, time.Hour, 30*time.Second, portforward.SupportedProtocols)
+	})
+}
+
+// startBefore starts an API server's proxy before a streaming server.
+func startBefore(t testing.TB, streaming http.HandlerFunc) *cluster {
+	t.Helper()
 	c := &cluster{}
 	node := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		c.tunnels.Add(1)
-		portforward.ServePortForward(w, req, r, "pod", "", nil, time.Hour, 30*time.Second, portforward.SupportedProtocols)
+		streaming(w, req)
 	}))
+	c.node = node.URL
 	location, err := url.Parse(node.URL)
 	if err != nil {
 		t.Fatal(err)

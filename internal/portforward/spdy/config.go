@@ -37,6 +37,11 @@ type Config struct {
 	// before it is given up with ErrPingTimeout. 0 means for ever. A stock
 	// peer with one stalled stream may stop answering although it lives.
 	PingTimeout time.Duration
+
+	// Gone, if set, says whether the transport has lost its peer, although there
+	// may be octets left to read. It is asked every half second while the tunnel
+	// reads nothing because a stream's buffer is full; true ends the tunnel.
+	Gone func() bool
 }
 
 func (cfg Config) withDefaults() Config {

@@ -27,6 +27,7 @@ type Conn struct {
 	send      sender
 	chunks    chunkPool
 	beat      heartbeat
+	vigil     vigil
 
 	born       time.Time
 	readStall  atomic.Int64 // since when after born the read loop waits, or 0
@@ -249,6 +250,7 @@ func (c *Conn) fail(reason error, polite bool, status uint32) {
 		return
 	}
 	c.beat.stop()
+	c.vigil.stop()
 	for _, s := range streams {
 		c.send.abort(s, err)
 		if errors.Is(reason, net.ErrClosed) {
@@ -256,6 +258,7 @@ func (c *Conn) fail(reason error, polite bool, status uint32) {
 		} else {
 			s.in.finish(err)
 		}
+		s.loss.happen()
 	}
 	if !polite {
 		c.send.close()

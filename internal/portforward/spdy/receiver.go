@@ -90,6 +90,9 @@ func (c *Conn) stalled(yes bool) {
 		since = c.now()
 	}
 	c.readStall.Store(since)
+	if yes {
+		c.vigil.begin(c)
+	}
 }
 
 // discardData drops the payload of a frame for a stream that is not there. One
@@ -211,13 +214,21 @@ func (c *Conn) arrive(f control, headers map[string][]string) {
 	c.announceArrival()
 }
 
-// handleHeaders takes in SYN_REPLY and HEADERS. Their headers mean nothing here,
-// but must be decompressed for those that follow.
+// handleHeaders takes in SYN_REPLY and HEADERS. Whether anybody asks for their
+// headers or not, they must be decompressed for those that follow.
 func (c *Conn) handleHeaders(f control) error {
-	if _, err := c.headers.decode(f.block); err != nil {
+	headers, err := c.headers.decode(f.block)
+	if err != nil {
 		return err
 	}
-	if s := c.stream(f.streamID); s != nil && f.flags&flagFin != 0 {
+	s := c.stream(f.streamID)
+	if s == nil {
+		return nil
+	}
+	if f.kind == kindHeaders {
+		s.loss.keep(headers)
+	}
+	if f.flags&flagFin != 0 {
 		c.receivedFin(s)
 	}
 	return nil
@@ -239,6 +250,7 @@ func (c *Conn) handleReset(f control) {
 		// Sending first: who reads of the end must not be able to write still.
 		c.send.abort(s, reason)
 		s.in.finish(reason)
+		s.loss.happen()
 	}
 }
 
@@ -247,6 +259,7 @@ func (c *Conn) reset(s *Stream, status uint32) {
 	c.send.abort(s, ErrReset)
 	s.in.finish(ErrReset)
 	c.drop(s, status)
+	s.loss.happen()
 }
 
 // handlePing sends the peer's pings back; the others are answers to ours.
@@ -273,6 +286,7 @@ func (c *Conn) handleGoAway(last uint32) {
 	for _, s := range lost {
 		c.send.abort(s, ErrRefused)
 		s.in.finish(ErrRefused)
+		s.loss.happen()
 	}
 }
 

@@ -19,6 +19,7 @@ type Stream struct {
 	id      uint32
 	headers http.Header
 	done    side // guarded by conn.mu
+	loss    loss
 
 	reading sync.Mutex // held by the one reader
 	writing sync.Mutex // held by the one writer
@@ -47,6 +48,30 @@ func (s *Stream) ID() uint32 { return s.id }
 // Headers returns the headers that the stream was opened with. They are shared:
 // do not change them.
 func (s *Stream) Headers() http.Header { return s.headers }
+
+// AfterLoss calls f on a goroutine of its own once the peer has reset the stream or
+// the tunnel has gone away under it: now, if that has happened. A stream that ends
+// in any other way never calls it. There is one such f, the last.
+func (s *Stream) AfterLoss(f func()) { s.loss.watch(f) }
+
+// SendHeaders sends headers behind what was written. They reach the peer ahead of
+// a FIN or a reset that follows. The error is ErrReset once the stream has ended in
+// both directions.
+func (s *Stream) SendHeaders(headers http.Header) error {
+	text, err := headerText(headers)
+	if err != nil {
+		return err
+	}
+	if s.conn.stream(s.id) != s {
+		return ErrReset
+	}
+	return s.conn.send.opening(control{kind: kindHeaders, streamID: s.id}, text)
+}
+
+// LateHeaders returns the headers that the peer has sent last since the stream's
+// opening, nil if none or if they exceed 8 KiB. Those sent ahead of a reset are
+// there when a Read or Write fails for it.
+func (s *Stream) LateHeaders() http.Header { return s.loss.lateHeaders() }
 
 // LocalAddr returns the transport's address, so that streams of one tunnel have
 // the same.

@@ -1,0 +1,32 @@
+package portforward
+
+import (
+	"net"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// gone says whether the peer of conn has closed it or is dead, although there may
+// be octets of it left to read: poll(2) tells by POLLRDHUP. What is no socket
+// never is gone.
+func gone(conn net.Conn) bool {
+	if t, ok := conn.(interface{ NetConn() net.Conn }); ok { // TLS
+		conn = t.NetConn()
+	}
+	s, ok := conn.(syscall.Conn)
+	if !ok {
+		return false
+	}
+	raw, err := s.SyscallConn()
+	if err != nil {
+		return true
+	}
+	var hungUp bool
+	err = raw.Control(func(fd uintptr) {
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+		n, err := unix.Poll(fds, 0)
+		hungUp = err == nil && n > 0
+	})
+	return hungUp || err != nil
+}

@@ -1,0 +1,91 @@
+package portforward
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"porthole.dev/porthole/internal/pipe"
+)
+
+// dialTime is how long a port may take to answer. It is in the node's own pod.
+const dialTime = 30 * time.Second
+
+// line is the client's side of one connection at the server's end, whatever the
+// tunnel's form. Reset gives it up as a failure.
+type line interface {
+	pipe.Conn
+	Reset() error
+	// afterLoss calls f on a goroutine of its own once the client has reset the
+	// connection. The end of the tunnel ends the context of join.
+	afterLoss(f func())
+	// fail ends it with words before anything was joined.
+	fail(err error, text string)
+	// end ends it after it was joined; err is nil after two ends of file.
+	end(err error)
+	// finished says whether the client was sent the end of file.
+	finished() bool
+}
+
+// join connects a line to its port and moves octets until both ends are through.
+func (c *caller) join(ctx context.Context, l line, port uint16, protocol string) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	l.afterLoss(func() { cancel(ErrReset) })
+	event := Event{Port: port, Client: c.addr, UserAgent: c.agent, Protocol: protocol}
+	began := time.Now()
+	pod, err := c.dial(ctx, port)
+	event.Connect = time.Since(began)
+	switch {
+	case err == nil:
+		event.Open = true
+		c.tell(event)
+		event.Open = false
+		event.Sent, event.Received, err = c.move(ctx, l, pod)
+	case ctx.Err() != nil: // there is nobody left to be told
+		err = context.Cause(ctx)
+		_ = l.Reset()
+		l.end(err)
+	default:
+		l.fail(err, c.words(port, err))
+	}
+	event.Duration, event.Err = time.Since(began), err
+	c.tell(event)
+}
+
+// words are those of stock servers, which people and scripts look for.
+func (c *caller) words(port uint16, err error) string {
+	return fmt.Sprintf("error forwarding port %d to pod %s, uid : %v", port, c.offer.Pod, err)
+}
+
+func (c *caller) dial(ctx context.Context, port uint16) (pipe.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTime)
+	defer cancel()
+	return c.offer.Dialer.Dial(ctx, port)
+}
+
+// move joins the two sides. When ctx ends the pod's is reset: the client has gone
+// away, and nothing that waits for the pod would notice.
+func (c *caller) move(ctx context.Context, l line, pod pipe.Conn) (sent, received int64, err error) {
+	stop := context.AfterFunc(ctx, func() { _ = pipe.Reset(pod) })
+	defer stop()
+	counts, err := c.server.copier.Copy(l, pod)
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx) // and not what the reset made of it
+	}
+	if errors.Is(err, ErrReset) && l.finished() {
+		err = nil // that is how stock clients hang up on a port that has ended
+	}
+	l.end(err)
+	return counts.FromA, counts.FromB, err
+}
+
+func (c *caller) tell(e Event) {
+	if e.Err != nil {
+		c.server.log.Debug("connection failed", "client", e.Client, "port", e.Port, "err", e.Err)
+	}
+	if c.offer.Events != nil {
+		c.offer.Events(e)
+	}
+}

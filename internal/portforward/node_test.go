@@ -1,0 +1,561 @@
+package portforward
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"porthole.dev/porthole/internal/pipe"
+)
+
+// loopback reaches ports of this machine, except for those that err knows.
+type loopback struct {
+	err func(port uint16) error
+}
+
+func (l loopback) Dial(ctx context.Context, port uint16) (pipe.Conn, error) {
+	if l.err != nil {
+		if err := l.err(port); err != nil {
+			return nil, err
+		}
+	}
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "tcp4", fmt.Sprintf("127.0.0.1:%d", port))
+	if err != nil {
+		return nil, err
+	}
+	return conn.(*net.TCPConn), nil
+}
+
+// node is a Server over loopback HTTP, with something before it that has an Offer
+// made for each request to /pod, as an API server has.
+type node struct {
+	Server
+	Offers Offer // for all
+	http   *httptest.Server
+
+	mu     sync.Mutex
+	events []Event
+	done   int
+	conns  []net.Conn // that were accepted
+}
+
+func newNode(t testing.TB, edit ...func(*node)) *node {
+	t.Helper()
+	n := &node{Offers: Offer{Dialer: loopback{}, Pod: "4f2a"}}
+	n.Offers.Events = n.note
+	n.Offers.Done = func() {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		n.done++
+	}
+	for _, e := range edit {
+		e(n)
+	}
+	n.http = httptest.NewUnstartedServer(http.HandlerFunc(n.serve))
+	n.http.Config.ConnState = func(c net.Conn, state http.ConnState) {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if state == http.StateNew {
+			n.conns = append(n.conns, c)
+		}
+	}
+	n.http.Start()
+	t.Cleanup(func() {
+		n.Close()
+		n.http.Close()
+	})
+	return n
+}
+
+func (n *node) serve(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == "/pod" {
+		path, err := n.Offer(n.Offers)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		r.URL.Path = path
+	}
+	n.ServeHTTP(w, r)
+}
+
+func (n *node) note(e Event) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.events = append(n.events, e)
+}
+
+// told are the events so far: those of openings, and those of ends.
+func (n *node) told() (opened, ended []Event) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, e := range n.events {
+		if e.Open {
+			opened = append(opened, e)
+		} else {
+			ended = append(ended, e)
+		}
+	}
+	return opened, ended
+}
+
+func (n *node) client(t testing.TB, edit ...func(*Client)) *Client {
+	t.Helper()
+	u, err := url.Parse(n.http.URL + "/pod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newClient(t, u, edit...)
+}
+
+// remote is what a Client's Conn is with either protocol.
+type remote interface {
+	net.Conn
+	CloseWrite() error
+	Reset() error
+	io.WriterTo
+}
+
+func reach(t testing.TB, c *Client, port uint16) remote {
+	t.Helper()
+	conn, err := c.Dial(t.Context(), port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return conn.(remote)
+}
+
+func tunnelOf(conn net.Conn) *tunnel {
+	if c, ok := conn.(*v1Conn); ok {
+		return c.tunnel
+	}
+	return conn.(*Conn).tunnel
+}
+
+// stockOnly is a transport that leaves our protocol out of what the client offers.
+type stockOnly struct{ http.RoundTripper }
+
+func (s stockOnly) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	if r.Method == http.MethodPost {
+		r.Header["X-Stream-Protocol-Version"] = []string{protocol}
+	} else {
+		r.Header["Sec-Websocket-Protocol"] = []string{webSocketProtocol}
+	}
+	return s.RoundTripper.RoundTrip(r)
+}
+
+// forms runs a test with both protocols, each through a WebSocket and through SPDY's
+// upgrade.
+func forms(t *testing.T, test func(t *testing.T, form func(*Client))) {
+	t.Run("v1", func(t *testing.T) { ways(t, test) })
+	t.Run("stock", func(t *testing.T) {
+		ways(t, func(t *testing.T, way func(*Client)) {
+			test(t, func(c *Client) {
+				way(c)
+				c.Transport = stockOnly{c.Transport}
+			})
+		})
+	})
+}
+
+// listen serves TCP connections and returns the port.
+func listen(t testing.TB, serve func(*net.TCPConn)) uint16 {
+	t.Helper()
+	l, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var work sync.WaitGroup
+	work.Go(func() {
+		for {
+			conn, err := l.AcceptTCP()
+			if err != nil {
+				return
+			}
+			work.Go(func() {
+				defer conn.Close()
+				serve(conn)
+			})
+		}
+	})
+	t.Cleanup(func() {
+		l.Close()
+		work.Wait()
+	})
+	return uint16(l.Addr().(*net.TCPAddr).Port)
+}
+
+// echoing sends everything back, and then its end.
+func echoing(conn *net.TCPConn) { io.Copy(conn, conn) }
+
+// closedPort is a port that nobody listens on.
+func closedPort(t testing.TB) uint16 {
+	t.Helper()
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return uint16(l.Addr().(*net.TCPAddr).Port)
+}
+
+// The answer comes long after the question's end, exactly once and whole.
+func TestNodeHalfClose(t *testing.T) {
+	forms(t, func(t *testing.T, form func(*Client)) {
+		t.Parallel()
+		port := listen(t, func(conn *net.TCPConn) {
+			question, _ := io.ReadAll(conn)
+			time.Sleep(3 * time.Second)
+			conn.Write(append(question, '!'))
+		})
+		n := newNode(t)
+		conn := reach(t, n.client(t, form), port)
+		mustWrite(t, conn, "question")
+		if err := conn.CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := io.ReadAll(conn); err != nil || string(got) != "question!" {
+			t.Errorf("read %q, %v", got, err)
+		}
+		conn.Close()
+		within(t, 5*time.Second, "the end is told", func() bool { _, ended := n.told(); return len(ended) == 1 })
+		opened, ended := n.told()
+		e := ended[0]
+		if len(opened) != 1 || e.Err != nil || e.Sent != 8 || e.Received != 9 || e.Port != port || e.Client != "127.0.0.1" {
+			t.Errorf("events %+v, %+v", opened, ended)
+		}
+	})
+}
+
+// The port ends first, and the upload goes on to its own end.
+func TestNodePortHalfCloses(t *testing.T) {
+	forms(t, func(t *testing.T, form func(*Client)) {
+		t.Parallel()
+		uploaded := make(chan int64, 1)
+		port := listen(t, func(conn *net.TCPConn) {
+			io.WriteString(conn, "enough")
+			conn.CloseWrite()
+			n, _ := io.Copy(io.Discard, conn)
+			uploaded <- n
+		})
+		conn := reach(t, newNode(t).client(t, form), port)
+		defer conn.Close()
+		if got, err := io.ReadAll(conn); err != nil || string(got) != "enough" {
+			t.Fatalf("read %q, %v", got, err)
+		}
+		mustWrite(t, conn, strings.Repeat("x", 4<<20))
+		conn.CloseWrite()
+		if n := <-uploaded; n != 4<<20 {
+			t.Errorf("%d octets arrived", n)
+		}
+	})
+}
+
+func TestNodeRefused(t *testing.T) {
+	forms(t, func(t *testing.T, form func(*Client)) {
+		n := newNode(t)
+		c := n.client(t, form)
+		port := closedPort(t)
+		for range 20 {
+			conn := reach(t, c, port)
+			_, err := io.ReadAll(conn)
+			var refused *PortError
+			if !errors.As(err, &refused) || !errors.Is(err, syscall.ECONNREFUSED) ||
+				!strings.HasPrefix(refused.Text, fmt.Sprintf("error forwarding port %d to pod 4f2a, uid : ", port)) {
+				t.Fatalf("read: %v", err)
+			}
+			conn.Close()
+		}
+		within(t, 5*time.Second, "the ends are told", func() bool { _, ended := n.told(); return len(ended) == 20 })
+		if opened, ended := n.told(); len(opened) != 0 || !errors.Is(ended[0].Err, syscall.ECONNREFUSED) {
+			t.Errorf("events %+v, %+v", opened, ended)
+		}
+	})
+}
+
+// Whoever resets a connection, the other side sees a reset, and the tunnel lives on.
+func TestNodeResets(t *testing.T) {
+	forms(t, func(t *testing.T, form func(*Client)) {
+		t.Parallel()
+		seen := make(chan error, 1)
+		port := listen(t, func(conn *net.TCPConn) {
+			conn.Write([]byte("half"))
+			var b [1]byte
+			conn.Read(b[:])
+			if b[0] == 'r' {
+				conn.SetLinger(0)
+				return
+			}
+			_, err := conn.Read(b[:])
+			seen <- err
+		})
+		c := newNode(t).client(t, form, func(c *Client) { c.MaxTunnels = 1 })
+		conn := reach(t, c, port)
+		mustWrite(t, conn, "r")
+		mustRead(t, conn, "half")
+		if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, ErrReset) {
+			t.Errorf("read: %v", err)
+		}
+		conn.Close()
+		conn = reach(t, c, port)
+		mustWrite(t, conn, "c")
+		mustRead(t, conn, "half")
+		conn.Reset()
+		if err := <-seen; !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("port reads: %v", err)
+		}
+		exchangeWith(t, c, listen(t, echoing), 1000)
+	})
+}
+
+// exchangeWith sends octets through a new connection and wants them back.
+func exchangeWith(t testing.TB, c *Client, port uint16, size int) {
+	t.Helper()
+	conn, err := c.Dial(context.Background(), port)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer conn.Close()
+	go func() {
+		conn.Write(make([]byte, size))
+		conn.CloseWrite()
+	}()
+	if n, err := io.Copy(io.Discard, conn); err != nil || n != int64(size) {
+		t.Errorf("%d of %d octets came back, %v", n, size, err)
+	}
+}
+
+func TestNodeManyAtOnce(t *testing.T) {
+	forms(t, func(t *testing.T, form func(*Client)) {
+		c := newNode(t).client(t, form)
+		port := listen(t, echoing)
+		var work sync.WaitGroup
+		for range 200 {
+			work.Go(func() { exchangeWith(t, c, port, 10_000) })
+		}
+		work.Wait()
+	})
+}
+
+// Whatever is queued in either direction, a client that goes away takes its pods'
+// connections along.
+func TestNodeClientGoes(t *testing.T) {
+	for name, serve := range map[string]func(*net.TCPConn){
+		"port floods":    func(conn *net.TCPConn) { io.Copy(conn, endless{}) },
+		"port is silent": func(conn *net.TCPConn) { io.Copy(io.Discard, conn) },
+		"port takes nothing": func(conn *net.TCPConn) {
+			for { // without reading, the loss shows by writing only
+				if _, err := conn.Write([]byte("x")); err != nil {
+					return
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			forms(t, func(t *testing.T, form func(*Client)) {
+				t.Parallel()
+				gone := make(chan struct{})
+				port := listen(t, func(conn *net.TCPConn) {
+					serve(conn)
+					close(gone)
+				})
+				n := newNode(t)
+				conn := reach(t, n.client(t, form), port)
+				go conn.Write(make([]byte, 32<<20))
+				time.Sleep(300 * time.Millisecond)
+				tunnelOf(conn).conn.Close()
+				select {
+				case <-gone:
+				case <-time.After(10 * time.Second):
+					t.Fatal("the port's connection lives on")
+				}
+				within(t, 10*time.Second, "the end is told", func() bool { _, ended := n.told(); return len(ended) == 1 })
+				if _, ended := n.told(); ended[0].Err == nil {
+					t.Error("no error is told")
+				}
+				within(t, 10*time.Second, "offer done", func() bool {
+					n.mu.Lock()
+					defer n.mu.Unlock()
+					return n.done > 0
+				})
+			})
+		})
+	}
+}
+
+// Close ends what is there, and takes nothing more.
+func TestNodeClose(t *testing.T) {
+	port := listen(t, func(conn *net.TCPConn) { io.Copy(io.Discard, conn) })
+	n := newNode(t)
+	c := n.client(t)
+	conn := reach(t, c, port)
+	mustWrite(t, conn, "x")
+	within(t, 5*time.Second, "connection", func() bool { opened, _ := n.told(); return len(opened) == 1 })
+	n.Close()
+	if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, ErrTunnel) {
+		t.Errorf("read: %v", err)
+	}
+	if _, err := n.Offer(n.Offers); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("offer: %v", err)
+	}
+}
+
+func TestNodeIdle(t *testing.T) {
+	n := newNode(t, func(n *node) { n.IdleTime = 200 * time.Millisecond })
+	port := listen(t, func(conn *net.TCPConn) {
+		b := make([]byte, 1)
+		conn.Read(b)
+		time.Sleep(600 * time.Millisecond)
+		conn.Write(b)
+	})
+	c := n.client(t)
+	conn := reach(t, c, port)
+	mustWrite(t, conn, "x")
+	mustRead(t, conn, "x")
+	if tunnelOf(conn).conn.Err() != nil {
+		t.Error("tunnel with a connection was closed")
+	}
+	conn.Close()
+	within(t, 5*time.Second, "tunnel closed", func() bool { return tunnelOf(conn).conn.Err() != nil })
+}
+
+// ask sends lines of HTTP by hand and returns the answer.
+func (n *node) ask(t *testing.T, request string) (*http.Response, net.Conn, *bufio.Reader) {
+	t.Helper()
+	conn, err := net.Dial("tcp", n.http.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	conn.SetDeadline(time.Now().Add(20 * time.Second))
+	mustWrite(t, conn, request)
+	r := bufio.NewReader(conn)
+	resp, err := http.ReadResponse(r, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	return resp, conn, r
+}
+
+func TestNodeRefusesUpgrades(t *testing.T) {
+	const host = " HTTP/1.1\r\nHost: node\r\n"
+	const upgrade = "Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\n"
+	const ws = "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+	for name, test := range map[string]struct {
+		request string
+		status  int
+	}{
+		"no upgrade":         {"GET /pod" + host + "\r\n", 400},
+		"other upgrade":      {"GET /pod" + host + "Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n", 400},
+		"no protocol":        {"POST /pod" + host + upgrade + "\r\n", 400},
+		"empty protocol":     {"POST /pod" + host + upgrade + "X-Stream-Protocol-Version: , \r\n\r\n", 400},
+		"other protocol":     {"POST /pod" + host + upgrade + "X-Stream-Protocol-Version: v5.channel.k8s.io\r\n\r\n", 403},
+		"other method":       {"PUT /pod" + host + upgrade + "X-Stream-Protocol-Version: portforward.k8s.io\r\n\r\n", 405},
+		"a body":             {"POST /pod" + host + upgrade + "X-Stream-Protocol-Version: portforward.k8s.io\r\nContent-Length: 1\r\n\r\nx", 400},
+		"no such path":       {"POST /podd" + host + upgrade + "X-Stream-Protocol-Version: portforward.k8s.io\r\n\r\n", 404},
+		"no such token":      {"POST /portforward/x" + host + upgrade + "X-Stream-Protocol-Version: portforward.k8s.io\r\n\r\n", 404},
+		"no token":           {"POST /portforward/" + host + upgrade + "X-Stream-Protocol-Version: portforward.k8s.io\r\n\r\n", 404},
+		"other WebSocket":    {"GET /pod" + host + ws + "Sec-WebSocket-Protocol: v5.channel.k8s.io\r\n\r\n", 403},
+		"no key":             {"GET /pod" + host + strings.Replace(ws, "Sec-WebSocket-Key", "X", 1) + "Sec-WebSocket-Protocol: SPDY/3.1+portforward.k8s.io\r\n\r\n", 400},
+		"WebSocket by POST":  {"POST /pod" + host + ws + "Sec-WebSocket-Protocol: SPDY/3.1+portforward.k8s.io\r\n\r\n", 405},
+		"channels, no ports": {"GET /pod" + host + ws + "Sec-WebSocket-Protocol: v4.channel.k8s.io\r\n\r\n", 400},
+		"channels, bad port": {"GET /pod?ports=0" + host + ws + "\r\n", 400},
+		"too many ports":     {"GET /pod?ports=1" + strings.Repeat(",1", 40) + host + ws + "\r\n", 400},
+		"oversized headers":  {"POST /pod" + host + "X: " + strings.Repeat("x", 2<<20) + "\r\n\r\n", 431},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t)
+			resp, _, _ := n.ask(t, test.request)
+			if resp.StatusCode != test.status {
+				t.Errorf("status %s", resp.Status)
+			}
+			if accepted := resp.Header["X-Accepted-Stream-Protocol-Versions"]; name == "other protocol" && len(accepted) != 3 {
+				t.Errorf("accepted %q", accepted)
+			}
+			n.offers.mu.Lock()
+			defer n.offers.mu.Unlock()
+			if len(n.offers.waiting) != 0 {
+				t.Error("the token was left")
+			}
+		})
+	}
+}
+
+// The protocol is found wherever it stands, and what follows the request at once is
+// not lost.
+func TestNodeNegotiates(t *testing.T) {
+	for _, lines := range []string{
+		"X-Stream-Protocol-Version: portforward.k8s.io\r\n",
+		"X-Stream-Protocol-Version: v9.k8s.io\r\nX-Stream-Protocol-Version: portforward.k8s.io\r\n",
+		"x-stream-protocol-version: v9.k8s.io ,portforward.k8s.io\r\n",
+	} {
+		n := newNode(t)
+		ping := "\x80\x03\x00\x06\x00\x00\x00\x04\x00\x00\x00\x01"
+		resp, _, r := n.ask(t, "POST /pod HTTP/1.1\r\nHost: node\r\nConnection: keep-alive, upgrade\r\nUpgrade: spdy/3.1\r\n"+lines+"\r\n"+ping)
+		if resp.StatusCode != http.StatusSwitchingProtocols || resp.Header.Get("X-Stream-Protocol-Version") != protocol || resp.Header.Get("Upgrade") != "SPDY/3.1" {
+			t.Errorf("%q: %s, %v", lines, resp.Status, resp.Header)
+		}
+		mustRead(t, r, ping)
+	}
+}
+
+// A token serves once, for some time, and there are only so many.
+func TestTokens(t *testing.T) {
+	done := make(chan struct{}, 10)
+	s := &Server{TokenTime: 100 * time.Millisecond, MaxOffers: 2}
+	defer s.Close()
+	offer := Offer{Dialer: loopback{}, Done: func() { done <- struct{}{} }}
+	first, err := s.Offer(offer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, _ := s.Offer(offer)
+	if first == second || len(first) < len("/portforward/")+26 {
+		t.Errorf("tokens %s and %s", first, second)
+	}
+	if _, err := s.Offer(offer); !errors.Is(err, ErrTooManyOffers) {
+		t.Errorf("third: %v", err)
+	}
+	status := func(path string) int {
+		w := httptest.NewRecorder()
+		s.ServeHTTP(w, httptest.NewRequest(http.MethodPost, path, nil))
+		return w.Code
+	}
+	if got := status(first); got != 400 {
+		t.Errorf("first use: %d", got)
+	}
+	if got := status(first); got != 404 {
+		t.Errorf("second use: %d", got)
+	}
+	<-done
+	<-done // by its time
+	if got := status(second); got != 404 {
+		t.Errorf("late use: %d", got)
+	}
+	within(t, 5*time.Second, "timer gone", func() bool {
+		s.offers.mu.Lock()
+		defer s.offers.mu.Unlock()
+		return s.offers.timer == nil && len(s.offers.waiting) == 0
+	})
+	if _, err := s.Offer(offer); err != nil {
+		t.Error(err)
+	}
+	s.Close()
+	<-done
+}

@@ -1,0 +1,112 @@
+package portforward
+
+import (
+	"context"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"porthole.dev/porthole/internal/portforward/spdy"
+)
+
+const (
+	// serverPing is how often a stock client is pinged. Its answer means nothing,
+	// for with a stalled stream it does not answer; but writing to a client that
+	// is gone makes the proxies on the way find out.
+	serverPing = 30 * time.Second
+	// aliveTime is how long an end of ours, which always answers, may be silent.
+	// A network that comes back sooner finds its connections alive.
+	aliveTime = 2 * time.Minute
+)
+
+// session is a SPDY tunnel at the server's end.
+type session struct {
+	*caller
+	conn     *spdy.Conn
+	protocol string // by the name that Events tell
+	born     time.Time
+	pairs    pairs
+
+	ctx  context.Context // ends with the tunnel, whose error is its cause
+	work sync.WaitGroup  // connections
+
+	mu    sync.Mutex
+	conns int
+	idle  *time.Timer // runs while conns is 0
+}
+
+// newSession begins to serve a tunnel over transport, which carries conn.
+func (c *caller) newSession(transport io.ReadWriteCloser, conn net.Conn, name string) *session {
+	s := &session{caller: c, protocol: protocol, born: time.Now()}
+	cfg := spdy.Config{Server: true, PingInterval: serverPing, Gone: func() bool { return gone(conn) }}
+	if isV1(name) {
+		s.protocol = protocolV1
+		cfg.FlowControl, cfg.PingInterval, cfg.PingTimeout = true, aliveTime, aliveTime
+	}
+	s.conn = spdy.New(transport, cfg)
+	return s
+}
+
+// run accepts streams until the tunnel ends, and waits for its connections.
+func (s *session) run(life context.Context) {
+	// Not a child of life: the tunnel goes first, so that clients are not told of
+	// ports that failed.
+	ctx, cancel := context.WithCancelCause(context.Background())
+	s.ctx = ctx
+	s.mu.Lock()
+	s.idle = time.AfterFunc(s.idleTime(), s.expire)
+	s.mu.Unlock()
+	for {
+		stream, err := s.conn.Accept(life)
+		if err != nil {
+			break
+		}
+		s.take(stream)
+	}
+	s.conn.Close()
+	cancel(s.conn.Err())
+	s.pairs.close()
+	s.work.Wait()
+	s.mu.Lock()
+	s.idle.Stop()
+	s.mu.Unlock()
+	s.server.log.Debug("tunnel closed", "client", s.addr, "age", time.Since(s.born), "err", s.conn.Err())
+}
+
+func (s *session) idleTime() time.Duration { return orDefault(s.server.IdleTime, defaultServerIdle) }
+
+// expire closes a tunnel that nobody uses. The run loop does the rest.
+func (s *session) expire() {
+	s.mu.Lock()
+	idle := s.conns == 0
+	s.mu.Unlock()
+	if idle {
+		s.conn.Close()
+	}
+}
+
+// begin serves a connection.
+func (s *session) begin(l line, port uint16) {
+	s.mu.Lock()
+	s.conns++
+	s.idle.Stop()
+	s.mu.Unlock()
+	s.work.Go(func() {
+		s.join(s.ctx, l, port, s.protocol)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.conns--; s.conns == 0 {
+			s.idle.Reset(s.idleTime())
+		}
+	})
+}
+
+// take does what a stream asks for.
+func (s *session) take(stream *spdy.Stream) {
+	if s.protocol == protocolV1 {
+		s.takeV1(stream)
+		return
+	}
+	s.takeStock(stream)
+}

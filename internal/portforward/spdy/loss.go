@@ -1,0 +1,67 @@
+package spdy
+
+import (
+	"net/http"
+	"sync"
+)
+
+// maxLateHeaders is how many octets of headers a stream keeps that came after its
+// opening.
+const maxLateHeaders = 8 << 10
+
+// loss is how a stream tells its owner that the peer or the tunnel has ended it,
+// and what the peer has said about that.
+type loss struct {
+	mu       sync.Mutex
+	happened bool
+	tell     func() // who wants to know, or nil
+	late     http.Header
+}
+
+func (l *loss) watch(f func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.tell = f
+	l.call()
+}
+
+func (l *loss) happen() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.happened = true
+	l.call()
+}
+
+// call tells once; l.mu is held.
+func (l *loss) call() {
+	if l.happened && l.tell != nil {
+		go l.tell()
+		l.tell = nil
+	}
+}
+
+// keep replaces the headers that came before: what a stream holds is bounded.
+func (l *loss) keep(headers http.Header) {
+	if headersSize(headers) > maxLateHeaders {
+		headers = nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.late = headers
+}
+
+func (l *loss) lateHeaders() http.Header {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.late
+}
+
+func headersSize(headers http.Header) (n int) {
+	for name, values := range headers {
+		n += len(name)
+		for _, v := range values {
+			n += len(v)
+		}
+	}
+	return n
+}

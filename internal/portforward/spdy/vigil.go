@@ -1,0 +1,59 @@
+package spdy
+
+import (
+	"io"
+	"sync"
+	"time"
+)
+
+// vigilPause is how often a transport that is not being read is asked whether its
+// peer is still there.
+const vigilPause = 500 * time.Millisecond
+
+// vigil watches over the transport while the read loop waits for a stream's reader:
+// an end of the transport would otherwise show only after the wait. It needs no
+// goroutine, and no timer while the read loop reads.
+type vigil struct {
+	mu      sync.Mutex
+	timer   *time.Timer // nil before the first wait
+	running bool
+	over    bool
+}
+
+// begin is called at the beginning of each wait, of which there may be many.
+func (v *vigil) begin(c *Conn) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	switch {
+	case v.running || v.over || c.cfg.Gone == nil:
+		return
+	case v.timer == nil:
+		v.timer = time.AfterFunc(vigilPause, func() { v.look(c) })
+	default:
+		v.timer.Reset(vigilPause)
+	}
+	v.running = true
+}
+
+// look asks, and goes on as long as the read loop waits.
+func (v *vigil) look(c *Conn) {
+	if c.readStall.Load() != 0 && c.cfg.Gone() {
+		c.fail(io.ErrUnexpectedEOF, false, 0)
+		return
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.running = c.readStall.Load() != 0 && !v.over
+	if v.running {
+		v.timer.Reset(vigilPause)
+	}
+}
+
+func (v *vigil) stop() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.over = true
+	if v.timer != nil {
+		v.timer.Stop()
+	}
+}
