@@ -6,7 +6,7 @@ TOOL  := go tool -modfile=tools/go.mod
 # Namespaces take root.
 SUDO  := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: all build demo test test-interop cluster-up cluster-down test-cluster lint cross bench fuzz licenses clean
+.PHONY: all build demo test test-interop cluster-up cluster-down test-cluster lint generate cross bench fuzz licenses clean
 
 all: build
 
@@ -49,6 +49,10 @@ lint:
 	cd test/cluster && go vet ./...
 	$(TOOL) golangci-lint run ./...
 	go mod tidy -diff
+	scripts/generate -check
+
+generate: ## the eBPF programs of internal/trace, compiled
+	scripts/generate
 
 cross: ## the client for other systems
 	GOOS=linux GOARCH=arm64 go build -trimpath -o bin/cross/porthole-linux-arm64 ./cmd/porthole

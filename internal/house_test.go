@@ -9,7 +9,7 @@ import (
 )
 
 // ground are packages that carry bytes or words, whatever orchestrates the pods.
-var ground = []string{"pipe", "netns", "forward", "target", "container", "manifest", "portforward", "portforward/spdy"}
+var ground = []string{"pipe", "netns", "forward", "target", "container", "manifest", "portforward", "portforward/spdy", "trace"}
 
 // TestGroundKnowsNoKubernetes holds that a forwarder without Kubernetes can be built from these.
 func TestGroundKnowsNoKubernetes(t *testing.T) {
@@ -29,6 +29,7 @@ func TestArrows(t *testing.T) {
 		"target":    "",
 		"kuard":     "",
 		"demo":      "",
+		"trace":     "",
 		"netns":     "pipe",
 		"forward":   "pipe target",
 		"container": "netns pipe target",
