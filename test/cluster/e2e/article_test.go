@@ -115,8 +115,8 @@ func articleNative(t *testing.T) {
 			}
 			page.Shot("article-dns")
 			trace.interrupt(t)
-			if lines := strings.Count(trace.stdout(), "\n"); lines != 1 {
-				t.Errorf("besides the head there is more in the trace:\n%s", trace.stdout())
+			if strings.Contains(trace.stdout(), "TCP4:localhost:8080") { // others on this machine may enter their own
+				t.Errorf("programs were executed:\n%s", trace.stdout())
 			}
 		})
 	}

@@ -39,10 +39,11 @@ func TestNode(t *testing.T) {
 		{"kubelet", nodeKubelet},
 		{"containerd", nodeContainerd},
 		{"killed", nodeKilled},
+		{"other calls after that", nodeOtherCalls},
 		{"policy", nodePolicy},
 		{"socat", nodeSocat},
 	} {
-		t.Run(part.name, func(t *testing.T) { part.test(t, ctx, n) })
+		t.Run(part.name, func(t *testing.T) { part.test(t, needCluster(t), n) })
 	}
 }
 
@@ -57,7 +58,9 @@ func nodeClients(t *testing.T, _ context.Context, _ *node) {
 			if answer := ask(t, address, "late 3\nthe end"); answer != "late answer to the end" {
 				t.Errorf("after an end of file and three seconds: %q", answer)
 			}
-			uploadAfterGoodbye(t, address)
+			if !f.isKubectl() { // which is through when the pod has ended its side
+				uploadAfterGoodbye(t, address)
+			}
 			who(t, address)
 			p.interrupt(t)
 		})
@@ -122,11 +125,9 @@ func nodeRefusals(t *testing.T, _ context.Context, _ *node) {
 
 // nodeOneTunnel: both ends are Porthole, and a burst costs no tunnels.
 func nodeOneTunnel(t *testing.T, _ context.Context, n *node) {
-	follow := start(t, "trace", "forward", "--events", "unix://"+n.socket("events"), "-o", "json")
-	follow.await(t, follow.stderr, `.`)
 	p := start(t, "forward", "pod/solo", ":8080")
 	address := p.address(t, 0)
-	who(t, address)
+	follow := followJSON(t, n, address)
 	calls := metric(t, "porthole_cri_requests_total", `"PortForward"`)
 	var wg sync.WaitGroup
 	for range 200 {
@@ -144,6 +145,17 @@ func nodeOneTunnel(t *testing.T, _ context.Context, n *node) {
 		return strings.Count(follow.stdout(), `"protocol":"porthole.v1"`) >= 400
 	})
 	follow.interrupt(t)
+}
+
+// followJSON starts to follow the node's events, and returns once it gets those of connections to the address.
+func followJSON(t *testing.T, n *node, address string) *program {
+	t.Helper()
+	follow := start(t, "trace", "forward", "--events", "unix://"+n.socket("events"), "-o", "json")
+	eventually(t, 10*time.Second, "events come", func() bool {
+		who(t, address)
+		return follow.stdout() != ""
+	})
+	return follow
 }
 
 // nodeStalled has one reader of 300 stop, and all others go on.
@@ -188,7 +200,7 @@ func nodeThreads(t *testing.T, _ context.Context, n *node) {
 		t.Errorf("with 1,000 connections the node counts %v", open)
 	}
 	more := status(t, pid, "Threads") - threads
-	t.Logf("1,000 connections: %d threads more", more)
+	t.Logf("1,000 connections: %d threads more than %d", more, threads)
 	if more > 20 {
 		t.Errorf("1,000 connections take %d threads", more)
 	}
@@ -231,13 +243,8 @@ func nodeHostNetwork(t *testing.T, ctx context.Context, _ *node) {
 func nodeTrace(t *testing.T, _ context.Context, n *node) {
 	words := start(t, "trace", "forward", "--events", "unix://"+n.socket("events"))
 	words.await(t, words.stdout, `^TIME`)
-	objects := start(t, "trace", "forward", "--events", "unix://"+n.socket("events"), "-o", "json")
-	objects.await(t, objects.stderr, `.`)
-	for _, f := range forwarders()[:2] {
-		p := f.start(t, "pod/solo", ":8080")
-		who(t, p.address(t, 0))
-		p.interrupt(t)
-	}
+	p := start(t, "forward", "pod/solo", ":8080")
+	objects := followJSON(t, n, p.address(t, 0))
 	words.await(t, words.stdout, `default/solo +8080 .*ok`)
 	line := objects.await(t, objects.stdout, `^(\{.*"event":"closed".*\})$`)[0]
 	var event struct {
