@@ -20,7 +20,7 @@ const traceExecLong = `Show which program executes which on this host, in all co
 interrupted: a line for each call of execve and execveat, and for each program
 that the kernel starts.
 
-  PCOMM  name of the process, or of the one that called when that failed
+  PCOMM  name of the process: the new program's, or the caller's if it failed
   PID    process
   PPID   its parent
   RET    0, or the error as a negative number: -2 is ENOENT, -13 is EACCES
@@ -28,7 +28,7 @@ that the kernel starts.
          "..." ends what is incomplete: more than 4096 bytes, or unreadable
 
 The first line is there once everything that follows is seen. It takes root, or
-CAP_BPF, CAP_PERFMON and access to tracefs, and Linux 5.8 with BTF.`
+CAP_BPF, CAP_PERFMON and CAP_DAC_READ_SEARCH, and Linux 5.8 with BTF.`
 
 const traceExecExample = `  porthole trace exec -n nsenter        # who enters namespaces, and for what
   porthole trace exec -t                # with seconds since the start

@@ -43,7 +43,7 @@ var hints = []struct {
 	{netns.ErrPermission, "it takes CAP_SYS_ADMIN over the namespace: run porthole with sudo, and outside of any container"},
 	{netns.ErrUnsupported, "run porthole on the Linux host of the process"},
 	{forward.ErrTwice, "give each forward a local port of its own, or `:REMOTE` for any free one"},
-	{trace.ErrPermission, "it needs root, or CAP_BPF and CAP_PERFMON with access to tracefs: run porthole with sudo, and outside of any container"},
+	{trace.ErrPermission, "it needs root, or CAP_BPF and CAP_PERFMON, and CAP_DAC_READ_SEARCH for tracefs: run porthole with sudo, and outside of any container"},
 	{trace.ErrNoBTF, "it needs a kernel built with CONFIG_DEBUG_INFO_BTF, and /sys/kernel/btf/vmlinux"},
 	{trace.ErrNoRingBuffer, "it needs Linux 5.8 or later; `uname -r` tells the version"},
 	{trace.ErrNoTracepoints, "`mount -t tracefs tracefs /sys/kernel/tracing`; the kernel has to be built with CONFIG_FTRACE_SYSCALLS"},

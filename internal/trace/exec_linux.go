@@ -22,7 +22,7 @@ import (
 
 // Run traces until ctx ends, which is no error, and reports what happened until
 // then. It takes root, or CAP_BPF, CAP_PERFMON and the permission to read
-// tracefs. Errors: ErrPermission, ErrNoRingBuffer, ErrNoBTF, ErrNoTracepoints,
+// tracefs, which is root's. Errors: ErrPermission, ErrNoRingBuffer, ErrNoBTF, ErrNoTracepoints,
 // and Event's own.
 func (t *Execs) Run(ctx context.Context) error {
 	p, err := attach()

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -319,17 +318,9 @@ func BenchmarkExec(b *testing.B) {
 	}
 	b.Run("untraced", spawn)
 	b.Run("traced", func(b *testing.B) {
-		ctx, cancel := context.WithCancel(b.Context())
-		ready := make(chan struct{})
-		execs := trace.Execs{
-			Ready: func() error { close(ready); return nil },
-			Event: func(trace.Exec) error { return nil },
-		}
-		var tracing sync.WaitGroup
-		tracing.Go(func() { _ = execs.Run(ctx) })
-		defer tracing.Wait()
-		defer cancel()
-		<-ready
+		w := &watcher{t: b}
+		w.run(trace.Execs{Event: func(trace.Exec) error { return nil }})
+		defer w.stop()
 		spawn(b)
 	})
 }

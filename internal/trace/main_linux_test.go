@@ -83,7 +83,7 @@ func thread(args []string) {
 
 // watcher collects what is traced while a test runs.
 type watcher struct {
-	t       *testing.T
+	t       testing.TB
 	cancel  context.CancelFunc
 	ended   chan error
 	stopped sync.Once
