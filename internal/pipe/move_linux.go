@@ -24,10 +24,14 @@ type socket interface {
 }
 
 // move copies from src to dst until src ends, inside the kernel where both are sockets.
+// Whatever they are, it holds nothing while it waits for bytes, if src allows that.
 func (c *Copier) move(dst, src Conn) (int64, error) {
 	d, dok := dst.(socket)
 	s, sok := src.(socket)
-	if !dok || !sok {
+	switch {
+	case sok && !dok:
+		return feed(dst, s)
+	case !sok:
 		return moveBuffered(dst, src)
 	}
 	m, err := newMover(c, d, s)

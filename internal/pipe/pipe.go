@@ -7,6 +7,7 @@ import (
 	"io"
 	"sync"
 	"sync/atomic"
+	"syscall"
 )
 
 // Conn is a byte stream whose two directions end separately.
@@ -122,8 +123,15 @@ const bufferSize = 64 << 10
 
 var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
 
-// moveBuffered moves bytes of Conns that are no sockets until src ends.
+// moveBuffered moves bytes of Conns that are no sockets until src ends. A source
+// that has them in memory hands them over itself and spares a copy, and the buffer
+// that a Read would hold for as long as nothing comes.
 func moveBuffered(dst io.Writer, src io.Reader) (n int64, err error) {
+	if _, isSocket := src.(syscall.Conn); !isSocket {
+		if from, ok := src.(io.WriterTo); ok {
+			return from.WriteTo(dst)
+		}
+	}
 	buf := buffers.Get().(*[bufferSize]byte)
 	defer buffers.Put(buf)
 	for {

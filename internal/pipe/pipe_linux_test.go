@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"runtime"
 	"sync"
 	"syscall"
 	"testing"
@@ -19,16 +20,21 @@ import (
 	"porthole.dev/porthole/internal/testenv"
 )
 
-// ways are the three ways that bytes take: spliced, through a buffer between
-// sockets, and through a buffer between Conns that are no sockets.
+// ways are those that bytes take: spliced, through a buffer between sockets, through
+// one between Conns that are no sockets, and between a socket and a Conn that hands
+// over by itself what it has.
 var ways = map[string]struct {
-	maxPipes int
-	wrap     func(*net.TCPConn) pipe.Conn
+	maxPipes  int
+	near, far func(*net.TCPConn) pipe.Conn
 }{
-	"splice":  {0, func(c *net.TCPConn) pipe.Conn { return c }},
-	"nopipes": {-1, func(c *net.TCPConn) pipe.Conn { return c }},
-	"plain":   {0, func(c *net.TCPConn) pipe.Conn { return plain{c} }},
+	"splice":  {0, bare, bare},
+	"nopipes": {-1, bare, bare},
+	"plain":   {0, hidden, hidden},
+	"giving":  {0, bare, func(c *net.TCPConn) pipe.Conn { return giving{plain{c}} }},
 }
+
+func bare(c *net.TCPConn) pipe.Conn   { return c }
+func hidden(c *net.TCPConn) pipe.Conn { return plain{c} }
 
 // plain hides that a Conn is a socket.
 type plain struct{ conn *net.TCPConn }
@@ -38,6 +44,13 @@ func (p plain) Write(b []byte) (int, error) { return p.conn.Write(b) }
 func (p plain) CloseWrite() error           { return p.conn.CloseWrite() }
 func (p plain) Close() error                { return p.conn.Close() }
 func (p plain) Reset() error                { return pipe.Reset(p.conn) }
+
+// giving has bytes in memory, as a stream of a tunnel has.
+type giving struct{ plain }
+
+func (g giving) WriteTo(w io.Writer) (int64, error) {
+	return io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{g.plain}, make([]byte, 10_000))
+}
 
 // result is what a Copy returned.
 type result struct {
@@ -51,13 +64,13 @@ type proxied struct {
 	done           chan result
 }
 
-func newProxied(t testing.TB, c *pipe.Copier, wrap func(*net.TCPConn) pipe.Conn) proxied {
+func newProxied(t testing.TB, c *pipe.Copier, way string) proxied {
 	t.Helper()
 	client, near := tcpPair(t)
 	far, server := tcpPair(t)
 	p := proxied{client, server, make(chan result, 1)}
 	go func() {
-		counts, err := c.Copy(wrap(near), wrap(far))
+		counts, err := c.Copy(ways[way].near(near), ways[way].far(far))
 		p.done <- result{counts, err}
 	}()
 	return p
@@ -90,7 +103,7 @@ func eachWay(t *testing.T, test func(t *testing.T, start func() proxied)) {
 			testenv.NoLeaks(t)
 			c := &pipe.Copier{MaxPipes: way.maxPipes}
 			t.Cleanup(c.Close)
-			test(t, func() proxied { return newProxied(t, c, way.wrap) })
+			test(t, func() proxied { return newProxied(t, c, name) })
 		})
 	}
 }
@@ -112,7 +125,7 @@ func TestConn(t *testing.T) {
 			c := &pipe.Copier{MaxPipes: way.maxPipes}
 			t.Cleanup(c.Close)
 			nettest.TestConn(t, func() (net.Conn, net.Conn, func(), error) {
-				p := newProxied(t, c, way.wrap)
+				p := newProxied(t, c, name)
 				return p.client, p.server, func() { _ = p.client.Close(); _ = p.server.Close() }, nil
 			})
 		})
@@ -189,7 +202,7 @@ func TestResetAfterHalfClose(t *testing.T) {
 	testenv.NoLeaks(t)
 	var c pipe.Copier
 	t.Cleanup(c.Close)
-	p := newProxied(t, &c, ways["splice"].wrap)
+	p := newProxied(t, &c, "splice")
 	must(t, p.client.CloseWrite())
 	read(t, p.server, "")
 	must(t, pipe.Reset(p.client))
@@ -210,7 +223,7 @@ func TestResetWhileStalled(t *testing.T) {
 			testenv.NoLeaks(t)
 			c := pipe.Copier{MaxPipes: ways[way].maxPipes}
 			t.Cleanup(c.Close)
-			p := newProxied(t, &c, ways[way].wrap)
+			p := newProxied(t, &c, way)
 			fill(t, p.server)
 			must(t, pipe.Reset(p.server))
 			if r := p.wait(t); !errors.Is(r.err, syscall.ECONNRESET) {
@@ -271,7 +284,7 @@ func TestIdleHoldsNoPipe(t *testing.T) {
 	before := len(testenv.Descriptors(t))
 	var all [n]proxied
 	for i := range all {
-		p := newProxied(t, &c, ways["splice"].wrap)
+		p := newProxied(t, &c, "splice")
 		all[i] = p
 		write(t, p.client, "x")
 		readN(t, p.server, 1)
@@ -284,6 +297,39 @@ func TestIdleHoldsNoPipe(t *testing.T) {
 		must(t, errors.Join(p.client.Close(), p.server.Close()))
 		p.wait(t)
 	}
+}
+
+// Nor does it hold memory, whatever its ends are, if they can wait without.
+func TestIdleHoldsNoBuffer(t *testing.T) {
+	testenv.NoLeaks(t)
+	var c pipe.Copier
+	t.Cleanup(c.Close)
+	const n, limit = 200, 16 << 10
+	var all [n]proxied
+	before := heap()
+	for i := range all {
+		all[i] = newProxied(t, &c, "giving")
+		write(t, all[i].client, "x")
+		readN(t, all[i].server, 1)
+		write(t, all[i].server, "x")
+		readN(t, all[i].client, 1)
+	}
+	if each := (heap() - before) / n; each > limit {
+		t.Errorf("%d connections hold %d bytes each", n, each)
+	}
+	for _, p := range all {
+		must(t, errors.Join(p.client.Close(), p.server.Close()))
+		p.wait(t)
+	}
+}
+
+// heap is what is in use and in no pool: those are empty after two collections.
+func heap() int64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
 }
 
 // fill writes to c until nothing more fits anywhere, and returns how much did.
