@@ -135,6 +135,8 @@ func answer(c net.Conn) error {
 
 // ask sends the head of a conversation.
 func ask(c net.Conn, size int64) error {
-	_, err := c.Write(binary.BigEndian.AppendUint64(nil, uint64(size)))
+	_, err := c.Write(head(size))
 	return err
 }
+
+func head(size int64) []byte { return binary.BigEndian.AppendUint64(nil, uint64(size)) }

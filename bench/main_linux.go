@@ -27,19 +27,22 @@ func main() {
 		exit(serveOn("127.0.0.1:" + os.Args[2]))
 	case len(os.Args) == 3 && os.Args[1] == "proxy":
 		exit(minimalProxy(os.Args[2]))
+	case len(os.Args) == 6 && os.Args[1] == "floor":
+		exit(floorCommand(os.Args[2:]))
 	}
 	var b bench
 	flag.StringVar(&b.porthole, "porthole", "bin/porthole", "the porthole binary to measure")
 	flag.IntVar(&b.runs, "runs", 7, "runs of each figure")
 	flag.Int64Var(&b.bytes, "mib", 1024, "size of a bulk transfer in MiB")
-	flag.StringVar(&b.cluster.kubectl, "kubectl", "", "the kubectl to compare with, on the cluster that KUBECONFIG names; left out without")
+	kubectls := flag.String("kubectl", "", "comma-separated kubectls to compare with, on the cluster that KUBECONFIG names; left out without")
 	flag.StringVar(&b.cluster.pod, "pod", "bench", "a pod of that cluster that runs `bench serve PORT`")
 	flag.StringVar(&b.cluster.port, "port", "7000", "that port")
 	flag.IntVar(&b.soak, "soak", 0, "connections of a soak through the cluster")
 	flag.IntVar(&b.idle, "idle", 8000, "connections that are open and idle")
-	only := flag.String("only", "", "comma-separated parts to measure: bulk, connect, idle, kube (default all)")
+	only := flag.String("only", "", "comma-separated parts to measure: bulk, connect, idle, kube, chain, soak (default all)")
 	flag.Parse()
 	b.only = *only
+	b.cluster.kubectls = strings.FieldsFunc(*kubectls, func(r rune) bool { return r == ',' })
 	b.bytes <<= 20
 	exit(b.run())
 }
@@ -83,7 +86,10 @@ func (b *bench) run() error {
 	for _, part := range []struct {
 		name    string
 		measure func(context.Context) error
-	}{{"bulk", b.bulk}, {"connect", b.connect}, {"idle", b.idleConnections}, {"kube", b.kube}} {
+	}{{"bulk", b.bulk}, {"connect", b.connect}, {"idle", b.idleConnections}, {"kube", b.kube}, {"chain", b.kubeChain}, {"soak", b.kubeSoak}} {
+		if part.name == "soak" && b.soak == 0 || part.name == "chain" && !b.cluster.given() {
+			continue
+		}
 		if b.only != "" && !slices.Contains(strings.Split(b.only, ","), part.name) {
 			continue
 		}

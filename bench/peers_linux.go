@@ -19,6 +19,7 @@ import (
 type peer struct {
 	cmd     *exec.Cmd // nil for none
 	address string
+	name    string // "kubectl v1.37.2"; "" where nobody asks
 }
 
 func (p *peer) dial() (net.Conn, error) { return net.Dial("tcp", p.address) }
@@ -41,7 +42,7 @@ func (b *bench) startPorthole(ctx context.Context) (*peer, error) {
 	if len(words) < 3 {
 		return nil, fmt.Errorf("%s said %q", b.porthole, line)
 	}
-	return &peer{cmd, words[2]}, nil
+	return &peer{cmd: cmd, address: words[2]}, nil
 }
 
 // startMinimal starts the least that a Go proxy into a namespace can be.
@@ -52,7 +53,7 @@ func (b *bench) startMinimal(ctx context.Context) (*peer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start the minimal proxy: %w", err)
 	}
-	return &peer{cmd, line}, nil
+	return &peer{cmd: cmd, address: line}, nil
 }
 
 // minimalProxy copies with io.Copy, which splices between two TCP connections.
@@ -108,7 +109,7 @@ func (b *bench) startSocat(ctx context.Context) (*peer, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start socat: %w", err)
 	}
-	p := &peer{cmd, address.String()}
+	p := &peer{cmd: cmd, address: address.String()}
 	for range 100 {
 		if c, err := p.dial(); err == nil {
 			return p, c.Close()

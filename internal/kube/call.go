@@ -36,7 +36,7 @@ func (c *call) run(parent context.Context) (pipe.Conn, error) {
 			if c.err == nil || ctx.Err() == nil {
 				c.err = err // and not that the last attempt was cut short
 			}
-			c.pause.wait(ctx, changed)
+			c.pause.wait(ctx, changed, err)
 		} else {
 			c.err = nil
 			select {

@@ -104,10 +104,10 @@ func (f *follower[T]) run(ctx context.Context) {
 		if time.Since(began) > calmTime {
 			pause.reset()
 		} else {
-			pause.wait(ctx, nil)
+			pause.wait(ctx, nil, nil)
 		}
-		for f.renew(ctx) != nil && ctx.Err() == nil {
-			pause.wait(ctx, nil)
+		for err := f.renew(ctx); err != nil && ctx.Err() == nil; err = f.renew(ctx) {
+			pause.wait(ctx, nil, err)
 		}
 	}
 }

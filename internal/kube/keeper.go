@@ -46,7 +46,7 @@ func (r *Route) keep(pod string) {
 			pod = now
 		}
 		up = err == nil
-		r.rest(&pause, up, changed)
+		r.rest(&pause, err, changed)
 	}
 }
 
@@ -60,10 +60,11 @@ func (r *Route) lost(err error) {
 	}
 }
 
-// rest waits until it is time for keep to look again.
-func (r *Route) rest(pause *backoff, up bool, changed <-chan struct{}) {
-	if !up {
-		pause.wait(r.life, changed)
+// rest waits until it is time for keep to look again, after it has failed with err
+// or not.
+func (r *Route) rest(pause *backoff, err error, changed <-chan struct{}) {
+	if err != nil {
+		pause.wait(r.life, changed, err)
 		return
 	}
 	timer := time.NewTimer(keepPause)

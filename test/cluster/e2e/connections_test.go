@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -176,6 +177,68 @@ func wantLively(t *testing.T, others []*echoer) {
 	if p99 := took[len(took)*99/100]; p99 > time.Second {
 		t.Errorf("p99 of the others is %v", p99)
 	}
+}
+
+// TestStalledAmongMany holds that one connection among 300 whose reader stalls holds up those at most which share its
+// tunnel, that these lose nothing, and that they go on when it ends.
+func TestStalledAmongMany(t *testing.T) {
+	needCluster(t)
+	p := start(t, "forward", "solo", ":8080")
+	address := p.address(t, 0)
+	var others []*echoer
+	for range 299 {
+		others = append(others, newEchoer(t, address))
+		time.Sleep(10 * time.Millisecond) // as people come, not as a burst
+	}
+	if stuck := rounds(t, others, patience); stuck > 0 {
+		t.Fatalf("%d connections have no echo before anything stalls", stuck)
+	}
+	stalled := dial(t, address)
+	if _, err := io.WriteString(stalled, "download 1000000000\n"); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(2 * time.Second) // until everything on the way is full
+	stuck := rounds(t, others, 10*time.Second)
+	t.Logf("of 299 connections beside a stalled reader %d wait", stuck)
+	if stuck > 10 { // 64 tunnels for all of them
+		t.Errorf("%d connections wait for one that stalls", stuck)
+	}
+	stalled.Close()
+	if stuck := pending(others, patience); stuck > 0 {
+		t.Errorf("%d connections still wait when nothing stalls any more", stuck)
+	}
+	p.interrupt(t)
+}
+
+// rounds has all connections echo at once and returns how many have no answer in time. Those are left waiting.
+func rounds(t *testing.T, all []*echoer, limit time.Duration) (stuck int) {
+	t.Helper()
+	for _, e := range all {
+		if _, err := e.conn.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		e.owed++
+	}
+	return pending(all, limit)
+}
+
+// pending waits for the answers that connections are owed and returns how many have not all of them in time.
+func pending(all []*echoer, limit time.Duration) int {
+	var stuck atomic.Int32
+	var waiting sync.WaitGroup
+	for _, e := range all {
+		waiting.Go(func() {
+			_ = e.conn.SetReadDeadline(time.Now().Add(limit))
+			for ; e.owed > 0; e.owed-- {
+				if _, err := e.r.ReadByte(); err != nil {
+					stuck.Add(1)
+					return
+				}
+			}
+		})
+	}
+	waiting.Wait()
+	return int(stuck.Load())
 }
 
 // TestCancelled holds that downloads which nobody wants to the end leave the session usable.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -56,6 +57,29 @@ func TestForms(t *testing.T) {
 				t.Errorf("stdout:\n%s\nkubectl's:\n%s", got, want)
 			}
 		})
+	}
+}
+
+// TestKubectls holds that the lines are also those of whatever other kubectl this machine has: scripts were written
+// for it.
+func TestKubectls(t *testing.T) {
+	needCluster(t)
+	kubectls := []string{c.KubectlPath()}
+	if other, err := exec.LookPath("kubectl"); err == nil {
+		kubectls = append(kubectls, other)
+	}
+	for _, path := range kubectls {
+		version := startCommand(t, command(path, "version", "--client"))
+		version.exit(t)
+		t.Logf("%s: %s", path, strings.Fields(version.stdout()))
+		for _, form := range [][2]string{{"solo", "8080"}, {"svc/web", "http"}, {"deploy/web", "more"}} {
+			local := freePort(t)
+			want := stdoutOf(t, startCommand(t, command(path, "port-forward", form[0], local+":"+form[1])), local, "")
+			got := stdoutOf(t, start(t, "forward", form[0], local+":"+form[1]), local, "")
+			if got != want {
+				t.Errorf("stdout:\n%s\nthat of %s:\n%s", got, path, want)
+			}
+		}
 	}
 }
 

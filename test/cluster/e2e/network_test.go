@@ -3,6 +3,7 @@ package e2e
 import (
 	"io"
 	"net"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -64,9 +65,24 @@ func (n *network) copy(to, from net.Conn) {
 	}
 }
 
-// TestNetworkAway blocks the way to the API server for longer than a tunnel may be silent.
+// outage is how long TestNetworkAway blocks the network: longer than a tunnel may be silent, or as long as
+// $PORTHOLE_OUTAGE says, "1m".
+func outage(t *testing.T) time.Duration {
+	text, given := os.LookupEnv("PORTHOLE_OUTAGE")
+	if !given {
+		return 13 * time.Second
+	}
+	long, err := time.ParseDuration(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return max(long, 13*time.Second)
+}
+
+// TestNetworkAway blocks the way to the API server for a while.
 func TestNetworkAway(t *testing.T) {
 	needCluster(t)
+	away := outage(t)
 	n := newNetwork(t)
 	host, _, _ := net.SplitHostPort(strings.TrimPrefix(c.Server(), "https://"))
 	p := start(t, "forward", "--server", "https://"+n.listener.Addr().String(), "--tls-server-name", host, "solo", ":8080")
@@ -76,7 +92,7 @@ func TestNetworkAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.mu.Lock()
-	time.Sleep(12 * time.Second)
+	time.Sleep(away - time.Second)
 	meanwhile := make(chan error, 1)
 	go func() {
 		answer, err := say(address, "who\n")
@@ -95,6 +111,7 @@ func TestNetworkAway(t *testing.T) {
 	if after := time.Since(back); after > 2*time.Second {
 		t.Errorf("too late by %v", after-time.Second)
 	}
+	_ = live.conn.SetDeadline(time.Now().Add(patience))
 	if _, err := live.round(); err != nil {
 		t.Errorf("the connection that outlived it: %v", err)
 	}

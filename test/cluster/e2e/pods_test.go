@@ -3,27 +3,73 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"porthole.dev/porthole/test/cluster"
 )
 
-// TestPodDeleted deletes the only pod of a deployment: connections made before there is another wait for it.
-func TestPodDeleted(t *testing.T) {
+// TestPodGone takes the only pod of a deployment away: connections made before there is another wait for it.
+func TestPodGone(t *testing.T) {
 	ctx := needCluster(t)
-	applyReady(t, ctx, "deleted", 1)
-	p := start(t, "forward", "deploy/deleted", ":8080")
-	address := p.address(t, 0)
-	first := who(t, address)
-	kubectl(t, ctx, "delete", "pod", first, "--wait=false")
-	time.Sleep(100 * time.Millisecond) // until it is known here, too
-	began := time.Now()
-	if second := who(t, address); second == first {
-		t.Errorf("%s answers, which was deleted", second)
+	for name, take := range map[string]func(t *testing.T, ctx context.Context, pod string){
+		"deleted": func(t *testing.T, ctx context.Context, pod string) {
+			kubectl(t, ctx, "delete", "pod", pod, "--wait=false")
+		},
+		"evicted": evict,
+		"drained": drain,
+	} {
+		t.Run(name, func(t *testing.T) {
+			applyReady(t, ctx, name, 1)
+			apply(t, ctx, service(name, name, ""))
+			waitEndpoints(t, ctx, name)
+			programs := []*program{start(t, "forward", "deploy/"+name, ":8080"), start(t, "forward", "svc/"+name, ":80")}
+			first := who(t, programs[0].address(t, 0))
+			who(t, programs[1].address(t, 0))
+			take(t, ctx, first)
+			time.Sleep(100 * time.Millisecond) // until it is known here, too
+			for _, p := range programs {
+				began := time.Now()
+				if second := who(t, p.address(t, 0)); second == first {
+					t.Errorf("%s answers, which was %s", second, name)
+				}
+				t.Logf("the first connection after that waited %v", time.Since(began).Round(time.Millisecond))
+				wantToldOnce(t, p)
+				p.interrupt(t)
+			}
+		})
 	}
-	t.Logf("the first connection after that waited %v", time.Since(began).Round(time.Millisecond))
-	wantToldOnce(t, p)
-	p.interrupt(t)
+}
+
+// evict asks for a pod's eviction, as whoever makes room on a node does.
+func evict(t *testing.T, ctx context.Context, pod string) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "eviction.json")
+	eviction := `{"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "` + pod + `", "namespace": "default"}}`
+	if err := os.WriteFile(file, []byte(eviction), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	kubectl(t, ctx, "create", "--raw", "/api/v1/namespaces/default/pods/"+pod+"/eviction", "-f", file)
+}
+
+// drain empties the node of the pod and of those that are like it. Their successors find no node for a second.
+func drain(t *testing.T, ctx context.Context, pod string) {
+	t.Helper()
+	back := func(ctx context.Context) error {
+		_, err := c.Kubectl(ctx, "uncordon", cluster.NodeName)
+		return err
+	}
+	t.Cleanup(func() {
+		if err := back(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	name, _, _ := strings.Cut(pod, "-")
+	kubectl(t, ctx, "drain", cluster.NodeName, "--pod-selector=app="+name, "--timeout=60s")
+	time.AfterFunc(time.Second, func() { _ = back(ctx) })
 }
 
 // TestRollout replaces the only pod of a deployment by one of a new version while connections are made all the time.
@@ -193,4 +239,41 @@ func TestSpread(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestScaled holds that a service's connections follow the number of its pods, up and down.
+func TestScaled(t *testing.T) {
+	ctx := needCluster(t)
+	applyReady(t, ctx, "elastic", 1)
+	apply(t, ctx, service("elastic", "elastic", ""))
+	waitEndpoints(t, ctx, "elastic")
+	p := start(t, "forward", "svc/elastic", ":80")
+	address := p.address(t, 0)
+	who(t, address)
+	for _, replicas := range []int{3, 1} {
+		kubectl(t, ctx, "scale", "deploy/elastic", fmt.Sprintf("--replicas=%d", replicas))
+		kubectl(t, ctx, "rollout", "status", "deploy/elastic", "--timeout=60s")
+		waitAnswering(t, ctx, address, replicas)
+	}
+	if p.stderr() != "" { // of its pods there was always one
+		t.Errorf("stderr: %s", p.stderr())
+	}
+	p.interrupt(t)
+}
+
+// waitAnswering waits until as many pods answer as there should be, in turn, and no other.
+func waitAnswering(t *testing.T, ctx context.Context, address string, replicas int) {
+	t.Helper()
+	var counts map[string]int
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		counts = map[string]int{}
+		for range 3 * replicas {
+			counts[who(t, address)]++
+		}
+		there := strings.Fields(kubectl(t, ctx, "get", "pods", "-l", "app=elastic", "-o", "jsonpath={.items[*].metadata.name}"))
+		if len(counts) == replicas && len(there) == replicas {
+			return
+		}
+	}
+	t.Errorf("%d pods should answer: %v", replicas, counts)
 }

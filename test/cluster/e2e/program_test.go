@@ -202,6 +202,7 @@ func wantReset(t *testing.T, answer string, err error) {
 type echoer struct {
 	conn *net.TCPConn
 	r    *bufio.Reader
+	owed int // echoes that were asked for and have not come
 }
 
 func newEchoer(t *testing.T, address string) *echoer {

@@ -30,6 +30,7 @@ func restart(t *testing.T, ctx context.Context, name cluster.Component) {
 	programs := map[string]*program{
 		"pod/solo":   start(t, "forward", "pod/solo", ":8080"),
 		"deploy/web": start(t, "forward", "deploy/web", ":8080"),
+		"svc/web":    start(t, "forward", "svc/web", ":80"),
 	}
 	addresses := map[string]string{}
 	for target, p := range programs {
@@ -43,12 +44,8 @@ func restart(t *testing.T, ctx context.Context, name cluster.Component) {
 	if name == cluster.Containerd {
 		// The API server does not tell of the runtime's end until a tunnel is
 		// used: the connection that finds out is reset, and those after it wait.
-		for _, address := range addresses {
-			answer, err := say(address, "who\n")
-			t.Logf("the connection that finds out: %q, %v", answer, err)
-			if answer == "" && err == nil {
-				t.Error("a loss that looks like an end")
-			}
+		for target, address := range addresses {
+			findOut(t, address, map[bool]int{true: 3, false: 1}[target == "svc/web"])
 		}
 	}
 	var meanwhile sync.WaitGroup
@@ -85,6 +82,18 @@ func restart(t *testing.T, ctx context.Context, name cluster.Component) {
 		// The node does not tell of containerd's end: that may be over before it is noticed.
 		if n := strings.Count(p.stderr(), "lost connection to pod, reconnecting"); n > 1 || n == 0 && name != cluster.Containerd {
 			t.Errorf("%s: told %d times of the loss:\n%s", target, n, p.stderr())
+		}
+	}
+}
+
+// findOut makes a connection for each of the pods, which ends their tunnels, and wants none to end as if it were served.
+func findOut(t *testing.T, address string, pods int) {
+	t.Helper()
+	for range pods {
+		answer, err := say(address, "who\n")
+		t.Logf("the connection that finds out: %q, %v", answer, err)
+		if answer == "" && err == nil {
+			t.Error("a loss that looks like an end")
 		}
 	}
 }

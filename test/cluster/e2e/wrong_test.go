@@ -107,13 +107,18 @@ func TestTakenPort(t *testing.T) {
 
 // tokenKubeconfig is the administrator's kubeconfig with a token instead of the certificate.
 func tokenKubeconfig(t *testing.T, token string) string {
+	return credentialKubeconfig(t, "token: "+token)
+}
+
+// credentialKubeconfig is the administrator's kubeconfig with something else instead of the certificate.
+func credentialKubeconfig(t *testing.T, credential string) string {
 	t.Helper()
 	config, err := os.ReadFile(c.Kubeconfig())
 	if err != nil {
 		t.Fatal(err)
 	}
 	config = regexp.MustCompile(`(?m)^ *client-certificate-data:.*\n`).ReplaceAll(config, nil)
-	config = regexp.MustCompile(`(?m)client-key-data:.*$`).ReplaceAll(config, []byte("token: "+token))
+	config = regexp.MustCompile(`(?m)client-key-data:.*$`).ReplaceAll(config, []byte(credential))
 	file := filepath.Join(t.TempDir(), "kubeconfig.yaml")
 	if err := os.WriteFile(file, config, 0o600); err != nil {
 		t.Fatal(err)

@@ -1,0 +1,91 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"regexp"
+	"strconv"
+	"syscall"
+	"time"
+)
+
+const (
+	// soakAtOnce is how many connections of a soak come together: enough that
+	// tunnels are shared, opened and closed again all the time.
+	soakAtOnce = 20
+	// soakWarm is how many connections come before anything is counted.
+	soakWarm = 10000
+	// soakRest is how long a client has for closing what it keeps warm.
+	soakRest = 75 * time.Second
+)
+
+// footprint is what a client holds.
+type footprint struct {
+	rss, descriptors, threads int
+}
+
+// kubeSoak has one client carry many connections, and compares what it holds
+// afterwards with what it held before. Goroutines can be counted only once, in
+// the trace of its end: for them a second client tells what was before.
+func (b *bench) kubeSoak(ctx context.Context) error {
+	var fresh, used footprint
+	var began, ended int
+	err := b.soakClient(ctx, func(p *peer) (err error) { fresh, err = b.soakFor(p, soakWarm); return err }, &began)
+	if err != nil {
+		return err
+	}
+	start := time.Now()
+	err = b.soakClient(ctx, func(p *peer) (err error) { used, err = b.soakFor(p, b.soak); return err }, &ended)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(os.Stderr, "soak: %d connections in %v\n", b.soak, (time.Since(start) - soakRest).Round(time.Second))
+	for _, each := range []struct {
+		what          string
+		before, after int
+		ok            bool
+	}{
+		{"memory, MiB", fresh.rss >> 10, used.rss >> 10, used.rss < fresh.rss*5/4},
+		{"descriptors", fresh.descriptors, used.descriptors, used.descriptors <= fresh.descriptors+2},
+		{"threads", fresh.threads, used.threads, used.threads <= fresh.threads+4},
+		{"goroutines", began, ended, ended <= began+2},
+	} {
+		b.add(row{fmt.Sprintf("kube: a minute after %d connections: %s", b.soak, each.what), strconv.Itoa(each.after),
+			fmt.Sprintf("%d (after %d)", each.before, soakWarm), fmt.Sprintf("%.2f", float64(each.after)/float64(each.before)), "flat", each.ok})
+	}
+	return nil
+}
+
+// soakClient starts porthole for one measurement and ends it with a trace of its
+// goroutines, which it counts.
+func (b *bench) soakClient(ctx context.Context, measure func(*peer) error, goroutines *int) error {
+	var trace bytes.Buffer
+	p, err := b.startClientTo(ctx, &trace, b.porthole, []string{"forward", "pod/" + b.cluster.pod})
+	if err != nil {
+		return err
+	}
+	err = measure(p)
+	_ = p.cmd.Process.Signal(syscall.SIGQUIT)
+	_ = p.cmd.Wait()
+	*goroutines = len(regexp.MustCompile(`(?m)^goroutine \d+ `).FindAll(trace.Bytes(), -1))
+	if err == nil && *goroutines == 0 {
+		err = errors.New("the client left no trace of its goroutines")
+	}
+	return err
+}
+
+// soakFor makes n connections and looks at the client once it had time to rest.
+func (b *bench) soakFor(p *peer, n int) (footprint, error) {
+	for range n / soakAtOnce {
+		if _, err := burst(p.dial, soakAtOnce); err != nil {
+			return footprint{}, err
+		}
+	}
+	time.Sleep(soakRest)
+	pid := p.cmd.Process.Pid
+	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	return footprint{status(pid, "VmRSS"), len(open), status(pid, "Threads")}, err
+}
