@@ -89,7 +89,7 @@ func serveInside() error {
 }
 
 // serveOn is the server: a client sends a number of bytes to be sent, as 8 bytes
-// big-endian, or 0 to have what follows echoed.
+// big-endian, or 0 to have what follows echoed, or a negative number for takeUpload.
 func serveOn(address string) error {
 	l, err := net.Listen("tcp", address)
 	if err != nil {
@@ -113,7 +113,11 @@ func answer(c net.Conn) error {
 	if _, err := io.ReadFull(c, head[:]); err != nil {
 		return err
 	}
-	if size := int64(binary.BigEndian.Uint64(head[:])); size > 0 {
+	size := int64(binary.BigEndian.Uint64(head[:]))
+	if size < 0 {
+		return takeUpload(c, size)
+	}
+	if size > 0 {
 		buf := make([]byte, chunk)
 		for ; size > 0; size -= chunk {
 			if _, err := c.Write(buf[:min(size, chunk)]); err != nil {

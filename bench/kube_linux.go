@@ -21,6 +21,10 @@ type cluster struct {
 	server   string   // URL of the API server
 	pod      string
 	port     string
+
+	containerd string // path of the runtime's socket
+	node       string // name of the only node
+	pointer    string // a command that points the kubelet at the socket that follows
 }
 
 // given reports whether there is a cluster to measure on.

@@ -37,9 +37,12 @@ func main() {
 	kubectls := flag.String("kubectl", "", "comma-separated kubectls to compare with, on the cluster that KUBECONFIG names; left out without")
 	flag.StringVar(&b.cluster.pod, "pod", "bench", "a pod of that cluster that runs `bench serve PORT`")
 	flag.StringVar(&b.cluster.port, "port", "7000", "that port")
+	flag.StringVar(&b.cluster.containerd, "containerd", "/run/porthole-cluster/containerd.sock", "the runtime's socket on that cluster's node")
+	flag.StringVar(&b.cluster.node, "node", "porthole", "that node's name")
+	flag.StringVar(&b.cluster.pointer, "pointer", "", "a command that points the node's kubelet at the runtime endpoint that it gets; the node is left out without")
 	flag.IntVar(&b.soak, "soak", 0, "connections of a soak through the cluster")
 	flag.IntVar(&b.idle, "idle", 8000, "connections that are open and idle")
-	only := flag.String("only", "", "comma-separated parts to measure: bulk, connect, idle, kube, chain, soak (default all)")
+	only := flag.String("only", "", "comma-separated parts to measure: bulk, connect, idle, kube, node, chain, soak (default all)")
 	flag.Parse()
 	b.only = *only
 	b.cluster.kubectls = strings.FieldsFunc(*kubectls, func(r rune) bool { return r == ',' })
@@ -86,7 +89,7 @@ func (b *bench) run() error {
 	for _, part := range []struct {
 		name    string
 		measure func(context.Context) error
-	}{{"bulk", b.bulk}, {"connect", b.connect}, {"idle", b.idleConnections}, {"kube", b.kube}, {"chain", b.kubeChain}, {"soak", b.kubeSoak}} {
+	}{{"bulk", b.bulk}, {"connect", b.connect}, {"idle", b.idleConnections}, {"kube", b.kube}, {"node", b.node}, {"chain", b.kubeChain}, {"soak", b.kubeSoak}} {
 		if part.name == "soak" && b.soak == 0 || part.name == "chain" && !b.cluster.given() {
 			continue
 		}

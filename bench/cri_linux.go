@@ -1,0 +1,157 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"porthole.dev/porthole/internal/portforward"
+)
+
+// runtimeClient speaks CRI to a socket.
+type runtimeClient struct {
+	cri.RuntimeServiceClient
+	conn *grpc.ClientConn
+}
+
+func dialRuntime(socket string) (*runtimeClient, error) {
+	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return nil, err
+	}
+	return &runtimeClient{cri.NewRuntimeServiceClient(conn), conn}, nil
+}
+
+// peerPID is the process that listens on a Unix socket, SO_PEERCRED of unix(7).
+func peerPID(socket string) (int, error) {
+	c, err := net.Dial("unix", socket)
+	if err != nil {
+		return 0, err
+	}
+	defer c.Close()
+	raw, err := c.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var credentials *unix.Ucred
+	err = errors.Join(raw.Control(func(fd uintptr) {
+		credentials, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	}), err)
+	if err != nil {
+		return 0, err
+	}
+	return int(credentials.Pid), nil
+}
+
+// calls measures what the proxy adds to a CRI call.
+func (n *nodeSide) calls(ctx context.Context) error {
+	var figures [2][]float64
+	for range n.runs {
+		for i, socket := range []string{n.ours(), n.containerd} {
+			p50, err := callP50(ctx, socket, 300)
+			if err != nil {
+				return err
+			}
+			figures[i] = append(figures[i], p50)
+		}
+	}
+	ours, direct := median(figures[0]), median(figures[1])
+	n.add(row{"node: CRI call, p50, ms", fmt.Sprintf("%.2f", ours), fmt.Sprintf("%.2f (direct)", direct),
+		fmt.Sprintf("%+.2f ms", ours-direct), "at most 0.3 ms more", ours-direct <= 0.3})
+	return nil
+}
+
+// callP50 is the median of so many calls, one after the other, in ms.
+func callP50(ctx context.Context, socket string, calls int) (float64, error) {
+	client, err := dialRuntime(socket)
+	if err != nil {
+		return 0, err
+	}
+	defer client.conn.Close()
+	var times []float64
+	for range calls {
+		start := time.Now()
+		if _, err := client.Version(ctx, &cri.VersionRequest{}); err != nil {
+			return 0, err
+		}
+		times = append(times, time.Since(start).Seconds()*1e3)
+	}
+	return median(times), nil
+}
+
+// backends compares opening a connection on the node, from the opening in a tunnel
+// that is there to the first octet back, native against socat.
+func (n *nodeSide) backends(ctx context.Context) error {
+	socat := n.ours() + ".socat"
+	other, err := n.startNode(ctx, socat, "--backend", "socat")
+	if err != nil {
+		return err
+	}
+	defer stop(other)
+	var dials []dialer
+	for _, socket := range []string{n.ours(), socat} {
+		client, err := n.tunnel(ctx, socket)
+		if err != nil {
+			return err
+		}
+		defer client.Close()
+		dials = append(dials, func() (net.Conn, error) {
+			c, err := client.Dial(ctx, n.portNumber())
+			if err != nil {
+				return nil, err
+			}
+			return c.(*portforward.Conn), nil
+		})
+	}
+	times, err := n.alternate(dials, func(d dialer) (float64, error) { return connectP50(d, 50) })
+	if err != nil {
+		return err
+	}
+	ratio := median(ratios(times[0], times[1]))
+	n.add(row{"node: open to first byte on the node, p50, ms", fmt.Sprintf("%.3f", median(times[0])),
+		fmt.Sprintf("%.3f (backend socat)", median(times[1])), fmt.Sprintf("1/%.0f", 1/ratio), "at most 1/20", ratio <= 1.0/20})
+	return nil
+}
+
+// tunnel is a client that has a tunnel to the bench's pod, straight from a node's CRI socket.
+func (n *nodeSide) tunnel(ctx context.Context, socket string) (*portforward.Client, error) {
+	runtime, err := dialRuntime(socket)
+	if err != nil {
+		return nil, err
+	}
+	defer runtime.conn.Close()
+	sandboxes, err := runtime.ListPodSandbox(ctx, &cri.ListPodSandboxRequest{Filter: &cri.PodSandboxFilter{
+		LabelSelector: map[string]string{"io.kubernetes.pod.name": n.cluster.pod},
+		State:         &cri.PodSandboxStateValue{State: cri.PodSandboxState_SANDBOX_READY},
+	}})
+	if err != nil {
+		return nil, err
+	}
+	if len(sandboxes.Items) != 1 {
+		return nil, fmt.Errorf("%d sandboxes of pod %s", len(sandboxes.Items), n.cluster.pod)
+	}
+	answer, err := runtime.PortForward(ctx, &cri.PortForwardRequest{PodSandboxId: sandboxes.Items[0].Id, Port: []int32{int32(n.portNumber())}})
+	if err != nil {
+		return nil, err
+	}
+	u, err := url.Parse(answer.Url)
+	if err != nil {
+		return nil, err
+	}
+	client := &portforward.Client{URL: u, Transport: &http.Transport{}, SPDYOnly: true, MaxTunnels: 1}
+	return client, client.Connect(ctx)
+}
+
+func (n *nodeSide) portNumber() (port uint16) {
+	_, _ = fmt.Sscan(n.cluster.port, &port)
+	return port
+}

@@ -1,0 +1,366 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+)
+
+// nodeSide is a `porthole node` beside containerd, and a kubelet that can be led to
+// either of them.
+type nodeSide struct {
+	*bench
+	dir        string // of the sockets
+	node       *exec.Cmd
+	runtimes   *runtimeSwitch
+	containerd string // path of its socket
+	clients    []client
+}
+
+// client is a forwarder whose tunnels lead through one of the runtimes.
+type client struct {
+	name    string
+	peer    *peer
+	runtime string // path of the socket
+}
+
+// The clients by their place in nodeSide.clients.
+const (
+	bothEnds = iota
+	kubectlOnContainerd
+	portholeOnContainerd
+	kubectlOnNode
+)
+
+// node measures porthole and kubectl, each on containerd and on `porthole node`.
+func (b *bench) node(ctx context.Context) error {
+	if b.cluster.pointer == "" {
+		fmt.Fprintln(os.Stderr, "node: no -pointer given: left out")
+		return nil
+	}
+	n, err := b.startNodeSide(ctx)
+	if err != nil {
+		return err
+	}
+	defer n.close(context.WithoutCancel(ctx))
+	for _, measure := range []func(context.Context) error{
+		n.connects, n.bursts, n.transfers, n.stall, n.threads, n.calls, n.backends, n.answers,
+	} {
+		if err := measure(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *bench) startNodeSide(ctx context.Context) (n *nodeSide, err error) {
+	n = &nodeSide{bench: b, containerd: b.cluster.containerd}
+	defer func() {
+		if err != nil {
+			n.close(context.WithoutCancel(ctx))
+		}
+	}()
+	if n.dir, err = os.MkdirTemp("", "porthole-bench-"); err != nil {
+		return n, err
+	}
+	if n.node, err = n.startNode(ctx, n.ours()); err != nil {
+		return n, err
+	}
+	between := filepath.Join(n.dir, "switch.sock")
+	if n.runtimes, err = newRuntimeSwitch(between, n.containerd); err != nil {
+		return n, err
+	}
+	if err := b.point(ctx, "unix://"+between); err != nil {
+		return n, err
+	}
+	return n, n.startClients(ctx)
+}
+
+// ours is the CRI socket of the `porthole node` that is measured.
+func (n *nodeSide) ours() string { return filepath.Join(n.dir, "cri.sock") }
+
+// startNode starts a `porthole node` and returns when it serves.
+func (n *nodeSide) startNode(ctx context.Context, socket string, flags ...string) (*exec.Cmd, error) {
+	cmd := exec.CommandContext(ctx, n.porthole, append([]string{"node", "--cri-listen", "unix://" + socket,
+		"--cri-upstream", "unix://" + n.containerd, "--metrics-address", "", "--events", "unix://" + socket + ".events"}, flags...)...)
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	for range 500 {
+		if c, err := net.Dial("unix", socket); err == nil {
+			return cmd, c.Close()
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	stop(cmd)
+	return nil, errors.New("porthole node does not serve")
+}
+
+func stop(cmd *exec.Cmd) {
+	_ = cmd.Process.Signal(os.Interrupt)
+	_ = cmd.Wait()
+}
+
+// startClients starts each client while the kubelet is led to its runtime.
+func (n *nodeSide) startClients(ctx context.Context) error {
+	kubectl := n.cluster.kubectls[0]
+	n.clients = make([]client, 4)
+	for i, c := range []struct{ name, program, command, runtime string }{
+		bothEnds:             {"porthole at both ends", n.porthole, "forward", n.ours()},
+		kubectlOnContainerd:  {"kubectl on containerd", kubectl, "port-forward", n.containerd},
+		portholeOnContainerd: {"porthole on containerd", n.porthole, "forward", n.containerd},
+		kubectlOnNode:        {"kubectl on porthole node", kubectl, "port-forward", n.ours()},
+	} {
+		if err := n.lead(ctx, c.runtime); err != nil {
+			return err
+		}
+		p, err := n.startClient(ctx, c.program, []string{c.command, "pod/" + n.cluster.pod})
+		if err != nil {
+			return err
+		}
+		n.clients[i] = client{c.name, p, c.runtime}
+	}
+	return nil
+}
+
+// lead has the kubelet speak to a runtime, and returns when it does.
+func (n *nodeSide) lead(ctx context.Context, runtime string) error {
+	n.runtimes.lead(runtime)
+	ctx, cancel := context.WithTimeout(ctx, settle)
+	defer cancel()
+	for {
+		// The kubelet asks its runtime for the answer.
+		err := exec.CommandContext(ctx, n.cluster.kubectls[0], "get", "--raw", "/api/v1/nodes/"+n.cluster.node+"/proxy/runningpods/").Run()
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+func (n *nodeSide) close(ctx context.Context) {
+	for _, c := range n.clients {
+		if c.peer != nil {
+			c.peer.close()
+		}
+	}
+	if n.runtimes != nil {
+		if err := n.point(ctx, ""); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+		n.runtimes.close()
+	}
+	if n.node != nil {
+		stop(n.node)
+	}
+	os.RemoveAll(n.dir)
+}
+
+// measureEach takes a measurement of each client in turn, after one that does not
+// count; figures[i] are those of clients[i].
+func (n *nodeSide) measureEach(ctx context.Context, clients []client, measure func(client) (float64, error)) ([][]float64, error) {
+	figures := make([][]float64, len(clients))
+	for run := range n.runs + 1 {
+		for i, c := range clients {
+			if err := n.lead(ctx, c.runtime); err != nil {
+				return nil, err
+			}
+			f, err := measure(c)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", c.name, err)
+			}
+			if run > 0 {
+				figures[i] = append(figures[i], f)
+			}
+		}
+	}
+	return figures, nil
+}
+
+// against adds a row of one client against another.
+func (n *nodeSide) against(figure, format string, figures [][]float64, a, b int, bar string, ok func(ratio float64) bool) {
+	ratio := median(ratios(figures[a], figures[b]))
+	n.add(row{"node: " + figure + ", " + n.clients[a].name, fmt.Sprintf(format, median(figures[a])),
+		fmt.Sprintf(format+" (%s)", median(figures[b]), n.clients[b].name), fmt.Sprintf("%.2f", ratio), bar, ok(ratio)})
+}
+
+func (n *nodeSide) connects(ctx context.Context) error {
+	times, err := n.measureEach(ctx, n.clients, func(c client) (float64, error) { return connectP50(c.peer.dial, 50) })
+	if err != nil {
+		return err
+	}
+	for _, i := range []int{bothEnds, kubectlOnNode} {
+		n.against("connect to first byte, p50, ms", "%.2f", times, i, kubectlOnContainerd, "-", func(float64) bool { return true })
+	}
+	return nil
+}
+
+func (n *nodeSide) bursts(ctx context.Context) error {
+	times, err := n.measureEach(ctx, n.clients, func(c client) (float64, error) { return burst(c.peer.dial, 200) })
+	if err != nil {
+		return err
+	}
+	n.against("200 at once, ms", "%.0f", times, bothEnds, kubectlOnContainerd, "at most 0.5", func(r float64) bool { return r <= 0.5 })
+	n.against("200 at once, ms", "%.0f", times, kubectlOnNode, kubectlOnContainerd, "-", func(float64) bool { return true })
+	return nil
+}
+
+// transfers measures rates, and what they take of the node's own processes.
+func (n *nodeSide) transfers(ctx context.Context) error {
+	runtime, err := peerPID(n.containerd)
+	if err != nil {
+		return err
+	}
+	for _, conns := range []int{1, 8} {
+		used := map[string][]float64{}
+		rates, err := n.measureEach(ctx, n.clients, func(c client) (float64, error) {
+			before := cpuSeconds(n.node.Process.Pid) + cpuSeconds(runtime)
+			rate, err := n.downloads(c.peer.dial, conns)
+			used[c.name] = append(used[c.name], (cpuSeconds(n.node.Process.Pid)+cpuSeconds(runtime)-before)/(float64(n.bytes)/(1<<30)))
+			return rate, err
+		})
+		if err != nil {
+			return err
+		}
+		figure := fmt.Sprintf("download, %d at once, MB/s", conns)
+		n.against(figure, "%.0f", rates, bothEnds, kubectlOnContainerd, "at least 2", func(r float64) bool { return r >= 2 })
+		n.against(figure, "%.0f", rates, kubectlOnNode, kubectlOnContainerd, "at least 1", func(r float64) bool { return r >= 1 })
+		cpus := make([][]float64, len(n.clients))
+		for i, c := range n.clients {
+			cpus[i] = used[c.name][1:]
+		}
+		n.against(fmt.Sprintf("node CPU, %d at once, s/GiB", conns), "%.2f", cpus, bothEnds, kubectlOnContainerd, "at most 0.5", func(r float64) bool { return r <= 0.5 })
+	}
+	return nil
+}
+
+// stall compares echo round trips of 299 connections with and without one more
+// that has stopped to read, all in one tunnel.
+func (n *nodeSide) stall(ctx context.Context) error {
+	c := n.clients[bothEnds]
+	if err := n.lead(ctx, c.runtime); err != nil {
+		return err
+	}
+	conns, err := openEchoes(c.peer.dial, 299)
+	defer closeAll(conns)
+	if err != nil {
+		return err
+	}
+	var without, with []float64
+	for range n.runs { // in turns: each stalled reader comes and goes
+		for _, stalled := range []bool{false, true} {
+			p99, err := n.besideStalled(c.peer.dial, conns, stalled)
+			if err != nil {
+				return err
+			}
+			if stalled {
+				with = append(with, p99)
+			} else {
+				without = append(without, p99)
+			}
+		}
+	}
+	ratio := median(ratios(with, without))
+	n.add(row{"node: echo p99 of 299 beside a stalled reader in one tunnel, ms", fmt.Sprintf("%.2f", median(with)),
+		fmt.Sprintf("%.2f (nobody stalled)", median(without)), fmt.Sprintf("%.2f", ratio), "at most 1.2", ratio <= 1.2})
+	return nil
+}
+
+func (n *nodeSide) besideStalled(dial dialer, conns []net.Conn, stalled bool) (float64, error) {
+	if stalled {
+		c, err := dial()
+		if err != nil {
+			return 0, err
+		}
+		defer c.Close()
+		if err := ask(c, n.bytes); err != nil {
+			return 0, err
+		}
+		time.Sleep(time.Second) // until everything on the way is full
+	}
+	return echoP99(conns)
+}
+
+// openEchoes opens connections that echo; those it returns are open even if there is an error.
+func openEchoes(dial dialer, n int) (conns []net.Conn, err error) {
+	for range n {
+		c, err := echoed(dial)
+		if err != nil {
+			return conns, err
+		}
+		conns = append(conns, c)
+	}
+	return conns, nil
+}
+
+func closeAll(conns []net.Conn) {
+	for _, c := range conns {
+		c.Close()
+	}
+}
+
+// threads counts what 1,000 live connections take of the node.
+func (n *nodeSide) threads(ctx context.Context) error {
+	c := n.clients[bothEnds]
+	if err := n.lead(ctx, c.runtime); err != nil {
+		return err
+	}
+	before := status(n.node.Process.Pid, "Threads")
+	conns, err := openEchoes(c.peer.dial, 1000)
+	defer closeAll(conns)
+	if err != nil {
+		return err
+	}
+	if _, err := echoP99(conns); err != nil {
+		return err
+	}
+	more := status(n.node.Process.Pid, "Threads") - before
+	n.add(row{"node: threads more with 1,000 live connections", fmt.Sprint(more), fmt.Sprintf("%d (idle)", before), "-", "at most 20", more <= 20})
+	return nil
+}
+
+// answers counts what comes back of uploads and half-closed conversations.
+func (n *nodeSide) answers(ctx context.Context) error {
+	for _, kind := range []struct {
+		name string
+		ask  func(net.Conn) error
+	}{
+		{fmt.Sprintf("answer to an upload of %d MiB", n.bytes>>21), func(c net.Conn) error { return upload(c, n.bytes/2) }},
+		{"answer 3 s after a half-close", func(c net.Conn) error { return upload(c, untilEnd) }},
+	} {
+		came := make([]string, len(n.clients))
+		for i, c := range n.clients {
+			if err := n.lead(ctx, c.runtime); err != nil {
+				return err
+			}
+			came[i] = answered(c.peer.dial, kind.ask)
+		}
+		for _, i := range []int{bothEnds, kubectlOnNode} {
+			n.add(row{"node: " + kind.name + ", " + n.clients[i].name, came[i],
+				fmt.Sprintf("%s (%s)", came[kubectlOnContainerd], n.clients[kubectlOnContainerd].name), "-", "answered", came[i] == "answered"})
+		}
+	}
+	return nil
+}
+
+// answered says what became of a conversation.
+func answered(dial dialer, converse func(net.Conn) error) string {
+	c, err := dial()
+	if err != nil {
+		return err.Error()
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(2 * time.Minute))
+	if err := converse(c); err != nil {
+		if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
+			return "lost, and a clean end"
+		}
+		return "lost"
+	}
+	return "answered"
+}
