@@ -90,12 +90,12 @@ type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
 
-// noArgs refuses arguments; on the root that is a subcommand nobody knows.
+// noArgs refuses arguments; to a command that has subcommands they are one that nobody knows.
 func noArgs(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
 	}
-	if cmd.HasParent() {
+	if !cmd.HasSubCommands() {
 		return usageError{fmt.Errorf("%s takes no arguments, not %q", cmd.Name(), args[0])}
 	}
 	unknown := fmt.Sprintf("unknown command %q", args[0])

@@ -12,8 +12,10 @@ func newTrace() *cobra.Command {
 		Use:   "trace",
 		Short: "Show the programs that are executed on this host, or the connections into its pods",
 		Long:  traceLong,
-		Args:  noArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+
+		SuggestionsMinimumDistance: 2,
+		Args:                       noArgs,
+		RunE:                       func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(newTraceExec(), newTraceForward())
 	return cmd

@@ -251,7 +251,7 @@ func TestBurst(t *testing.T) {
 
 // TestLost: a reader that stalls loses events, and hears of it.
 func TestLost(t *testing.T) {
-	const n = 1500
+	const n = 700
 	testenv.Root(t)
 	testenv.NoLeaks(t)
 	w, marker := &watcher{t: t}, mark(t)
