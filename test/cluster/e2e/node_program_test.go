@@ -34,13 +34,17 @@ func startNode(t *testing.T, ctx context.Context, args ...string) *node {
 		t.Fatal(err)
 	}
 	n := &node{dir: dir}
-	n.start(t, args...)
 	t.Cleanup(func() {
+		if n.program == nil {
+			return
+		}
 		if err := c.SetRuntimeEndpoint(context.Background(), ""); err != nil {
 			t.Error(err)
 		}
+		n.kill(t) // after the kubelet has left it
 		os.RemoveAll(dir)
 	})
+	n.start(t, args...)
 	if err := c.SetRuntimeEndpoint(ctx, "unix://"+n.socket("cri")); err != nil {
 		t.Fatal(err)
 	}
@@ -49,7 +53,7 @@ func startNode(t *testing.T, ctx context.Context, args ...string) *node {
 
 func (n *node) socket(name string) string { return filepath.Join(n.dir, name+".sock") }
 
-// start starts it and returns when it serves.
+// start starts it and returns when it serves. It ends with the test that has made the node.
 func (n *node) start(t *testing.T, args ...string) {
 	t.Helper()
 	flags := 0
@@ -59,7 +63,7 @@ func (n *node) start(t *testing.T, args ...string) {
 	line := append(slices.Clone(args[:flags]), "node", "-v", "4",
 		"--cri-listen", "unix://"+n.socket("cri"), "--cri-upstream", c.RuntimeEndpoint(),
 		"--events", "unix://"+n.socket("events"), "--metrics-address", metricsAddress)
-	n.program = startCommand(t, command(porthole, append(line, args[flags:]...)...))
+	n.program = launch(t, command(porthole, append(line, args[flags:]...)...))
 	eventually(t, 10*time.Second, "porthole node serves", func() bool {
 		conn, err := net.Dial("unix", n.socket("cri"))
 		if err == nil {

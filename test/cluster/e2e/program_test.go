@@ -38,7 +38,16 @@ func command(name string, args ...string) *exec.Cmd {
 
 func start(t *testing.T, args ...string) *program { return startCommand(t, command(porthole, args...)) }
 
+// startCommand starts a program that ends with the test.
 func startCommand(t *testing.T, cmd *exec.Cmd) *program {
+	t.Helper()
+	p := launch(t, cmd)
+	t.Cleanup(func() { p.kill(t) })
+	return p
+}
+
+// launch starts a program; the caller ends it.
+func launch(t *testing.T, cmd *exec.Cmd) *program {
 	t.Helper()
 	p := &program{cmd: cmd, ended: make(chan struct{})}
 	cmd.Stdout, cmd.Stderr = locked{p, &p.out}, locked{p, &p.errors}
@@ -49,14 +58,16 @@ func startCommand(t *testing.T, cmd *exec.Cmd) *program {
 		defer close(p.ended)
 		_ = cmd.Wait()
 	}()
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		<-p.ended
-		if t.Failed() {
-			t.Logf("%v\nstdout: %s\nstderr: %s", cmd.Args[1:], p.stdout(), p.stderr())
-		}
-	})
 	return p
+}
+
+// kill ends the program if it runs still, and shows what it said if the test has failed.
+func (p *program) kill(t *testing.T) {
+	_ = p.cmd.Process.Kill()
+	<-p.ended
+	if t.Failed() {
+		t.Logf("%v\nstdout: %s\nstderr: %s", p.cmd.Args[1:], p.stdout(), p.stderr())
+	}
 }
 
 type locked struct {
