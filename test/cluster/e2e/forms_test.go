@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -64,11 +63,7 @@ func TestForms(t *testing.T) {
 // for it.
 func TestKubectls(t *testing.T) {
 	needCluster(t)
-	kubectls := []string{c.KubectlPath()}
-	if other, err := exec.LookPath("kubectl"); err == nil {
-		kubectls = append(kubectls, other)
-	}
-	for _, path := range kubectls {
+	for _, path := range kubectls() {
 		version := startCommand(t, command(path, "version", "--client"))
 		version.exit(t)
 		t.Logf("%s: %s", path, strings.Fields(version.stdout()))
