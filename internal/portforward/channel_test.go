@@ -42,6 +42,7 @@ func channelForms(t *testing.T, test func(t *testing.T, open func(n *node, ports
 func openChannels(t testing.TB, n *node, protocols []string, ports []uint16) *channelClient {
 	t.Helper()
 	query := strings.Trim(strings.ReplaceAll(fmt.Sprint(ports), " ", ","), "[]")
+	//nolint:bodyclose // of a 101 it is the connection itself
 	ws, _, err := websocket.Dial(t.Context(), n.http.URL+"/pod?ports="+query, &websocket.DialOptions{Subprotocols: protocols})
 	if err != nil {
 		t.Fatal(err)
