@@ -42,6 +42,7 @@ func channelForms(t *testing.T, test func(t *testing.T, open func(n *node, ports
 func openChannels(t testing.TB, n *node, protocols []string, ports []uint16) *channelClient {
 	t.Helper()
 	query := strings.Trim(strings.ReplaceAll(fmt.Sprint(ports), " ", ","), "[]")
+	//nolint:bodyclose // of a 101 it is the connection itself
 	ws, _, err := websocket.Dial(t.Context(), n.http.URL+"/pod?ports="+query, &websocket.DialOptions{Subprotocols: protocols})
 	if err != nil {
 		t.Fatal(err)
@@ -207,8 +208,10 @@ func TestChannelsBroken(t *testing.T) {
 	port := listen(t, func(conn *net.TCPConn) { io.Copy(io.Discard, conn) })
 	c := openChannels(t, n, []string{base64ChannelProtocol}, []uint16{port})
 	c.ws.Write(t.Context(), websocket.MessageText, []byte("0%%%%"))
-	if _, _, err := c.ws.Read(t.Context()); err == nil {
-		t.Error("the tunnel goes on")
+	for { // perhaps words about it
+		if _, _, err := c.ws.Read(t.Context()); err != nil {
+			break
+		}
 	}
 	within(t, 10*time.Second, "the end is told", func() bool { _, ended := n.told(); return len(ended) == 1 })
 	if _, ended := n.told(); ended[0].Err == nil {

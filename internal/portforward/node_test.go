@@ -435,7 +435,7 @@ func TestNodeIdle(t *testing.T) {
 }
 
 // ask sends lines of HTTP by hand and returns the answer.
-func (n *node) ask(t *testing.T, request string) (*http.Response, net.Conn, *bufio.Reader) {
+func (n *node) ask(t *testing.T, request string) (status int, header http.Header, rest *bufio.Reader) {
 	t.Helper()
 	conn, err := net.Dial("tcp", n.http.Listener.Addr().String())
 	if err != nil {
@@ -450,7 +450,7 @@ func (n *node) ask(t *testing.T, request string) (*http.Response, net.Conn, *buf
 		t.Fatal(err)
 	}
 	resp.Body.Close()
-	return resp, conn, r
+	return resp.StatusCode, resp.Header, r
 }
 
 func TestNodeRefusesUpgrades(t *testing.T) {
@@ -481,11 +481,11 @@ func TestNodeRefusesUpgrades(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := newNode(t)
-			resp, _, _ := n.ask(t, test.request)
-			if resp.StatusCode != test.status {
-				t.Errorf("status %s", resp.Status)
+			status, header, _ := n.ask(t, test.request)
+			if status != test.status {
+				t.Errorf("status %d", status)
 			}
-			if accepted := resp.Header["X-Accepted-Stream-Protocol-Versions"]; name == "other protocol" && len(accepted) != 3 {
+			if accepted := header["X-Accepted-Stream-Protocol-Versions"]; name == "other protocol" && len(accepted) != 3 {
 				t.Errorf("accepted %q", accepted)
 			}
 			n.offers.mu.Lock()
@@ -507,9 +507,9 @@ func TestNodeNegotiates(t *testing.T) {
 	} {
 		n := newNode(t)
 		ping := "\x80\x03\x00\x06\x00\x00\x00\x04\x00\x00\x00\x01"
-		resp, _, r := n.ask(t, "POST /pod HTTP/1.1\r\nHost: node\r\nConnection: keep-alive, upgrade\r\nUpgrade: spdy/3.1\r\n"+lines+"\r\n"+ping)
-		if resp.StatusCode != http.StatusSwitchingProtocols || resp.Header.Get("X-Stream-Protocol-Version") != protocol || resp.Header.Get("Upgrade") != "SPDY/3.1" {
-			t.Errorf("%q: %s, %v", lines, resp.Status, resp.Header)
+		status, header, r := n.ask(t, "POST /pod HTTP/1.1\r\nHost: node\r\nConnection: keep-alive, upgrade\r\nUpgrade: spdy/3.1\r\n"+lines+"\r\n"+ping)
+		if status != http.StatusSwitchingProtocols || header.Get("X-Stream-Protocol-Version") != protocol || header.Get("Upgrade") != "SPDY/3.1" {
+			t.Errorf("%q: %d, %v", lines, status, header)
 		}
 		mustRead(t, r, ping)
 	}

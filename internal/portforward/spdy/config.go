@@ -23,10 +23,11 @@ type Config struct {
 	FlowControl bool
 
 	// ReceiveBuffer is how many octets wait per stream until they are read;
-	// with FlowControl it is the stream's window, and at least 64 KiB, since
-	// that much may come before the peer knows better. It bounds throughput
-	// to ReceiveBuffer per round trip, and memory to ReceiveBuffer times
-	// MaxStreams. 0 means 256 KiB, with FlowControl 1 MiB.
+	// with FlowControl it is the window that a stream begins with, and at least
+	// 64 KiB, since that much may come before the peer knows better. The window
+	// of a stream whose reader keeps up grows to 8 MiB, all of a tunnel by 64
+	// MiB together. So memory is bounded by ReceiveBuffer times MaxStreams and
+	// that. 0 means 256 KiB.
 	ReceiveBuffer int
 
 	// PingInterval is how often this end sends a PING. 0 means never. The
@@ -50,9 +51,6 @@ func (cfg Config) withDefaults() Config {
 	}
 	if cfg.ReceiveBuffer <= 0 {
 		cfg.ReceiveBuffer = 256 << 10
-		if cfg.FlowControl {
-			cfg.ReceiveBuffer = 1 << 20
-		}
 	}
 	cfg.ReceiveBuffer = min(cfg.ReceiveBuffer, maxWindow)
 	if cfg.FlowControl {

@@ -38,6 +38,7 @@ const (
 func newStream(c *Conn, id uint32, headers http.Header) *Stream {
 	s := &Stream{conn: c, id: id, headers: headers}
 	s.in.init(&c.chunks, c.cfg.ReceiveBuffer)
+	s.in.flows = c.cfg.FlowControl
 	c.send.attach(s)
 	return s
 }

@@ -1,0 +1,185 @@
+package portforward
+
+import (
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"porthole.dev/porthole/internal/portforward/spdy"
+)
+
+// stockTunnel is the client's end of a tunnel in the stock protocol, without a
+// Client's pool around it.
+func stockTunnel(t *testing.T, n *node) *spdy.Conn {
+	t.Helper()
+	c := n.client(t, func(c *Client) { c.Transport = stockOnly{c.Transport} })
+	u, err := c.upgradeSPDY(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn := spdy.New(u, spdy.Config{})
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+func openStream(t *testing.T, c *spdy.Conn, kind string, port uint16, id string) *spdy.Stream {
+	t.Helper()
+	h := http.Header{"streamType": {kind}, "port": {strconv.Itoa(int(port))}, "requestID": {id}}
+	if id == "" {
+		delete(h, "requestID")
+	}
+	s, err := c.OpenStream(h, kind == "error")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func wantReset(t *testing.T, s *spdy.Stream) {
+	t.Helper()
+	s.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if _, err := s.Read(make([]byte, 1)); !errors.Is(err, ErrReset) {
+		t.Errorf("stream %d: %v", s.ID(), err)
+	}
+}
+
+// Streams find each other in whatever order they come, and without a name.
+func TestPairs(t *testing.T) {
+	port := listen(t, echoing)
+	c := stockTunnel(t, newNode(t))
+	second := openStream(t, c, "data", port, "b")
+	text := openStream(t, c, "error", port, "a")
+	nameless := openStream(t, c, "error", port, "")
+	third := openStream(t, c, "data", port, "")
+	secondText := openStream(t, c, "error", port, "b")
+	first := openStream(t, c, "data", port, "a")
+	for i, s := range []*spdy.Stream{first, second, third} {
+		mustWrite(t, s, "hello")
+		s.CloseWrite()
+		if got, err := io.ReadAll(s); err != nil || string(got) != "hello" {
+			t.Errorf("connection %d: %q, %v", i, got, err)
+		}
+	}
+	for _, s := range []*spdy.Stream{text, nameless, secondText} {
+		if got, err := io.ReadAll(s); err != nil || len(got) != 0 {
+			t.Errorf("error stream %d: %q, %v", s.ID(), got, err)
+		}
+	}
+}
+
+// A stream that makes no sense is reset, and no other is touched.
+func TestBadStreams(t *testing.T) {
+	port := listen(t, echoing)
+	c := stockTunnel(t, newNode(t))
+	for _, h := range []http.Header{
+		{},
+		{"streamType": {"data"}, "requestID": {"1"}},
+		{"streamType": {"data"}, "port": {"0"}, "requestID": {"1"}},
+		{"streamType": {"data"}, "port": {"65536"}, "requestID": {"1"}},
+		{"streamType": {"data"}, "port": {"-1"}, "requestID": {"1"}},
+		{"streamType": {"data"}, "port": {"http"}, "requestID": {"1"}},
+		{"streamType": {"stdin"}, "port": {"80"}, "requestID": {"1"}},
+		{"port": {"80"}, "requestID": {"1"}},
+		{"streamType": {"data"}, "port": {"80"}, "requestID": {strings.Repeat("x", 10_000)}},
+	} {
+		s, err := c.OpenStream(h, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantReset(t, s)
+	}
+	text := openStream(t, c, "error", port, "a")
+	wantReset(t, openStream(t, c, "error", port, "a"))
+	data := openStream(t, c, "data", port, "a")
+	mustWrite(t, data, "alive")
+	mustRead(t, data, "alive")
+	data.CloseWrite()
+	if got, err := io.ReadAll(text); err != nil || len(got) != 0 {
+		t.Errorf("error stream: %q, %v", got, err)
+	}
+}
+
+// Only so many may wait for their other half.
+func TestUnpairedStreams(t *testing.T) {
+	port := listen(t, echoing)
+	c := stockTunnel(t, newNode(t))
+	for i := range maxUnpaired {
+		openStream(t, c, "data", port, strconv.Itoa(i))
+	}
+	wantReset(t, openStream(t, c, "data", port, "over"))
+	text := openStream(t, c, "error", port, "0") // completes one
+	defer text.Close()
+	wait := openStream(t, c, "data", port, "another")
+	wait.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+	if _, err := wait.Read(make([]byte, 1)); errors.Is(err, ErrReset) {
+		t.Error("there was room for one more")
+	}
+}
+
+// One whose other half does not come is given up.
+func TestPairExpires(t *testing.T) {
+	client, server := spdyTunnel(t)
+	var p pairs
+	defer p.close()
+	for _, kind := range []string{"data", "error"} {
+		s := openStream(t, client, kind, 80, kind)
+		accepted, err := server.Accept(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.add(kind, accepted)
+		p.mu.Lock()
+		w := p.waiting[kind]
+		p.mu.Unlock()
+		p.expire(kind, w)
+		got, err := io.ReadAll(s)
+		if kind == "data" && !errors.Is(err, ErrReset) || kind == "error" && string(got) != "timed out waiting for streams" {
+			t.Errorf("%s: %q, %v", kind, got, err)
+		}
+	}
+	if len(p.waiting) != 0 {
+		t.Errorf("%d wait", len(p.waiting))
+	}
+}
+
+// spdyTunnel is the two ends of a tunnel, with nothing behind the server's.
+func spdyTunnel(t *testing.T) (client, server *spdy.Conn) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	a, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, server = spdy.New(a, spdy.Config{}), spdy.New(b, spdy.Config{Server: true})
+	t.Cleanup(func() { client.Close(); server.Close() })
+	return client, server
+}
+
+// What is no SPDY ends the tunnel, and everything of it goes.
+func TestBrokenFrames(t *testing.T) {
+	n := newNode(t)
+	_, _, r := n.ask(t, "POST /pod HTTP/1.1\r\nHost: node\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n"+
+		"X-Stream-Protocol-Version: portforward.k8s.io\r\n\r\n\x80\x09\x00\x01\x00\x00\x00\x00")
+	rest, err := io.ReadAll(r)
+	if err != nil || !strings.HasPrefix(string(rest), "\x80\x03\x00\x07") { // GOAWAY
+		t.Errorf("answered %x, %v", rest, err)
+	}
+	within(t, 10*time.Second, "offer done", func() bool {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		return n.done == 1
+	})
+}

@@ -1,0 +1,147 @@
+package spdy
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+)
+
+// A window grows while its reader keeps up, and what it grew by is given back.
+func TestWindowGrows(t *testing.T) {
+	client, server := tunnel(t, Config{FlowControl: true, ReceiveBuffer: initialWindow})
+	a, b := pair(t, client, server)
+	for range 1000 { // one window after the other, read to its end
+		mustWrite(t, a, strings.Repeat("x", initialWindow/2))
+		io.ReadFull(b, make([]byte, initialWindow/2))
+	}
+	b.in.mu.Lock()
+	limit := b.in.limit
+	b.in.mu.Unlock()
+	if limit <= initialWindow || limit > maxStreamWindow {
+		t.Errorf("window is %d", limit)
+	}
+	if got := server.chunks.growth.Load(); got != int64(limit-initialWindow) {
+		t.Errorf("growth is %d", got)
+	}
+	a.CloseWrite()
+	io.Copy(io.Discard, b)
+	b.Close()
+	if got := server.chunks.growth.Load(); got != 0 {
+		t.Errorf("growth is %d at the end", got)
+	}
+}
+
+// All windows together grow by so much and no more.
+func TestWindowGrowthIsBounded(t *testing.T) {
+	pool := &chunkPool{}
+	var total int
+	for range 100 {
+		b := &inbox{}
+		b.init(pool, 256<<10)
+		for range 20 {
+			b.grow()
+		}
+		if b.limit > maxStreamWindow {
+			t.Fatalf("window is %d", b.limit)
+		}
+		total += b.limit - 256<<10
+	}
+	if total > maxGrowth || total < maxGrowth-maxStreamWindow {
+		t.Errorf("windows grew by %d", total)
+	}
+}
+
+// Headers come ahead of the reset that follows them.
+func TestLateHeaders(t *testing.T) {
+	client, server := tunnel(t, Config{})
+	a, b := pair(t, client, server)
+	if a.LateHeaders() != nil {
+		t.Error("headers out of nowhere")
+	}
+	b.SendHeaders(http.Header{"Reason": {"refused"}})
+	b.Reset()
+	if _, err := a.Read(make([]byte, 1)); !errors.Is(err, ErrReset) {
+		t.Errorf("read: %v", err)
+	}
+	if got := a.LateHeaders().Get("reason"); got != "refused" {
+		t.Errorf("reason %q", got)
+	}
+	if err := b.SendHeaders(http.Header{}); !errors.Is(err, ErrReset) {
+		t.Errorf("headers after the end: %v", err)
+	}
+	a, b = pair(t, client, server)
+	b.SendHeaders(http.Header{"Reason": {strings.Repeat("x", maxLateHeaders)}})
+	mustWrite(t, b, "x")
+	mustRead(t, a, "x")
+	if got := a.LateHeaders(); got != nil {
+		t.Errorf("%d octets of headers are kept", headersSize(got))
+	}
+}
+
+// The owner learns of a reset and of the tunnel's end, before and after asking, and
+// of nothing else.
+func TestAfterLoss(t *testing.T) {
+	client, server := tunnel(t, Config{})
+	lost := make(chan string, 10)
+	watch := func(name string, s *Stream) { s.AfterLoss(func() { lost <- name }) }
+	want := func(name string) {
+		t.Helper()
+		select {
+		case got := <-lost:
+			if got != name {
+				t.Fatalf("%s was lost, not %s", got, name)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatalf("%s was not lost", name)
+		}
+	}
+	ended, endedPeer := pair(t, client, server)
+	watch("ended", endedPeer)
+	ended.CloseWrite()
+	endedPeer.CloseWrite()
+	a, b := pair(t, client, server)
+	watch("reset", b)
+	a.Reset()
+	want("reset")
+	watch("late", b)
+	want("late")
+	_, b = pair(t, client, server)
+	watch("cut", b)
+	client.Close()
+	want("cut")
+}
+
+// A transport whose peer is gone is noticed although nobody reads it.
+func TestGone(t *testing.T) {
+	a, b := transports(t)
+	gone := make(chan struct{})
+	server := New(b, Config{Server: true, ReceiveBuffer: 1 << 10, Gone: func() bool {
+		select {
+		case <-gone:
+			return true
+		default:
+			return false
+		}
+	}})
+	defer server.Close()
+	client := New(a, Config{})
+	defer client.Close()
+	s, peer := pair(t, client, server)
+	go s.Write(make([]byte, 1<<20))
+	time.Sleep(3 * vigilPause)
+	if err := server.Err(); err != nil {
+		t.Fatal(err)
+	}
+	close(gone)
+	select {
+	case <-server.Done():
+	case <-time.After(10 * time.Second):
+		t.Fatal("the tunnel goes on")
+	}
+	if _, err := io.ReadAll(peer); !errors.Is(err, ErrTunnel) {
+		t.Errorf("read: %v", err)
+	}
+}
