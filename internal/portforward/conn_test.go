@@ -232,6 +232,23 @@ func TestServerIsThrough(t *testing.T) {
 	}
 }
 
+// The end of the error stream may overtake that of the data stream: still an end.
+func TestErrorStreamEndsFirst(t *testing.T) {
+	c := start(t, func(r *request) {
+		io.ReadFull(r.data, make([]byte, 1))
+		r.text.Close()
+		time.Sleep(100 * time.Millisecond)
+		io.WriteString(r.data, "late")
+		r.data.CloseWrite()
+	}).client(t)
+	conn := dial(t, c, 80)
+	defer conn.Close()
+	mustWrite(t, conn, "x")
+	if got, err := io.ReadAll(conn); err != nil || string(got) != "late" {
+		t.Errorf("read %q, %v", got, err)
+	}
+}
+
 // A write that waits for a stalled server ends when the server is through.
 func TestBlockedWriteEnds(t *testing.T) {
 	conn := dial(t, start(t, func(r *request) {
