@@ -2,6 +2,7 @@ package portforward
 
 import (
 	"io"
+	"net"
 	"net/http"
 	"sync/atomic"
 	"testing"
@@ -94,5 +95,81 @@ func BenchmarkBulk(b *testing.B) {
 			io.Copy(io.Discard, conn)
 			conn.Close()
 		})
+	})
+}
+
+// countingListener accepts connections whose writes are counted.
+type countingListener struct {
+	net.Listener
+	writes *atomic.Int64
+}
+
+func (l countingListener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return countedConn{conn, l.writes}, nil
+}
+
+// countedConn hides that a connection can write several pieces at once: what goes
+// through a WebSocket with one writev(2) counts as two writes.
+type countedConn struct {
+	net.Conn
+	writes *atomic.Int64
+}
+
+func (c countedConn) Write(p []byte) (int, error) {
+	c.writes.Add(1)
+	return c.Conn.Write(p)
+}
+
+func benchForms(b *testing.B, bench func(b *testing.B, form func(*Client))) {
+	b.Run("v1", func(b *testing.B) { benchWays(b, bench) })
+	b.Run("stock", func(b *testing.B) {
+		benchWays(b, func(b *testing.B, way func(*Client)) {
+			bench(b, func(c *Client) {
+				way(c)
+				c.Transport = stockOnly{c.Transport}
+			})
+		})
+	})
+}
+
+// BenchmarkNode moves data from a port through the Server to a Client, and tells how
+// much of it leaves the Server with each write.
+func BenchmarkNode(b *testing.B) {
+	const size = 64 << 10
+	benchForms(b, func(b *testing.B, form func(*Client)) {
+		writes := new(atomic.Int64)
+		n := newNode(b, func(n *node) { n.writes = writes })
+		flood := listen(b, func(conn *net.TCPConn) { io.Copy(conn, endless{}) })
+		conn := reach(b, n.client(b, form), flood)
+		defer conn.Reset()
+		p := make([]byte, size)
+		io.ReadFull(conn, p)
+		writes.Store(0)
+		b.SetBytes(size)
+		for b.Loop() {
+			io.ReadFull(conn, p)
+		}
+		b.ReportMetric(float64(b.N)*size/1024/float64(writes.Load()), "KiB/write")
+	})
+}
+
+// BenchmarkNodeConnect is a connection with one octet there and back.
+func BenchmarkNodeConnect(b *testing.B) {
+	benchForms(b, func(b *testing.B, form func(*Client)) {
+		c := newNode(b).client(b, form)
+		port := listen(b, echoing)
+		b.ReportAllocs()
+		for b.Loop() {
+			conn := reach(b, c, port)
+			mustWrite(b, conn, "x")
+			mustRead(b, conn, "x")
+			conn.CloseWrite()
+			io.Copy(io.Discard, conn)
+			conn.Close()
+		}
 	})
 }

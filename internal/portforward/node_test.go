@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -42,7 +43,8 @@ func (l loopback) Dial(ctx context.Context, port uint16) (pipe.Conn, error) {
 // made for each request to /pod, as an API server has.
 type node struct {
 	Server
-	Offers Offer // for all
+	Offers Offer         // for all
+	writes *atomic.Int64 // counts the writes to clients, if set
 	http   *httptest.Server
 
 	mu     sync.Mutex
@@ -70,6 +72,9 @@ func newNode(t testing.TB, edit ...func(*node)) *node {
 		if state == http.StateNew {
 			n.conns = append(n.conns, c)
 		}
+	}
+	if n.writes != nil {
+		n.http.Listener = countingListener{n.http.Listener, n.writes}
 	}
 	n.http.Start()
 	t.Cleanup(func() {

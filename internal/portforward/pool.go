@@ -133,6 +133,13 @@ func (p *pool) release(t *tunnel, fit bool) {
 	p.clean()
 }
 
+// retire lets a tunnel take no more connections.
+func (p *pool) retire(t *tunnel) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	t.retired = true
+}
+
 // clean throws out tunnels that are broken, that only their last connection kept,
 // or that lie idle and have fallen silent; p.mu is held.
 func (p *pool) clean() {

@@ -18,6 +18,9 @@ const (
 	// aliveTime is how long an end of ours, which always answers, may be silent.
 	// A network that comes back sooner finds its connections alive.
 	aliveTime = 2 * time.Minute
+	// maxServed is how many connections of a tunnel are served at once. Streams
+	// that are opened and reset no longer count as open, and are still work.
+	maxServed = 2048
 )
 
 // session is a SPDY tunnel at the server's end.
@@ -88,10 +91,11 @@ func (s *session) expire() {
 
 // begin serves a connection.
 func (s *session) begin(l line, port uint16) {
-	s.mu.Lock()
-	s.conns++
-	s.idle.Stop()
-	s.mu.Unlock()
+	if !s.count() {
+		_ = l.Reset()
+		l.end(nil)
+		return
+	}
 	s.work.Go(func() {
 		s.join(s.ctx, l, port, s.protocol)
 		s.mu.Lock()
@@ -100,6 +104,18 @@ func (s *session) begin(l line, port uint16) {
 			s.idle.Reset(s.idleTime())
 		}
 	})
+}
+
+// count counts a connection in, if there is room.
+func (s *session) count() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conns >= maxServed {
+		return false
+	}
+	s.conns++
+	s.idle.Stop()
+	return true
 }
 
 // take does what a stream asks for.

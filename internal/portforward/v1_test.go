@@ -10,12 +10,14 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/net/nettest"
 
+	"porthole.dev/porthole/internal/pipe"
 	"porthole.dev/porthole/internal/portforward/spdy"
 )
 
@@ -238,4 +240,42 @@ func TestV1ResetLeavesTunnel(t *testing.T) {
 	if got := c.tunnels.tunnels[0].conn.Streams(); got != 0 {
 		t.Errorf("%d streams left", got)
 	}
+}
+
+// Streams that are opened and reset at once are work for a while, of which there is
+// only so much.
+func TestV1RapidReset(t *testing.T) {
+	dialer := stuck{new(atomic.Int32), make(chan struct{})}
+	n := newNode(t, func(n *node) { n.Offers.Dialer = dialer })
+	t.Cleanup(func() { close(dialer.release) })
+	c := n.client(t)
+	reach(t, c, 80).Reset()
+	tunnel := c.tunnels.tunnels[0]
+	for range 3 * maxServed {
+		s, err := tunnel.conn.OpenStream(http.Header{"network": {"tcp"}, "port": {"80"}}, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Reset()
+	}
+	last := reach(t, c, 80)
+	defer last.Close()
+	if _, err := last.Read(make([]byte, 1)); !errors.Is(err, ErrReset) {
+		t.Errorf("read: %v", err)
+	}
+	if got := dialer.dials.Load(); got > maxServed {
+		t.Errorf("%d dials at once", got)
+	}
+}
+
+// stuck dials until it is released, whatever ends before.
+type stuck struct {
+	dials   *atomic.Int32
+	release chan struct{}
+}
+
+func (s stuck) Dial(context.Context, uint16) (pipe.Conn, error) {
+	s.dials.Add(1)
+	<-s.release
+	return nil, errors.New("released")
 }

@@ -25,6 +25,8 @@ const (
 	textTime = time.Second
 	// lateData is how long the data stream has to end after an error text.
 	lateData = 2 * time.Second
+	// endCheck is how often a data stream is asked in the meantime.
+	endCheck = 10 * time.Millisecond
 	// drainTime is how long a server has to confirm that it is through with a
 	// connection given up here. containerd lingers for a second.
 	drainTime = 3 * time.Second
@@ -51,7 +53,21 @@ func (c *Conn) listen() {
 	if errors.As(c.verdict, &port) {
 		time.AfterFunc(lateData, func() { c.data.Reset() })
 	}
-	c.tunnel.pool.release(c.tunnel, !errors.Is(c.verdict, errUnconfirmed) && !clogged)
+	if clogged {
+		c.tunnel.pool.retire(c.tunnel)
+		c.awaitEnd()
+	}
+	c.tunnel.pool.release(c.tunnel, !errors.Is(c.verdict, errUnconfirmed))
+}
+
+// awaitEnd waits for the end of the data stream, which may be behind that of the
+// error stream: a tunnel that was closed in between would turn the end into a loss.
+func (c *Conn) awaitEnd() {
+	tick := time.NewTicker(endCheck)
+	defer tick.Stop()
+	for end := time.Now().Add(lateData); time.Now().Before(end) && !c.isClosed() && !c.data.Ended(); {
+		<-tick.C
+	}
 }
 
 // judge reads the error stream to its end and says how the connection ended.

@@ -278,6 +278,13 @@ func (b *inbox) wake() {
 	b.room.Broadcast()
 }
 
+// over says whether nothing follows what is buffered.
+func (b *inbox) over() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.end != nil || b.closed
+}
+
 // state tells the read loop how the stream stands: ended is true once the peer
 // has sent its FIN, closed once the owner takes no more.
 func (b *inbox) state() (ended, closed bool) {

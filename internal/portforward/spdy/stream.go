@@ -50,6 +50,10 @@ func (s *Stream) ID() uint32 { return s.id }
 // do not change them.
 func (s *Stream) Headers() http.Header { return s.headers }
 
+// Ended says whether nothing more is going to arrive: the peer has sent its FIN, or
+// the stream is over. Octets may be left to read.
+func (s *Stream) Ended() bool { return s.in.over() }
+
 // AfterLoss calls f on a goroutine of its own once the peer has reset the stream or
 // the tunnel has gone away under it: now, if that has happened. A stream that ends
 // in any other way never calls it. There is one such f, the last.
