@@ -37,6 +37,7 @@ func TestArrows(t *testing.T) {
 		"portforward":      "pipe portforward/spdy",
 		"portforward/spdy": "",
 		"kube":             "portforward portforward/spdy pipe target",
+		"node":             "portforward portforward/spdy netns pipe",
 	} {
 		for _, dep := range dependencies(t, name) {
 			inside, ok := strings.CutPrefix(dep, "porthole.dev/porthole/internal/")

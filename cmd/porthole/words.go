@@ -11,6 +11,7 @@ import (
 	"porthole.dev/porthole/internal/forward"
 	"porthole.dev/porthole/internal/kube"
 	"porthole.dev/porthole/internal/netns"
+	"porthole.dev/porthole/internal/node"
 	"porthole.dev/porthole/internal/target"
 )
 
@@ -58,6 +59,16 @@ var hints = []struct {
 	{kube.ErrNoPort, "take a port's number, or one of the names"},
 	{kube.ErrNotTCP, "take a TCP port"},
 	{kube.ErrNotReady, "`kubectl describe` tells more; --pod-running-timeout waits longer at the start, --wait later"},
+	{node.ErrEndpoint, "for example unix:///run/containerd/containerd.sock, unix:///run/crio/crio.sock, unix:///run/cri-dockerd.sock"},
+	{node.ErrInUse, "`ss -xlp` shows whose it is: end that one first, or take another path"},
+	{node.ErrNotSocket, "move it away, or take another path"},
+	{node.ErrFolder, "run it with sudo, or take a path in a folder that exists and is yours"},
+	{node.ErrListen, "`ss -ltnp` shows who listens; --metrics-address and --streaming-address take other ones"},
+	{node.ErrLoopback, "--streaming-anywhere lets it be; whoever can read the traffic can then read the forwards"},
+	{node.ErrPorts, "for example 80,443,8000-9000"},
+	{node.ErrBackend, "native, or socat"},
+	{node.ErrNoNode, "`systemctl status porthole` shows whether it runs; --events names another socket"},
+	{node.ErrUnsupported, "run it on the node"},
 	{syscall.EADDRINUSE, "`ss -ltnp` shows who listens; take another local port, or `:REMOTE` for any free one"},
 	{syscall.EADDRNOTAVAIL, "`ip addr` lists this machine's addresses"},
 	{syscall.EACCES, "ports below 1024 are for root: take a higher one, or run it with sudo"},

@@ -1,0 +1,118 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"porthole.dev/porthole/internal/node"
+)
+
+const nodeLong = `Serve the node's end of port-forwarding: stand between the kubelet and its
+container runtime, pass every call on as it is, and answer port-forwards with
+Porthole's own server, which enters pods without socat, nsenter or a process per
+connection.
+
+The kubelet is pointed at the socket by --container-runtime-endpoint; docs/node.md
+says how, and how to go back. The runtime may start later, and be restarted.
+It takes root.`
+
+const nodeExample = `  porthole node
+  porthole node --cri-upstream unix:///run/crio/crio.sock
+  porthole node --deny-host-network --deny-ports 22,10250
+  porthole node --backend socat -v 4   # as kubelets did it once`
+
+// nodeOptions are the flags that a node.Node does not have as they are.
+type nodeOptions struct {
+	node.Node
+	backend     string
+	allow, deny string
+	logFormat   string
+	verbosity   int
+}
+
+func newNode() *cobra.Command {
+	o := &nodeOptions{}
+	cmd := &cobra.Command{
+		Use:     "node",
+		Short:   "Serve the node's end of port-forwarding, in front of the container runtime",
+		Long:    nodeLong,
+		Example: nodeExample,
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := o.parse(cmd.ErrOrStderr()); err != nil {
+				return usageError{err}
+			}
+			return o.run(cmd)
+		},
+	}
+	o.flags(cmd)
+	return cmd
+}
+
+func (o *nodeOptions) flags(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	flags.StringVar(&o.Listen, "cri-listen", "unix:///run/porthole/cri.sock", "socket to make for the kubelet")
+	flags.StringVar(&o.Upstream, "cri-upstream", "unix:///run/containerd/containerd.sock", "socket of the container runtime")
+	flags.StringVar(&o.Docker, "docker-socket", "unix:///run/docker.sock",
+		`socket of the Docker engine, asked where the runtime does not tell a pod's process (cri-dockerd); "" for none`)
+	flags.StringVar(&o.backend, "backend", string(node.Native), "native, or socat to run nsenter and socat for each connection")
+	flags.StringVar(&o.allow, "allow-ports", "", "the only ports that may be forwarded to, as 80,443,8000-9000; all if not given")
+	flags.StringVar(&o.deny, "deny-ports", "", "ports that may not, even if --allow-ports has them")
+	flags.BoolVar(&o.Policy.DenyHostNetwork, "deny-host-network", false, "refuse pods that use the node's own network")
+	flags.StringVar(&o.Streaming, "streaming-address", "127.0.0.1:0", "loopback address that the kubelet fetches forwards from, port 0 for any free one")
+	flags.BoolVar(&o.StreamingAnywhere, "streaming-anywhere", false, "let --streaming-address be one that others can reach; forwards are not encrypted there")
+	flags.StringVar(&o.Metrics, "metrics-address", "127.0.0.1:9753", `address of the Prometheus metrics, at /metrics; "" for none`)
+	flags.StringVar(&o.Events, "events", node.DefaultEvents, `socket to make for "porthole trace forward"; "" for none`)
+	flags.StringVar(&o.logFormat, "log-format", "text", "text or json, on stderr")
+	flags.IntVarP(&o.verbosity, "v", "v", 0, "how much to log, from 0 to 4")
+}
+
+// parse completes the Node from the flags.
+func (o *nodeOptions) parse(stderr io.Writer) (err error) {
+	o.Backend, o.Version = node.Backend(o.backend), version()
+	if o.Policy.Allow, err = node.ParsePorts(o.allow); err != nil {
+		return err
+	}
+	if o.Policy.Deny, err = node.ParsePorts(o.deny); err != nil {
+		return err
+	}
+	if o.verbosity < 0 || o.verbosity > 4 {
+		return fmt.Errorf("node: verbosity %d: want 0 to 4", o.verbosity)
+	}
+	// slog's levels are 4 apart, as if made for klog's numbers.
+	options := &slog.HandlerOptions{Level: slog.LevelInfo - slog.Level(o.verbosity)}
+	switch o.logFormat {
+	case "text":
+		o.Log = slog.New(slog.NewTextHandler(stderr, options))
+	case "json":
+		o.Log = slog.New(slog.NewJSONHandler(stderr, options))
+	default:
+		return fmt.Errorf("node: unknown log format %q, want text or json", o.logFormat)
+	}
+	return o.Check()
+}
+
+func (o *nodeOptions) run(cmd *cobra.Command) error {
+	manager := os.Getenv("NOTIFY_SOCKET") // of systemd
+	notify := func(state string) {
+		if err := node.Notify(manager, state); err != nil {
+			o.Log.Warn("node: service manager", "err", err)
+		}
+	}
+	o.Ready = func(a node.Addresses) {
+		o.Log.Info("node: serving", "cri", a.CRI, "streaming", a.Streaming,
+			"metrics", cmp.Or(a.Metrics, "none"), "events", cmp.Or(a.Events, "none"), "backend", o.backend)
+		notify(node.NotifyReady)
+	}
+	o.Stopping = func() {
+		notify(node.NotifyStopping)
+		o.Log.Info("node: stopping")
+	}
+	return o.Run(cmd.Context())
+}

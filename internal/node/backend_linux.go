@@ -1,0 +1,60 @@
+package node
+
+import (
+	"context"
+	"log/slog"
+
+	"porthole.dev/porthole/internal/pipe"
+)
+
+// backend enters pods. It is called from many goroutines at once.
+type backend interface {
+	dial(ctx context.Context, s *sandbox, port uint16) (pipe.Conn, error)
+}
+
+func newBackend(b Backend, log *slog.Logger) backend {
+	if b == Socat {
+		return socat{log: log}
+	}
+	return native{}
+}
+
+// native makes the socket inside the pod's namespace and connects from outside.
+type native struct{}
+
+func (native) dial(ctx context.Context, s *sandbox, port uint16) (pipe.Conn, error) {
+	ns, err := s.place.open()
+	if err != nil {
+		return nil, err
+	}
+	defer ns.Close()
+	conn, err := ns.Dial(ctx, port)
+	if err != nil {
+		return nil, gone(err)
+	}
+	return conn, nil
+}
+
+// route is the Dialer to a sandbox, as far as the policy lets it.
+type route struct {
+	sandbox *sandbox
+	backend backend
+	policy  Policy
+}
+
+// Dial connects to a port of the sandbox. Its errors are dialErrors.
+func (r *route) Dial(ctx context.Context, port uint16) (pipe.Conn, error) {
+	if err := r.policy.check(r.sandbox.hostNetwork, port); err != nil {
+		return nil, dialError{err}
+	}
+	conn, err := r.backend.dial(ctx, r.sandbox, port)
+	if err != nil {
+		return nil, dialError{err}
+	}
+	return conn, nil
+}
+
+// dialError tells a connection that never was from one that failed later.
+type dialError struct{ error }
+
+func (e dialError) Unwrap() error { return e.error }

@@ -1,0 +1,260 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"porthole.dev/porthole/internal/pipe"
+	"porthole.dev/porthole/internal/portforward"
+	"porthole.dev/porthole/internal/testenv"
+)
+
+// backends are both ways into pods.
+var backends = map[string]backend{"native": native{}, "socat": socat{log: quiet}}
+
+// sandboxOf is a sandbox found by its path, as containerd gives it.
+func sandboxOf(pod *testenv.Pod) *sandbox {
+	return &sandbox{id: "s1", namespace: "default", pod: "kuard",
+		place: place{path: fmt.Sprintf("/proc/%d/ns/net", pod.PID), pid: pod.PID}}
+}
+
+// answer accepts one connection and passes it to serve.
+func answer(t *testing.T, pod *testenv.Pod, serve func(*net.TCPConn)) (port uint16) {
+	t.Helper()
+	l := pod.Listen(t, "127.0.0.1:0")
+	go func() {
+		if c, err := l.Accept(); err == nil {
+			serve(c.(*net.TCPConn))
+			_ = c.Close()
+		}
+	}()
+	return testenv.Port(l)
+}
+
+func TestBackends(t *testing.T) {
+	for name, b := range backends {
+		t.Run(name, func(t *testing.T) {
+			testenv.NoLeaks(t)
+			pod := testenv.NewPod(t)
+			port := answer(t, pod, func(c *net.TCPConn) {
+				request, _ := io.ReadAll(c) // until the half-close
+				_, _ = fmt.Fprintf(c, "answer to %s", request)
+			})
+			conn, err := b.dial(t.Context(), sandboxOf(pod), port)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			if _, err := io.WriteString(conn, "hello"); err != nil {
+				t.Fatal(err)
+			}
+			if err := conn.CloseWrite(); err != nil {
+				t.Fatal(err)
+			}
+			if got, err := io.ReadAll(conn); string(got) != "answer to hello" || err != nil {
+				t.Errorf("got %q, %v", got, err)
+			}
+		})
+	}
+}
+
+func TestBackendsRefused(t *testing.T) {
+	for name, b := range backends {
+		t.Run(name, func(t *testing.T) {
+			testenv.NoLeaks(t)
+			conn, err := b.dial(t.Context(), sandboxOf(testenv.NewPod(t)), 9)
+			if err == nil { // socat says it later
+				defer conn.Close()
+				_, err = conn.Read(make([]byte, 1))
+			}
+			if !errors.Is(err, syscall.ECONNREFUSED) || resultOf(err) != resultRefused ||
+				!strings.Contains(strings.ToLower(err.Error()), "connection refused") {
+				t.Errorf("got %v, want ECONNREFUSED", err)
+			}
+		})
+	}
+}
+
+func TestBackendsNamespaceGone(t *testing.T) {
+	for name, b := range backends {
+		t.Run(name, func(t *testing.T) {
+			testenv.NoLeaks(t)
+			pod := testenv.NewPod(t)
+			byPath := sandboxOf(pod)
+			byNumber := &sandbox{}
+			byNumber.place, _ = numbered("s1", pod.PID)
+			pod.Kill()
+			for _, s := range []*sandbox{byPath, byNumber} {
+				_, err := (&route{sandbox: s, backend: b}).Dial(t.Context(), 80)
+				if !errors.Is(err, portforward.ErrNoSandbox) || resultOf(err) != resultNoSandbox {
+					t.Errorf("Dial(%+v) = %v, want ErrNoSandbox", s.place, err)
+				}
+			}
+		})
+	}
+}
+
+// A file that is left of a namespace is not one.
+func TestBackendsNamespaceUnmounted(t *testing.T) {
+	testenv.Root(t)
+	path := filepath.Join(t.TempDir(), "cni-1")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, b := range backends {
+		if _, err := b.dial(t.Context(), &sandbox{place: place{path: path, pid: 1}}, 80); !errors.Is(err, portforward.ErrNoSandbox) {
+			t.Errorf("%s: %v, want ErrNoSandbox", name, err)
+		}
+	}
+}
+
+// The pod's reset is not an end. socat makes one of it, and exits with 0.
+func TestNativeReset(t *testing.T) {
+	testenv.NoLeaks(t)
+	pod := testenv.NewPod(t)
+	port := answer(t, pod, func(c *net.TCPConn) {
+		_, _ = c.Read(make([]byte, 1))
+		_ = c.SetLinger(0)
+	})
+	conn, err := native{}.dial(t.Context(), sandboxOf(pod), port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := io.WriteString(conn, "x"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadAll(conn); resultOf(err) != resultReset {
+		t.Errorf("got %v, want a reset", err)
+	}
+}
+
+func TestRouteDenied(t *testing.T) {
+	deny, _ := ParsePorts("22")
+	r := &route{sandbox: &sandbox{}, policy: Policy{Deny: deny}}
+	_, err := r.Dial(t.Context(), 22)
+	var never dialError
+	if !errors.Is(err, portforward.ErrDenied) || !errors.As(err, &never) || resultOf(err) != resultDenied {
+		t.Errorf("Dial = %v, want ErrDenied", err)
+	}
+}
+
+func TestSocatIsMissing(t *testing.T) {
+	testenv.NoLeaks(t)
+	pod := testenv.NewPod(t)
+	dir := t.TempDir()
+	t.Setenv("PATH", dir)
+	dial := func() error {
+		_, err := socat{log: quiet}.dial(t.Context(), sandboxOf(pod), 80)
+		return err
+	}
+	if err := dial(); err == nil || err.Error() != "unable to do port forwarding: socat not found." {
+		t.Errorf("without socat: %v", err)
+	}
+	if err := os.Symlink("/usr/bin/socat", filepath.Join(dir, "socat")); err != nil {
+		t.Fatal(err)
+	}
+	if err := dial(); err == nil || err.Error() != "unable to do port forwarding: nsenter not found." {
+		t.Errorf("without nsenter: %v", err)
+	}
+}
+
+// The command line is the one that people look for in their logs.
+func TestSocatCommand(t *testing.T) {
+	pod := testenv.NewPod(t)
+	var log strings.Builder
+	b := socat{log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))}
+	conn, err := b.dial(t.Context(), sandboxOf(pod), 8080)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = conn.Close()
+	want := fmt.Sprintf("executing port forwarding command: /usr/bin/nsenter -t %d -n /usr/bin/socat - TCP4:localhost:8080", pod.PID)
+	if !strings.Contains(log.String(), want) {
+		t.Errorf("log %q, want %q", log.String(), want)
+	}
+	argv, err := socatCommand(place{path: "/run/netns/blue"}, 80)
+	if got := strings.Join(argv, " "); err != nil || got != "/usr/bin/nsenter --net=/run/netns/blue /usr/bin/socat - TCP4:localhost:80" {
+		t.Errorf("without a process: %s, %v", got, err)
+	}
+}
+
+// When the client goes, the programs go, whatever they wait for.
+func TestSocatIsKilled(t *testing.T) {
+	testenv.NoLeaks(t)
+	pod := testenv.NewPod(t)
+	port := answer(t, pod, func(c *net.TCPConn) { _, _ = io.Copy(io.Discard, c) })
+	for _, end := range []func(pipe.Conn) error{pipe.Conn.Close, pipe.Reset} {
+		c, err := socat{log: quiet}.dial(t.Context(), sandboxOf(pod), port)
+		if err != nil {
+			t.Fatal(err)
+		}
+		read := make(chan error, 1)
+		go func() { _, err := c.Read(make([]byte, 1)); read <- err }()
+		time.Sleep(50 * time.Millisecond)
+		_ = end(c)
+		select {
+		case err := <-read:
+			if err == nil || errors.Is(err, io.EOF) {
+				t.Errorf("Read = %v after the end", err)
+			}
+		case <-time.After(waitTime):
+			t.Fatal("Read goes on after the end")
+		}
+		<-c.(*socatConn).over
+	}
+	childless(t, "socat")
+}
+
+// What programs say is kept within bounds, and is the error's text.
+func TestSocatStderr(t *testing.T) {
+	testenv.NoLeaks(t)
+	c, err := startSocat([]string{"/bin/sh", "-c", "head -c 100000 /dev/zero | tr '\\0' x >&2; echo the end >&2; exit 3"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_, err = c.Read(make([]byte, 1))
+	if err == nil || len(err.Error()) > maxStderr+100 || !strings.HasPrefix(err.Error(), "exit status 3: x") || !strings.HasSuffix(err.Error(), "xthe end") {
+		t.Errorf("Read = %.40v...", err)
+	}
+	if resultOf(err) != resultFailed {
+		t.Errorf("result %s", resultOf(err))
+	}
+}
+
+func TestSocatCannotStart(t *testing.T) {
+	testenv.NoLeaks(t)
+	if _, err := startSocat([]string{"/nowhere"}); err == nil || !strings.HasPrefix(err.Error(), "unable to do port forwarding: ") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestResultOf(t *testing.T) {
+	for _, test := range []struct {
+		err  error
+		want string
+	}{
+		{nil, resultOK},
+		{fmt.Errorf("x: %w", context.DeadlineExceeded), resultTimeout},
+		{dialError{deniedError("no")}, resultDenied},
+		{fmt.Errorf("x: %w", portforward.ErrTunnel), resultLost},
+		{portforward.ErrReset, resultReset},
+		{net.ErrClosed, resultLost},
+		{errors.New("x"), resultFailed},
+	} {
+		if got := resultOf(test.err); got != test.want {
+			t.Errorf("resultOf(%v) = %s, want %s", test.err, got, test.want)
+		}
+	}
+}

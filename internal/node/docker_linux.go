@@ -1,0 +1,77 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// docker asks the Docker engine for what cri-dockerd does not tell.
+type docker struct{ client *http.Client }
+
+// maxInspect bounds what the engine may tell of a container, in octets.
+const maxInspect = 4 << 20
+
+func newDocker(path string) *docker {
+	var d net.Dialer
+	return &docker{client: &http.Client{
+		Timeout: patience,
+		Transport: &http.Transport{
+			DisableKeepAlives: true, // once a forward
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				return d.DialContext(ctx, "unix", path)
+			},
+		},
+	}}
+}
+
+// pid is the number of the process of a running container. The error is a status:
+// Unavailable if the engine does not answer, NotFound, or FailedPrecondition if
+// the container does not run.
+func (d *docker) pid(ctx context.Context, id string) (int, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://docker/containers/"+url.PathEscape(id)+"/json", nil)
+	if err != nil {
+		return 0, status.Errorf(codes.InvalidArgument, "docker: %v", err)
+	}
+	response, err := d.client.Do(request)
+	if err != nil {
+		return 0, status.Errorf(codes.Unavailable, "docker: %v", err)
+	}
+	defer response.Body.Close()
+	switch response.StatusCode {
+	case http.StatusOK:
+	case http.StatusNotFound:
+		return 0, status.Errorf(codes.NotFound, "docker: no container %s", id)
+	default:
+		return 0, status.Errorf(codes.Unavailable, "docker: inspect container %s: %s", id, response.Status)
+	}
+	pid, err := readInspect(response.Body)
+	if err != nil {
+		return 0, status.Errorf(codes.Unavailable, "docker: inspect container %s: %v", id, err)
+	}
+	if pid == 0 {
+		return 0, notRunning(id)
+	}
+	return pid, nil
+}
+
+// readInspect reads a container's process from the engine's answer; 0 is for none.
+func readInspect(body io.Reader) (int, error) {
+	var container struct {
+		State *struct{ Pid int }
+	}
+	if err := json.NewDecoder(io.LimitReader(body, maxInspect)).Decode(&container); err != nil {
+		return 0, err
+	}
+	if container.State == nil {
+		return 0, errors.New("no State in the answer")
+	}
+	return max(container.State.Pid, 0), nil
+}

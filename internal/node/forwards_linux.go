@@ -1,0 +1,110 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math"
+	"net"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"porthole.dev/porthole/internal/portforward"
+)
+
+// forwards answers PortForward, and tells of what comes of it.
+type forwards struct {
+	resolver resolver
+	backend  backend
+	policy   Policy
+	server   *portforward.Server
+	url      string // of server, without a path
+	metrics  *metrics
+	events   *events
+	log      *slog.Logger
+}
+
+// portForward is the CRI's PortForward: it returns the URL for one upgrade. The
+// pod's namespace is entered only when a connection comes.
+func (f *forwards) portForward(ctx context.Context, r *runtime.PortForwardRequest) (*runtime.PortForwardResponse, error) {
+	ports, err := portsOf(r)
+	if err != nil {
+		return nil, err
+	}
+	s, err := f.resolver.find(ctx, r.GetPodSandboxId())
+	if err != nil {
+		f.log.Warn("node: port-forward refused", "sandbox", r.GetPodSandboxId(), "err", err)
+		return nil, err
+	}
+	path, err := f.server.Offer(portforward.Offer{
+		Dialer: &route{sandbox: s, backend: f.backend, policy: f.policy},
+		Pod:    s.id,
+		Ports:  ports,
+		Events: func(e portforward.Event) { f.record(s, e) },
+	})
+	switch {
+	case errors.Is(err, portforward.ErrTooManyOffers):
+		return nil, status.Errorf(codes.ResourceExhausted, "porthole node: %v", err)
+	case errors.Is(err, net.ErrClosed):
+		return nil, status.Error(codes.Unavailable, "porthole node: shutting down")
+	case err != nil:
+		return nil, status.Errorf(codes.Internal, "porthole node: %v", err)
+	}
+	return &runtime.PortForwardResponse{Url: f.url + path}, nil
+}
+
+func portsOf(r *runtime.PortForwardRequest) ([]uint16, error) {
+	if r.GetPodSandboxId() == "" {
+		return nil, status.Error(codes.InvalidArgument, "missing required pod_sandbox_id")
+	}
+	var ports []uint16
+	for _, p := range r.GetPort() {
+		if p < 1 || p > math.MaxUint16 {
+			return nil, status.Errorf(codes.InvalidArgument, "invalid port %d", p)
+		}
+		ports = append(ports, uint16(p))
+	}
+	return ports, nil
+}
+
+// record tells of a connection: metrics, events, and the line of the audit log.
+func (f *forwards) record(s *sandbox, e portforward.Event) {
+	r := recordOf(s, e)
+	f.metrics.count(r)
+	f.events.tell(r)
+	if r.Event == EventOpened {
+		f.log.Debug("node: forward opened", "namespace", r.Namespace, "pod", r.Pod, "port", r.Port, "client", r.Client)
+		return
+	}
+	line := []any{
+		"namespace", r.Namespace, "pod", r.Pod, "sandbox", r.Sandbox, "port", r.Port, "client", r.Client,
+		"sent", r.Sent, "received", r.Received, "duration", e.Duration.Round(time.Microsecond), "result", r.Result,
+	}
+	if e.Err != nil {
+		line = append(line, "err", e.Err)
+	}
+	f.log.Info("node: forward "+r.Event, line...)
+}
+
+func recordOf(s *sandbox, e portforward.Event) Record {
+	r := Record{
+		Time: time.Now().UTC(), Event: EventOpened, Namespace: s.namespace, Pod: s.pod, Sandbox: s.id,
+		Port: e.Port, Client: e.Client, UserAgent: e.UserAgent, Protocol: e.Protocol, ConnectSeconds: e.Connect.Seconds(),
+	}
+	if e.Open {
+		return r
+	}
+	r.Event, r.Result = EventClosed, resultOf(e.Err)
+	r.Sent, r.Received, r.Seconds = e.Sent, e.Received, e.Duration.Seconds()
+	if e.Err != nil {
+		r.Error = e.Err.Error()
+	}
+	var never dialError
+	if errors.As(e.Err, &never) {
+		r.Event = EventFailed
+	}
+	return r
+}

@@ -1,0 +1,161 @@
+package node
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// waitTime is how long a test waits for what must come; on a loaded machine it
+// comes late.
+const waitTime = 20 * time.Second
+
+var quiet = slog.New(slog.DiscardHandler)
+
+// runtimeServer is a container runtime of which sandboxes are all that there is:
+// each method that a test needs is a field, the rest is Unimplemented.
+type runtimeServer struct {
+	cri.UnimplementedRuntimeServiceServer
+	cri.UnimplementedImageServiceServer
+
+	mu         sync.Mutex
+	sandboxes  map[string]*cri.PodSandboxStatusResponse
+	containers map[string]string // info, by id
+
+	version    func(context.Context, *cri.VersionRequest) (*cri.VersionResponse, error)
+	listImages func(context.Context, *cri.ListImagesRequest) (*cri.ListImagesResponse, error)
+	events     func(grpc.ServerStreamingServer[cri.ContainerEventResponse]) error
+}
+
+func (r *runtimeServer) Version(ctx context.Context, q *cri.VersionRequest) (*cri.VersionResponse, error) {
+	if r.version == nil {
+		return &cri.VersionResponse{RuntimeName: "test"}, nil
+	}
+	return r.version(ctx, q)
+}
+
+func (r *runtimeServer) ListImages(ctx context.Context, q *cri.ListImagesRequest) (*cri.ListImagesResponse, error) {
+	if r.listImages == nil {
+		return r.UnimplementedImageServiceServer.ListImages(ctx, q)
+	}
+	return r.listImages(ctx, q)
+}
+
+func (r *runtimeServer) GetContainerEvents(_ *cri.GetEventsRequest, s grpc.ServerStreamingServer[cri.ContainerEventResponse]) error {
+	return r.events(s)
+}
+
+// PodSandboxStatus answers as containerd does.
+func (r *runtimeServer) PodSandboxStatus(_ context.Context, q *cri.PodSandboxStatusRequest) (*cri.PodSandboxStatusResponse, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s, ok := r.sandboxes[q.GetPodSandboxId()]
+	if !ok {
+		return nil, status.Error(codes.NotFound, "an error occurred when try to find sandbox: not found")
+	}
+	if !q.GetVerbose() {
+		return &cri.PodSandboxStatusResponse{Status: s.GetStatus()}, nil
+	}
+	return s, nil
+}
+
+func (r *runtimeServer) ListContainers(context.Context, *cri.ListContainersRequest) (*cri.ListContainersResponse, error) {
+	list := &cri.ListContainersResponse{}
+	for id := range r.containers {
+		list.Containers = append(list.Containers, &cri.Container{Id: id})
+	}
+	return list, nil
+}
+
+func (r *runtimeServer) ContainerStatus(_ context.Context, q *cri.ContainerStatusRequest) (*cri.ContainerStatusResponse, error) {
+	return &cri.ContainerStatusResponse{Info: map[string]string{"info": r.containers[q.GetContainerId()]}}, nil
+}
+
+// add makes a sandbox that is ready; info is what the verbose status has, "" for nothing.
+func (r *runtimeServer) add(id, info string) *cri.PodSandboxStatus {
+	s := &cri.PodSandboxStatus{
+		Id: id, Metadata: &cri.PodSandboxMetadata{Name: "kuard", Namespace: "default"},
+		State: cri.PodSandboxState_SANDBOX_READY,
+		Linux: &cri.LinuxPodSandboxStatus{Namespaces: &cri.Namespace{Options: &cri.NamespaceOption{}}},
+	}
+	response := &cri.PodSandboxStatusResponse{Status: s}
+	if info != "" {
+		response.Info = map[string]string{"info": info}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.sandboxes == nil {
+		r.sandboxes = map[string]*cri.PodSandboxStatusResponse{}
+	}
+	r.sandboxes[id] = response
+	return s
+}
+
+// start serves the runtime at a socket until the test ends, or stop is called.
+func (r *runtimeServer) start(t testing.TB, path string, more ...func(*grpc.Server)) (stop func()) {
+	t.Helper()
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := grpc.NewServer(grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage))
+	cri.RegisterRuntimeServiceServer(server, r)
+	cri.RegisterImageServiceServer(server, r)
+	for _, f := range more {
+		f(server)
+	}
+	done := make(chan struct{})
+	go func() { defer close(done); _ = server.Serve(l) }()
+	stop = sync.OnceFunc(func() { server.Stop(); <-done })
+	t.Cleanup(stop)
+	return stop
+}
+
+// call connects to a socket as the kubelet does, until the test ends.
+func callSocket(t testing.TB, path string) *grpc.ClientConn {
+	t.Helper()
+	conn, err := grpc.NewClient("unix://"+path, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithAuthority("localhost"), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(16<<20)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+// startProxy puts a proxy in front of the socket at upstream, until the test ends.
+func startProxy(t testing.TB, upstream string) (path string) {
+	t.Helper()
+	u, err := newUpstream(upstream, quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path = filepath.Join(t.TempDir(), "cri.sock")
+	l, err := listenSocket(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	p := &proxy{upstream: u, observe: func(string, codes.Code) {}}
+	server := p.server()
+	var work sync.WaitGroup
+	work.Go(func() { u.follow(ctx) })
+	work.Go(func() { _ = server.Serve(l) })
+	t.Cleanup(func() {
+		cancel()
+		server.Stop()
+		_ = u.conn.Close()
+		work.Wait()
+	})
+	return path
+}

@@ -1,0 +1,108 @@
+// Package node is Porthole on a Kubernetes node: it stands between the kubelet and its container runtime, passes every call on, and answers port-forwarding itself.
+// It must not know the API server, nor keep anything that a restart would miss.
+package node
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"log/slog"
+)
+
+// The errors that callers tell apart with errors.Is.
+var (
+	// ErrEndpoint: not a Unix socket's address.
+	ErrEndpoint = errors.New("want unix:///PATH")
+	// ErrInUse: a living process listens on the socket.
+	ErrInUse = errors.New("socket is in use")
+	// ErrNotSocket: what is at a socket's path is something else, and stays.
+	ErrNotSocket = errors.New("is there, and is no socket")
+	// ErrFolder: a socket cannot be made in its folder.
+	ErrFolder = errors.New("cannot make a socket there")
+	// ErrListen: a TCP address cannot be listened on.
+	ErrListen = errors.New("cannot listen")
+	// ErrLoopback: an address that others can reach, without leave for it.
+	ErrLoopback = errors.New("not a loopback address")
+	// ErrPorts: not a list of ports.
+	ErrPorts = errors.New("not a list of ports")
+	// ErrBackend: no such backend.
+	ErrBackend = errors.New("unknown backend")
+	// ErrNoNode: nobody serves events at the socket.
+	ErrNoNode = errors.New("no porthole node runs here")
+	// ErrUnsupported: this system has no network namespaces, hence no pods.
+	ErrUnsupported = errors.New("porthole node needs Linux")
+)
+
+// Backend is a way into a pod.
+type Backend string
+
+// The backends.
+const (
+	// Native makes the socket inside the pod's network namespace.
+	Native Backend = "native"
+	// Socat runs nsenter and socat for each connection, as kubelets did once.
+	Socat Backend = "socat"
+)
+
+// Node is one `porthole node`. Set the fields, of which Listen and Upstream are
+// needed, and call Run once.
+type Node struct {
+	// Listen is the address of the socket for the kubelet, unix:///PATH.
+	Listen string
+	// Upstream is the address of the runtime's socket.
+	Upstream string
+	// Docker is the address of the Docker engine's socket, which is asked where
+	// the runtime does not tell a sandbox's process, as cri-dockerd; "" is for
+	// nobody.
+	Docker string
+	// Backend is how pods are entered; "" means Native.
+	Backend Backend
+	// Policy is what may be forwarded.
+	Policy Policy
+	// Streaming is the host:port that the kubelet connects to for the
+	// forwards themselves; "" means 127.0.0.1:0. It must be loopback, unless
+	// StreamingAnywhere.
+	Streaming         string
+	StreamingAnywhere bool
+	// Metrics is the host:port of the Prometheus page /metrics; "" is for none.
+	Metrics string
+	// Events is the address of the socket that Follow reads; "" is for none.
+	Events string
+	// Version is the program's, for the metrics.
+	Version string
+	// Log gets a line for each forward, and what else explains a Node's
+	// behaviour; nil is for nobody.
+	Log *slog.Logger
+	// Ready, if set, is called once everything listens, and Stopping when it is
+	// about to end.
+	Ready    func(Addresses)
+	Stopping func()
+}
+
+// DefaultEvents is where a node tells its events, and Follow's callers find it.
+const DefaultEvents = "unix:///run/porthole/events.sock"
+
+const defaultStreaming = "127.0.0.1:0"
+
+// Check says what is wrong with the fields, without touching anything. Run begins
+// with it. Errors: ErrEndpoint, ErrBackend, ErrListen, ErrLoopback.
+func (n *Node) Check() error {
+	optional := func(endpoint string) string { return cmp.Or(endpoint, DefaultEvents) }
+	for _, endpoint := range []string{n.Listen, n.Upstream, optional(n.Docker), optional(n.Events)} {
+		if _, err := socketPath(endpoint); err != nil {
+			return err
+		}
+	}
+	if n.Backend != "" && n.Backend != Native && n.Backend != Socat {
+		return fmt.Errorf("backend %q: %w", n.Backend, ErrBackend)
+	}
+	if n.StreamingAnywhere {
+		return nil
+	}
+	return checkLoopback(cmp.Or(n.Streaming, defaultStreaming))
+}
+
+// Addresses are where a Node listens, as host:port or a socket's path; "" is for nowhere.
+type Addresses struct {
+	CRI, Streaming, Metrics, Events string
+}

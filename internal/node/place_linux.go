@@ -1,0 +1,99 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"porthole.dev/porthole/internal/netns"
+	"porthole.dev/porthole/internal/portforward"
+)
+
+// nodeNamespace is the node's own network namespace. This process may be in
+// another one.
+const nodeNamespace = "/proc/1/ns/net"
+
+// place is where a sandbox's network namespace is found. Nothing is held open for
+// it, so that one that nobody comes for leaves nothing behind.
+type place struct {
+	path    string // that the namespace is bound to, and that goes with the sandbox; or ""
+	pid     int    // of a process in it; 0 if unknown
+	started uint64 // when that process began; 0 if there is a path
+}
+
+// open enters the namespace and comes back, to make sure of it. The error wraps
+// portforward.ErrNoSandbox if the namespace is gone; the caller closes it.
+func (p place) open() (*netns.Namespace, error) {
+	if p.path != "" {
+		ns, err := netns.OpenPath(p.path)
+		return ns, gone(err)
+	}
+	ns, err := netns.OpenPID(p.pid)
+	if err != nil {
+		return nil, gone(err)
+	}
+	// ns is bound to one process from here on. If that is not the one that
+	// has the number now, it has exited, and ns leads nowhere.
+	if started, err := startTime(p.pid); err != nil || started != p.started {
+		ns.Close()
+		return nil, gone(fmt.Errorf("process %d: %w", p.pid, netns.ErrExited))
+	}
+	return ns, nil
+}
+
+// check makes sure that pid is in the namespace, for who enters by number.
+func (p place) check() error {
+	ns, err := p.open()
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	if p.path == "" || p.pid == 0 {
+		return nil
+	}
+	bound, err := os.Stat(p.path)
+	if err != nil {
+		return gone(fmt.Errorf("%w: %w", netns.ErrNotExist, err))
+	}
+	of, err := os.Stat(fmt.Sprintf("/proc/%d/ns/net", p.pid))
+	if err != nil || !os.SameFile(bound, of) {
+		return gone(fmt.Errorf("process %d: %w", p.pid, netns.ErrExited))
+	}
+	return nil
+}
+
+// goneError is what happened to a namespace that was there before.
+type goneError struct{ error }
+
+func (e goneError) Error() string   { return "the pod's network namespace is gone: " + e.error.Error() }
+func (e goneError) Unwrap() []error { return []error{portforward.ErrNoSandbox, e.error} }
+
+// gone marks the errors that mean that.
+func gone(err error) error {
+	// The file of a namespace that was taken down may still be there for a moment.
+	for _, sign := range []error{netns.ErrNotExist, netns.ErrNotNamespace, netns.ErrExited, netns.ErrNoProcess} {
+		if errors.Is(err, sign) {
+			return goneError{err}
+		}
+	}
+	return err
+}
+
+// startTime is when a process began, in clock ticks since the boot: with the
+// number it names one process for good.
+func startTime(pid int) (uint64, error) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	// The command in parentheses may have anything in it (proc_pid_stat(5)).
+	text := string(stat)
+	fields := strings.Fields(text[strings.LastIndexByte(text, ')')+1:])
+	const starttime = 22 - 3 // the first field here is the third
+	if len(fields) <= starttime {
+		return 0, fmt.Errorf("process %d: malformed stat", pid)
+	}
+	return strconv.ParseUint(fields[starttime], 10, 64)
+}

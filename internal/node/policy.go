@@ -1,0 +1,105 @@
+package node
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"porthole.dev/porthole/internal/portforward"
+)
+
+// Policy is what the node's operator lets be forwarded. The zero value lets all.
+type Policy struct {
+	// DenyHostNetwork refuses pods that use the node's own network, where a
+	// forward reaches whatever listens on the node's loopback.
+	DenyHostNetwork bool
+	// Allow are the only ports to be reached; empty means all.
+	Allow Ports
+	// Deny are ports that are not, even if Allow has them.
+	Deny Ports
+}
+
+// check returns nil, or an error that wraps portforward.ErrDenied.
+func (p Policy) check(hostNetwork bool, port uint16) error {
+	switch {
+	case hostNetwork && p.DenyHostNetwork:
+		return deniedError("the pod uses the node's network, which is denied by the node's policy (--deny-host-network)")
+	case p.Deny.Contain(port):
+		return deniedError(fmt.Sprintf("port %d is denied by the node's policy (--deny-ports)", port))
+	case len(p.Allow) > 0 && !p.Allow.Contain(port):
+		return deniedError(fmt.Sprintf("port %d is denied by the node's policy (--allow-ports)", port))
+	}
+	return nil
+}
+
+// deniedError is a refusal by policy, in words for whoever forwards.
+type deniedError string
+
+func (e deniedError) Error() string { return string(e) }
+
+func (deniedError) Unwrap() error { return portforward.ErrDenied }
+
+// Ports is a list of port ranges.
+type Ports []portRange
+
+type portRange struct{ first, last uint16 }
+
+// maxRanges bounds what a connection's check may cost.
+const maxRanges = 1000
+
+// ParsePorts reads a list such as "80,443,8000-9000", or "" for none. The error
+// wraps ErrPorts.
+func ParsePorts(list string) (Ports, error) {
+	if list == "" {
+		return nil, nil
+	}
+	var ports Ports
+	for item := range strings.SplitSeq(list, ",") {
+		r, ok := parseRange(item)
+		if !ok || len(ports) == maxRanges {
+			return nil, fmt.Errorf("ports %q: %q: %w", list, item, ErrPorts)
+		}
+		ports = append(ports, r)
+	}
+	return ports, nil
+}
+
+func parseRange(item string) (r portRange, ok bool) {
+	first, last, isRange := strings.Cut(item, "-")
+	if !isRange {
+		last = first
+	}
+	if r.first, ok = parsePort(first); !ok {
+		return r, false
+	}
+	r.last, ok = parsePort(last)
+	return r, ok && r.first <= r.last
+}
+
+// parsePort reads a port in its one form: digits, without sign, space or leading zero.
+func parsePort(s string) (uint16, bool) {
+	n, err := strconv.ParseUint(s, 10, 16)
+	return uint16(n), err == nil && n > 0 && s[0] != '0'
+}
+
+// Contain says whether port is in the list.
+func (p Ports) Contain(port uint16) bool {
+	for _, r := range p {
+		if r.first <= port && port <= r.last {
+			return true
+		}
+	}
+	return false
+}
+
+// String is the list in ParsePorts' form.
+func (p Ports) String() string {
+	items := make([]string, len(p))
+	for i, r := range p {
+		items[i] = strconv.Itoa(int(r.first))
+		if r.last != r.first {
+			items[i] += "-" + strconv.Itoa(int(r.last))
+		}
+	}
+	return strings.Join(items, ",")
+}

@@ -1,0 +1,85 @@
+package node
+
+import (
+	"errors"
+	"testing"
+
+	"porthole.dev/porthole/internal/portforward"
+)
+
+func TestParsePorts(t *testing.T) {
+	for list, in := range map[string][]uint16{
+		"":                 {},
+		"80":               {80},
+		"80,443,8000-9000": {80, 443, 8000, 8500, 9000},
+		"1-65535":          {1, 22, 65535},
+		"7-7":              {7},
+	} {
+		ports, err := ParsePorts(list)
+		if err != nil {
+			t.Errorf("ParsePorts(%q): %v", list, err)
+		}
+		for _, port := range in {
+			if !ports.Contain(port) {
+				t.Errorf("%q does not contain %d", list, port)
+			}
+		}
+	}
+	ports, _ := ParsePorts("80,443,8000-9000")
+	for _, port := range []uint16{0, 1, 79, 81, 442, 444, 7999, 9001, 65535} {
+		if ports.Contain(port) {
+			t.Errorf("%s contains %d", ports, port)
+		}
+	}
+}
+
+func TestParsePortsWrong(t *testing.T) {
+	for _, list := range []string{
+		"0", "65536", "-1", "80,", ",80", "80,,81", "http", "9000-8000", "1-2-3", "-", "80-", " 80", "+80", "080", "0-10", "1-0x10",
+	} {
+		if ports, err := ParsePorts(list); !errors.Is(err, ErrPorts) {
+			t.Errorf("ParsePorts(%q) = %v, %v, want ErrPorts", list, ports, err)
+		}
+	}
+}
+
+func FuzzParsePorts(f *testing.F) {
+	for _, list := range []string{"", "80", "80,443,8000-9000", "1-65535", "9-8"} {
+		f.Add(list)
+	}
+	f.Fuzz(func(t *testing.T, list string) {
+		ports, err := ParsePorts(list)
+		if err != nil {
+			return
+		}
+		again, err := ParsePorts(ports.String())
+		if err != nil || again.String() != ports.String() {
+			t.Errorf("ParsePorts(%q) = %v, which parses as %v, %v", list, ports, again, err)
+		}
+	})
+}
+
+func TestPolicy(t *testing.T) {
+	web, _ := ParsePorts("80,8000-9000")
+	ssh, _ := ParsePorts("22")
+	for _, test := range []struct {
+		policy      Policy
+		hostNetwork bool
+		port        uint16
+		want        string
+	}{
+		{Policy{}, true, 22, ""},
+		{Policy{Deny: ssh}, false, 22, "port 22 is denied by the node's policy (--deny-ports)"},
+		{Policy{Deny: ssh}, false, 80, ""},
+		{Policy{Allow: web}, false, 8500, ""},
+		{Policy{Allow: web}, false, 22, "port 22 is denied by the node's policy (--allow-ports)"},
+		{Policy{Allow: web, Deny: web}, false, 80, "port 80 is denied by the node's policy (--deny-ports)"},
+		{Policy{DenyHostNetwork: true}, false, 80, ""},
+		{Policy{DenyHostNetwork: true}, true, 80, "the pod uses the node's network, which is denied by the node's policy (--deny-host-network)"},
+	} {
+		err := test.policy.check(test.hostNetwork, test.port)
+		if (err == nil) != (test.want == "") || err != nil && (err.Error() != test.want || !errors.Is(err, portforward.ErrDenied)) {
+			t.Errorf("%+v: port %d, host network %v: %v, want %q", test.policy, test.port, test.hostNetwork, err, test.want)
+		}
+	}
+}

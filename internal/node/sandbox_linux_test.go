@@ -1,0 +1,221 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"porthole.dev/porthole/internal/netns"
+	"porthole.dev/porthole/internal/portforward"
+	"porthole.dev/porthole/internal/testenv"
+)
+
+func itoa(n int) string { return strconv.Itoa(n) }
+
+// What the runtimes put under "info", as far as it matters, with the rest in little.
+const (
+	containerdInfo = `{"pid":%d,"processStatus":"running","netNamespaceClosed":false,"image":"pause","snapshotter":"overlayfs",` +
+		`"config":{"metadata":{"name":"kuard"}},"runtimeSpec":{"ociVersion":"1.3.0","process":{"args":["/pause"]},` +
+		`"linux":{"namespaces":[{"type":"pid"},{"type":"ipc"},{"type":"network","path":"%s"}]}},"cniResult":null}`
+	containerdHostInfo = `{"pid":%d,"processStatus":"running","runtimeSpec":{"linux":{"namespaces":[{"type":"pid"},{"type":"ipc"}]}}}`
+	crioInfo           = `{"image":"pause","pid":%d,"runtimeSpec":{"linux":{"namespaces":[{"type":"network","path":"%s"}]}}}`
+)
+
+func TestParseInfo(t *testing.T) {
+	for info, want := range map[string]place{
+		fmt.Sprintf(containerdInfo, 4947, "/run/netns/cni-1"): {path: "/run/netns/cni-1", pid: 4947},
+		fmt.Sprintf(containerdHostInfo, 4947):                 {pid: 4947},
+		fmt.Sprintf(crioInfo, 1, "/var/run/netns/x"):          {path: "/var/run/netns/x", pid: 1},
+		`{}`:                            {},
+		``:                              {},
+		`null`:                          {},
+		`not json`:                      {},
+		`{"pid":0}`:                     {},
+		`{"pid":-1,"runtimeSpec":null}`: {},
+		`{"pid":"7"}`:                   {},
+		`{"runtimeSpec":{"linux":{"namespaces":[{"type":"network","path":"relative"}]}}}`:      {},
+		`{"runtimeSpec":{"linux":{"namespaces":[{"type":"mount","path":"/run/netns/blue"}]}}}`: {},
+	} {
+		if got := parseInfo(info); got != want {
+			t.Errorf("parseInfo(%s) = %+v, want %+v", info, got, want)
+		}
+	}
+}
+
+func FuzzParseInfo(f *testing.F) {
+	f.Add(fmt.Sprintf(containerdInfo, 4947, "/run/netns/cni-1"))
+	f.Add(`{"pid":1e3}`)
+	f.Fuzz(func(t *testing.T, info string) {
+		p := parseInfo(info)
+		if p.pid < 0 || p.path != "" && !filepath.IsAbs(p.path) {
+			t.Errorf("parseInfo(%q) = %+v", info, p)
+		}
+	})
+}
+
+func FuzzReadInspect(f *testing.F) {
+	f.Add(`{"State":{"Pid":4947}}`)
+	f.Fuzz(func(t *testing.T, answer string) {
+		if pid, err := readInspect(strings.NewReader(answer)); pid < 0 || err != nil && pid != 0 {
+			t.Errorf("readInspect(%q) = %d, %v", answer, pid, err)
+		}
+	})
+}
+
+// startResolver asks r, and Docker at a socket that inspects with the answer.
+func startResolver(t *testing.T, r *runtimeServer, inspect func(id string) (int, string)) *resolver {
+	t.Helper()
+	socket := filepath.Join(t.TempDir(), "runtime.sock")
+	r.start(t, socket)
+	resolver := &resolver{cri: cri.NewRuntimeServiceClient(callSocket(t, socket))}
+	if inspect == nil {
+		return resolver
+	}
+	socket = filepath.Join(t.TempDir(), "docker.sock")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /containers/{id}/json", func(w http.ResponseWriter, r *http.Request) {
+		code, body := inspect(r.PathValue("id"))
+		w.WriteHeader(code)
+		_, _ = io.WriteString(w, body)
+	})
+	server := &http.Server{Handler: mux}
+	done := make(chan struct{})
+	go func() { defer close(done); _ = server.Serve(l) }()
+	t.Cleanup(func() { _ = server.Close(); <-done })
+	resolver.docker = newDocker(socket)
+	return resolver
+}
+
+func TestFind(t *testing.T) {
+	testenv.NoLeaks(t)
+	self := os.Getpid()
+	started, err := startTime(self)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const path = "/proc/self/ns/net"
+	var r runtimeServer
+	host := func(s *cri.PodSandboxStatus) {
+		s.Linux.Namespaces.Options.Network = cri.NamespaceMode_NODE
+	}
+	r.add("containerd", fmt.Sprintf(containerdInfo, self, path))
+	host(r.add("containerd-host", fmt.Sprintf(containerdHostInfo, self)))
+	r.add("crio", fmt.Sprintf(crioInfo, self, path))
+	host(r.add("crio-host-without-process", "{}"))
+	r.add("docker", "").State = cri.PodSandboxState_SANDBOX_NOTREADY // as some cri-dockerds say of a pod with one address
+	host(r.add("docker-host", ""))
+	resolver := startResolver(t, &r, func(string) (int, string) { return 200, fmt.Sprintf(`{"State":{"Pid":%d}}`, self) })
+	for id, want := range map[string]place{
+		"containerd":                {path: path, pid: self},
+		"containerd-host":           {pid: self, started: started},
+		"crio":                      {path: path, pid: self},
+		"docker":                    {pid: self, started: started},
+		"docker-host":               {pid: self, started: started},
+		"crio-host-without-process": {pid: self, started: started}, // of Docker, for want of a CRI-O without
+	} {
+		s, err := resolver.find(t.Context(), id)
+		if err != nil || s.place != want || s.pod != "kuard" || s.namespace != "default" || s.id != id || s.hostNetwork != strings.Contains(id, "host") {
+			t.Errorf("find(%s) = %+v, %v, want %+v", id, s, err, want)
+		}
+	}
+	resolver.docker = newDocker("/nowhere")
+	if s, err := resolver.find(t.Context(), "crio-host-without-process"); err != nil || s.place.path != nodeNamespace {
+		t.Errorf("find(host network, without process or Docker) = %+v, %v", s, err)
+	}
+}
+
+// CRI-O tells nothing of a sandbox without a process, but its containers do.
+func TestFindByContainer(t *testing.T) {
+	r := runtimeServer{containers: map[string]string{"c1": `{}`, "c2": fmt.Sprintf(crioInfo, 1, "/run/netns/x")}}
+	r.add("crio", "{}")
+	s, err := startResolver(t, &r, nil).find(t.Context(), "crio")
+	if err != nil || s.place.path != "/run/netns/x" {
+		t.Errorf("find = %+v, %v", s, err)
+	}
+}
+
+func TestFindNot(t *testing.T) {
+	testenv.NoLeaks(t)
+	var r runtimeServer
+	r.add("stopped", fmt.Sprintf(containerdInfo, 0, "/run/netns/x")).State = cri.PodSandboxState_SANDBOX_NOTREADY
+	r.add("no-process", fmt.Sprintf(containerdHostInfo, 1<<22+1))
+	for _, id := range []string{"docker-stopped", "docker-unknown", "docker-broken", "docker-odd"} {
+		r.add(id, "")
+	}
+	resolver := startResolver(t, &r, func(id string) (int, string) {
+		switch id {
+		case "docker-stopped":
+			return 200, `{"State":{"Running":false,"Pid":0}}`
+		case "docker-unknown":
+			return 404, `{"message":"No such container"}`
+		case "docker-odd":
+			return 200, `[]`
+		}
+		return 500, `{"message":"broken"}`
+	})
+	for id, want := range map[string]codes.Code{
+		"unknown":        codes.NotFound,
+		"stopped":        codes.FailedPrecondition,
+		"no-process":     codes.FailedPrecondition,
+		"docker-stopped": codes.FailedPrecondition,
+		"docker-unknown": codes.NotFound,
+		"docker-broken":  codes.FailedPrecondition,
+		"docker-odd":     codes.FailedPrecondition,
+	} {
+		if s, err := resolver.find(t.Context(), id); status.Code(err) != want {
+			t.Errorf("find(%s) = %+v, %v, want %v", id, s, err, want)
+		}
+	}
+}
+
+func TestStartTime(t *testing.T) {
+	if started, err := startTime(os.Getpid()); err != nil || started == 0 {
+		t.Errorf("startTime(self) = %d, %v", started, err)
+	}
+	if _, err := startTime(1<<22 + 1); err == nil {
+		t.Error("startTime of nobody succeeds")
+	}
+}
+
+// A process that has got the number of another is not taken for it.
+func TestNumberUsedAgain(t *testing.T) {
+	testenv.NoLeaks(t)
+	pod := testenv.NewPod(t)
+	p, err := numbered("x", pod.PID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ns, err := p.open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ns.Close()
+	p.started++ // as if it had begun later
+	if _, err := p.open(); !errors.Is(err, portforward.ErrNoSandbox) || !errors.Is(err, netns.ErrExited) {
+		t.Errorf("open = %v, want ErrNoSandbox", err)
+	}
+	other := testenv.NewPod(t)
+	p = place{path: fmt.Sprintf("/proc/%d/ns/net", other.PID), pid: pod.PID}
+	if err := p.check(); !errors.Is(err, portforward.ErrNoSandbox) {
+		t.Errorf("check of a process in another namespace = %v, want ErrNoSandbox", err)
+	}
+	p.pid = other.PID
+	if err := p.check(); err != nil {
+		t.Error(err)
+	}
+}

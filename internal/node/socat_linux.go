@@ -1,0 +1,210 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"porthole.dev/porthole/internal/pipe"
+)
+
+const (
+	// maxStderr is how much of what the programs say becomes an error's text, in octets.
+	maxStderr = 4 << 10
+	// exitTime is how long the programs have to exit after their last octet, to
+	// say whether that was all. socat itself waits half a second for the other
+	// direction (its option -t).
+	exitTime = 2 * time.Second
+)
+
+// socat runs nsenter, and in it socat, for each connection.
+type socat struct{ log *slog.Logger }
+
+// dial starts the programs, and does not wait for them to connect: when they
+// cannot, the first Read fails with what they said.
+func (b socat) dial(_ context.Context, s *sandbox, port uint16) (pipe.Conn, error) {
+	argv, err := socatCommand(s.place, port)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.place.check(); err != nil {
+		return nil, err
+	}
+	b.log.Debug("executing port forwarding command: " + strings.Join(argv, " "))
+	return startSocat(argv)
+}
+
+// socatCommand is the command line of the kubelets of old, whose texts for
+// programs that are missing are known from many a search.
+func socatCommand(p place, port uint16) ([]string, error) {
+	socat, err := exec.LookPath("socat")
+	if err != nil {
+		return nil, errors.New("unable to do port forwarding: socat not found.") //nolint:revive,staticcheck // the kubelet's own text
+	}
+	nsenter, err := exec.LookPath("nsenter")
+	if err != nil {
+		return nil, errors.New("unable to do port forwarding: nsenter not found.") //nolint:revive,staticcheck // the kubelet's own text
+	}
+	argv := []string{nsenter, "-t", strconv.Itoa(p.pid), "-n"}
+	if p.pid == 0 {
+		argv = []string{nsenter, "--net=" + p.path}
+	}
+	return append(argv, socat, "-", fmt.Sprintf("TCP4:localhost:%d", port)), nil
+}
+
+// socatConn is a connection through the programs' stdin and stdout, which are one
+// socket, so that either direction ends by itself. It owns the process.
+type socatConn struct {
+	conn   *net.UnixConn
+	cmd    *exec.Cmd
+	over   chan struct{} // closed when the process is reaped
+	ended  error         // how; set before over is closed
+	stderr stderrText
+	killed atomic.Bool // by Close
+}
+
+func startSocat(argv []string) (*socatConn, error) {
+	ours, theirs, err := socketPair()
+	if err != nil {
+		return nil, err
+	}
+	defer theirs.Close()
+	c := &socatConn{conn: ours, cmd: exec.Command(argv[0], argv[1:]...), over: make(chan struct{})}
+	c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr = theirs, theirs, &c.stderr
+	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a terminal's Ctrl-C is not for it
+	c.cmd.WaitDelay = exitTime
+	if err := c.cmd.Start(); err != nil {
+		_ = ours.Close()
+		return nil, fmt.Errorf("unable to do port forwarding: %w", err)
+	}
+	go c.reap()
+	return c, nil
+}
+
+// socketPair makes a pair of connected sockets: one to use here, one to give away.
+func socketPair() (*net.UnixConn, *os.File, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("socketpair", err)
+	}
+	near, far := os.NewFile(uintptr(fds[0]), "socat"), os.NewFile(uintptr(fds[1]), "socat")
+	defer near.Close()
+	conn, err := net.FileConn(near)
+	if err != nil {
+		far.Close()
+		return nil, nil, err
+	}
+	return conn.(*net.UnixConn), far, nil
+}
+
+func (c *socatConn) reap() {
+	err := c.cmd.Wait()
+	switch {
+	case c.killed.Load():
+		c.ended = net.ErrClosed
+	case err != nil:
+		c.ended = &commandError{err: err, text: c.stderr.String()}
+	}
+	close(c.over)
+}
+
+// Read reads what the pod sends. The end of it is one only if the programs
+// agree, for they end likewise when they fail.
+func (c *socatConn) Read(p []byte) (int, error) {
+	n, err := c.conn.Read(p)
+	if err != nil {
+		err = c.explain(err)
+	}
+	return n, err
+}
+
+func (c *socatConn) Write(p []byte) (int, error) {
+	n, err := c.conn.Write(p)
+	if err != nil {
+		err = c.explain(err)
+	}
+	return n, err
+}
+
+// CloseWrite is the end of the programs' stdin.
+func (c *socatConn) CloseWrite() error { return c.conn.CloseWrite() }
+
+// explain replaces an end by the reason that the programs exited with.
+func (c *socatConn) explain(err error) error {
+	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	wait := time.NewTimer(exitTime)
+	defer wait.Stop()
+	select {
+	case <-c.over:
+	case <-wait.C:
+		return err
+	}
+	if c.ended != nil {
+		return c.ended
+	}
+	return err
+}
+
+// Close ends the programs. nsenter has become socat, so that there is one process
+// to kill; Process holds it by a pidfd, and never hits another.
+func (c *socatConn) Close() error {
+	c.killed.Store(true)
+	_ = c.cmd.Process.Kill() // os.ErrProcessDone, mostly
+	return c.conn.Close()
+}
+
+// commandError is how the programs failed, in the form of the old kubelets.
+type commandError struct {
+	err  error // exit status 1
+	text string
+}
+
+func (e *commandError) Error() string {
+	if e.text == "" {
+		return e.err.Error()
+	}
+	return fmt.Sprintf("%v: %s", e.err, e.text)
+}
+
+func (e *commandError) Unwrap() error { return e.err }
+
+// Is finds out what strerror(3) said in socat's words, which are all there is.
+func (e *commandError) Is(target error) bool {
+	return target == syscall.ECONNREFUSED && strings.HasSuffix(e.text, "Connection refused") ||
+		target == syscall.ECONNRESET && strings.HasSuffix(e.text, "Connection reset by peer")
+}
+
+// stderrText keeps the end of what a program says.
+type stderrText struct {
+	mu   sync.Mutex
+	text []byte
+}
+
+func (s *stderrText) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.text = append(s.text, p...)
+	s.text = s.text[max(0, len(s.text)-maxStderr):]
+	return len(p), nil
+}
+
+func (s *stderrText) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return string(bytes.TrimSpace(s.text))
+}

@@ -1,0 +1,127 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// socket listens on a Unix socket that belongs to root alone. It holds a lock
+// beside the socket's file, PATH.lock, which the kernel drops however the process
+// ends: so two that start at once cannot both replace a stale socket.
+type socket struct {
+	*net.UnixListener
+	path string
+	lock *os.File
+}
+
+// listenSocket listens on the socket at path, in place of one whose process is
+// gone. Errors: ErrInUse, ErrNotSocket, ErrFolder.
+func listenSocket(path string) (*socket, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, fmt.Errorf("listen on %s: %w: %w", path, ErrFolder, err)
+	}
+	lock, err := lockFile(path + ".lock")
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", path, err)
+	}
+	l, err := listenUnix(path)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("listen on %s: %w", path, err), unlock(lock))
+	}
+	return &socket{UnixListener: l, path: path, lock: lock}, nil
+}
+
+// Close removes the socket's file and gives up the lock.
+func (s *socket) Close() error {
+	err := s.UnixListener.Close() // which removes the file that it made
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return errors.Join(err, unlock(s.lock))
+}
+
+func listenUnix(path string) (*net.UnixListener, error) {
+	if err := clearStale(path); err != nil {
+		return nil, err
+	}
+	// The mode of the socket becomes that of its file (unix_bind in the
+	// kernel), so that there is no moment at which others may connect.
+	config := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) (err error) {
+		if cerr := c.Control(func(fd uintptr) { err = unix.Fchmod(int(fd), 0o600) }); cerr != nil {
+			return cerr
+		}
+		return err
+	}}
+	l, err := config.Listen(context.Background(), "unix", path)
+	if errors.Is(err, unix.EADDRINUSE) {
+		return nil, ErrInUse
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrFolder, err)
+	}
+	return l.(*net.UnixListener), nil
+}
+
+// clearStale removes the socket of a process that is gone, and nothing else.
+func clearStale(path string) error {
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("%w: %w", ErrFolder, err)
+	case info.Mode().Type() != os.ModeSocket:
+		return ErrNotSocket
+	}
+	c, err := net.Dial("unix", path)
+	if err == nil {
+		_ = c.Close()
+		return ErrInUse
+	}
+	if !errors.Is(err, unix.ECONNREFUSED) {
+		return fmt.Errorf("%w: %w", ErrInUse, err) // its queue is full, say
+	}
+	return os.Remove(path)
+}
+
+// lockFile takes the lock, or fails with ErrInUse.
+func lockFile(name string) (*os.File, error) {
+	for {
+		file, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrFolder, err)
+		}
+		if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+			file.Close()
+			if errors.Is(err, unix.EWOULDBLOCK) {
+				return nil, ErrInUse
+			}
+			return nil, os.NewSyscallError("flock", err)
+		}
+		if sameFile(file, name) {
+			return file, nil
+		}
+		file.Close() // its holder removed it between open and lock
+	}
+}
+
+// unlock removes the file before it lets go of the lock.
+func unlock(lock *os.File) error {
+	return errors.Join(os.Remove(lock.Name()), lock.Close())
+}
+
+func sameFile(file *os.File, name string) bool {
+	named, err := os.Lstat(name)
+	if err != nil {
+		return false
+	}
+	held, err := file.Stat()
+	return err == nil && os.SameFile(named, held)
+}
