@@ -33,9 +33,9 @@ const (
 // socat runs nsenter, and in it socat, for each connection.
 type socat struct{ log *slog.Logger }
 
-// dial starts the programs, and does not wait for them to connect: when they
-// cannot, the first Read fails with what they said.
-func (b socat) dial(_ context.Context, s *sandbox, port uint16) (pipe.Conn, error) {
+// dial starts the programs and waits until they are connected. If they cannot, the
+// error is what they said.
+func (b socat) dial(ctx context.Context, s *sandbox, port uint16) (pipe.Conn, error) {
 	argv, err := socatCommand(s.place, port)
 	if err != nil {
 		return nil, err
@@ -44,7 +44,15 @@ func (b socat) dial(_ context.Context, s *sandbox, port uint16) (pipe.Conn, erro
 		return nil, err
 	}
 	b.log.Debug("executing port forwarding command: " + strings.Join(argv, " "))
-	return startSocat(argv)
+	c, err := startSocat(argv)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.awaitConnect(ctx); err != nil {
+		_ = c.Close()
+		return nil, err
+	}
+	return c, nil
 }
 
 // socatCommand is the command line of the kubelets of old, whose texts for

@@ -1,0 +1,466 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"k8s.io/client-go/rest"
+	stock "k8s.io/client-go/tools/portforward"
+	"k8s.io/client-go/transport/spdy"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"porthole.dev/porthole/internal/portforward"
+	"porthole.dev/porthole/internal/testenv"
+)
+
+// running is a Node that runs, and the runtime behind it.
+type running struct {
+	Addresses
+	runtime runtimeServer
+	cri     cri.RuntimeServiceClient
+	log     *syncBuffer
+	stop    func()
+}
+
+// startNode runs a Node until the test ends, with a sandbox "s1" in pod.
+func startNode(t *testing.T, pod *testenv.Pod, n Node) *running {
+	t.Helper()
+	dir := t.TempDir()
+	r := &running{log: &syncBuffer{}}
+	r.runtime.add("s1", fmt.Sprintf(containerdInfo, pod.PID, fmt.Sprintf("/proc/%d/ns/net", pod.PID)))
+	r.runtime.start(t, filepath.Join(dir, "runtime.sock"))
+	n.Listen, n.Upstream = "unix://"+dir+"/cri.sock", "unix://"+dir+"/runtime.sock"
+	n.Metrics, n.Events, n.Version = "127.0.0.1:0", "unix://"+dir+"/events.sock", "v1"
+	n.Log = slog.New(slog.NewJSONHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	ready := make(chan Addresses, 1)
+	n.Ready = func(a Addresses) { ready <- a }
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- n.Run(ctx) }()
+	select {
+	case r.Addresses = <-ready:
+	case err := <-done:
+		t.Fatal("Run:", err)
+	}
+	r.stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error("Run:", err)
+		}
+		if left, _ := filepath.Glob(dir + "/*"); !slices.Equal(left, []string{dir + "/runtime.sock"}) && len(left) > 0 {
+			t.Error("left behind:", left)
+		}
+	})
+	t.Cleanup(r.stop)
+	r.cri = cri.NewRuntimeServiceClient(callSocket(t, r.CRI))
+	return r
+}
+
+// url asks for a forward, as the kubelet does.
+func (r *running) url(t *testing.T, ports ...int32) *url.URL {
+	t.Helper()
+	response, err := r.cri.PortForward(t.Context(), &cri.PortForwardRequest{PodSandboxId: "s1", Port: ports})
+	if err != nil {
+		t.Fatal(err)
+	}
+	u, err := url.Parse(response.GetUrl())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
+}
+
+// forwarded opens a forward to ports with the stock client, until the test ends or
+// stop is called.
+func (r *running) forwarded(t *testing.T, ports ...uint16) (local []string, stop func()) {
+	t.Helper()
+	transport, upgrader, err := spdy.RoundTripperFor(&rest.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dialer := spdy.NewDialer(upgrader, &http.Client{Transport: transport}, http.MethodPost, r.url(t))
+	var specs []string
+	for _, p := range ports {
+		specs = append(specs, fmt.Sprintf(":%d", p))
+	}
+	stopped, ready := make(chan struct{}), make(chan struct{})
+	pf, err := stock.NewOnAddresses(dialer, []string{"127.0.0.1"}, specs, stopped, ready, io.Discard, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- pf.ForwardPorts() }()
+	stop = sync.OnceFunc(func() { close(stopped); <-done })
+	t.Cleanup(stop)
+	select {
+	case <-ready:
+	case err := <-done:
+		t.Fatal("port-forward:", err)
+	}
+	got, err := pf.GetPorts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range got {
+		local = append(local, fmt.Sprintf("127.0.0.1:%d", p.Local))
+	}
+	return local, stop
+}
+
+// syncBuffer is a buffer for many goroutines.
+type syncBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *syncBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+// waitFor waits until the buffer has the text.
+func (b *syncBuffer) waitFor(t *testing.T, text string) {
+	t.Helper()
+	for end := time.Now().Add(waitTime); !strings.Contains(b.String(), text); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("no %q in %q", text, b.String())
+		}
+	}
+}
+
+// echoing serves an echo inside pod.
+func echoing(t *testing.T, pod *testenv.Pod) (port uint16) {
+	t.Helper()
+	l := pod.Listen(t, "127.0.0.1:0")
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() { defer c.Close(); _, _ = io.Copy(struct{ io.Writer }{c}, struct{ io.Reader }{c}) }() // without kernel pipes, which Go keeps
+		}
+	}()
+	return testenv.Port(l)
+}
+
+func say(t *testing.T, address, text string) string {
+	t.Helper()
+	c, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_, _ = io.WriteString(c, text)
+	_ = c.(*net.TCPConn).CloseWrite()
+	answer, _ := io.ReadAll(c)
+	return string(answer)
+}
+
+// A stock client's connection, from the kubelet's call to the last line of the log.
+func TestForward(t *testing.T) {
+	for _, backend := range []Backend{Native, Socat} {
+		t.Run(string(backend), func(t *testing.T) {
+			testenv.NoLeaks(t)
+			pod := testenv.NewPod(t)
+			port := echoing(t, pod)
+			r := startNode(t, pod, Node{Backend: backend})
+			records := follow(t, r.Events)
+			local, stop := r.forwarded(t, port)
+			if got := say(t, local[0], "hello"); got != "hello" {
+				t.Errorf("echo %q", got)
+			}
+			opened, closed := <-records, <-records
+			if opened.Event != EventOpened || opened.Port != port || opened.Pod != "kuard" || opened.Namespace != "default" ||
+				opened.Client != "127.0.0.1" || opened.Protocol != "portforward.k8s.io" || opened.UserAgent == "" {
+				t.Errorf("opened: %+v", opened)
+			}
+			if closed.Event != EventClosed || closed.Sent != 5 || closed.Received != 5 || closed.Result != resultOK {
+				t.Errorf("closed: %+v", closed)
+			}
+			r.log.waitFor(t, fmt.Sprintf(`"msg":"node: forward closed","namespace":"default","pod":"kuard","sandbox":"s1","port":%d,"client":"127.0.0.1","sent":5,"received":5,`, port))
+			r.wantMetrics(t, `porthole_forwards_total{result="ok"} 1`, `porthole_forwards_open 0`, `porthole_forward_bytes_total{direction="sent"} 5`,
+				`porthole_forward_bytes_total{direction="received"} 5`, `porthole_forward_connect_seconds_count 1`, `porthole_cri_upstream_up 1`,
+				`porthole_cri_requests_total{code="ok",method="PortForward"} 1`, `porthole_build_info{goversion="go`)
+			stop()
+			if token := strings.TrimPrefix(r.url(t).Path, "/portforward/"); strings.Contains(r.log.String(), token) {
+				t.Error("a token is in the log")
+			}
+			r.stop()
+		})
+	}
+}
+
+// follow reads events until the test ends.
+func follow(t *testing.T, path string) <-chan Record {
+	t.Helper()
+	records, following := make(chan Record, 100), make(chan struct{})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = Follow(ctx, path, func(r Record) error {
+			if r.Event == EventFollowing {
+				close(following)
+			} else {
+				records <- r
+			}
+			return nil
+		})
+	}()
+	<-following
+	t.Cleanup(func() { cancel(); <-done })
+	return records
+}
+
+func (r *running) wantMetrics(t *testing.T, lines ...string) {
+	t.Helper()
+	text := scrape(t, r.Metrics)
+	for _, line := range lines {
+		if !strings.Contains(text, line) {
+			t.Errorf("no %s in\n%s", line, text)
+		}
+	}
+}
+
+func scrape(t *testing.T, address string) string {
+	t.Helper()
+	response, err := http.Get("http://" + address + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	defer http.DefaultClient.CloseIdleConnections()
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// What the client of a connection that cannot be is told, the stock one here.
+func TestForwardFails(t *testing.T) {
+	deny, _ := ParsePorts("22")
+	for _, test := range []struct {
+		name   string
+		node   Node
+		port   uint16
+		change func(*testing.T, *testenv.Pod)
+		want   string
+		result string
+	}{
+		{"refused", Node{}, 9, nil,
+			"error forwarding port 9 to pod s1, uid : dial tcp 127.0.0.1:9: connect: connection refused", resultRefused},
+		{"refused to socat", Node{Backend: Socat}, 9, nil, "Connection refused", resultRefused},
+		{"denied", Node{Policy: Policy{Deny: deny}}, 22, nil,
+			"error forwarding port 22 to pod s1, uid : port 22 is denied by the node's policy (--deny-ports)", resultDenied},
+		{"gone", Node{}, 80, func(_ *testing.T, p *testenv.Pod) { p.Kill() },
+			"error forwarding port 80 to pod s1, uid : the pod's network namespace is gone: ", resultNoSandbox},
+		{"no socat", Node{Backend: Socat}, 80, func(t *testing.T, _ *testenv.Pod) { t.Setenv("PATH", "") },
+			"error forwarding port 80 to pod s1, uid : unable to do port forwarding: socat not found.", resultFailed},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			testenv.NoLeaks(t)
+			pod := testenv.NewPod(t)
+			r := startNode(t, pod, test.node)
+			records := follow(t, r.Events)
+			client := &portforward.Client{URL: r.url(t), Transport: &http.Transport{}, SPDYOnly: true, MaxTunnels: 1}
+			defer client.Close()
+			if test.change != nil {
+				test.change(t, pod)
+			}
+			conn, err := client.Dial(t.Context(), test.port)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = io.ReadAll(conn)
+			_ = conn.Close()
+			var refusal *portforward.PortError
+			if !errors.As(err, &refusal) || !strings.HasPrefix(refusal.Text, "error forwarding port ") || !strings.Contains(refusal.Text, test.want) {
+				t.Errorf("the client is told %v, want %q", err, test.want)
+			}
+			if last := <-records; last.Event != EventFailed || last.Result != test.result || last.Error == "" {
+				t.Errorf("record %+v, want result %s", last, test.result)
+			}
+			r.wantMetrics(t, fmt.Sprintf("porthole_forwards_total{result=%q} 1", test.result), "porthole_forwards_open 0")
+			_ = client.Close()
+			r.stop()
+		})
+	}
+}
+
+func TestPortForwardFails(t *testing.T) {
+	testenv.NoLeaks(t)
+	r := startNode(t, testenv.NewPod(t), Node{})
+	r.runtime.add("stopped", "").State = cri.PodSandboxState_SANDBOX_NOTREADY
+	for _, test := range []struct {
+		id   string
+		port []int32
+		want codes.Code
+	}{
+		{"", nil, codes.InvalidArgument},
+		{"s1", []int32{0}, codes.InvalidArgument},
+		{"s1", []int32{65536}, codes.InvalidArgument},
+		{"unknown", nil, codes.NotFound},
+		{"stopped", nil, codes.FailedPrecondition},
+	} {
+		_, err := r.cri.PortForward(t.Context(), &cri.PortForwardRequest{PodSandboxId: test.id, Port: test.port})
+		if status.Code(err) != test.want {
+			t.Errorf("PortForward(%q, %v) = %v, want %v", test.id, test.port, err, test.want)
+		}
+	}
+}
+
+// Connections that never say anything are bounded, and forwards go on beside them.
+func TestHalfOpen(t *testing.T) {
+	testenv.NoLeaks(t)
+	pod := testenv.NewPod(t)
+	r := startNode(t, pod, Node{})
+	var conns []net.Conn
+	for range maxArriving / 2 {
+		c, err := net.Dial("tcp", r.Streaming)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conns = append(conns, c)
+	}
+	local, stop := r.forwarded(t, echoing(t, pod))
+	if got := say(t, local[0], "hello"); got != "hello" {
+		t.Errorf("echo %q", got)
+	}
+	for range maxArriving {
+		c, err := net.Dial("tcp", r.Streaming)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conns = append(conns, c)
+	}
+	last := conns[len(conns)-1]
+	_ = last.SetReadDeadline(time.Now().Add(waitTime))
+	if _, err := last.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("one too many is not closed: %v", err)
+	}
+	if got := say(t, local[0], "hello"); got != "hello" {
+		t.Errorf("echo %q", got)
+	}
+	for _, c := range conns {
+		_ = c.Close()
+	}
+	stop()
+	r.stop()
+}
+
+// The end of a node is the end of its forwards, at once and with nothing left.
+func TestStopWhileForwarding(t *testing.T) {
+	testenv.NoLeaks(t)
+	pod := testenv.NewPod(t)
+	r := startNode(t, pod, Node{})
+	local, _ := r.forwarded(t, echoing(t, pod))
+	c, err := net.Dial("tcp", local[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_, _ = io.WriteString(c, "x")
+	if _, err := c.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	r.stop()
+	_ = c.SetReadDeadline(time.Now().Add(waitTime))
+	if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("Read = %v after the end", err)
+	}
+	r.log.waitFor(t, `"result":"lost"`)
+}
+
+func TestRunErrors(t *testing.T) {
+	testenv.Root(t)
+	testenv.NoLeaks(t)
+	dir := t.TempDir()
+	regular := filepath.Join(dir, "regular")
+	if err := os.WriteFile(regular, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	taken := l.Addr().String()
+	good := Node{Listen: "unix://" + dir + "/cri.sock", Upstream: "unix://" + dir + "/runtime.sock"}
+	for name, test := range map[string]struct {
+		change func(*Node)
+		want   error
+	}{
+		"no listen":           {func(n *Node) { n.Listen = "" }, ErrEndpoint},
+		"no upstream":         {func(n *Node) { n.Upstream = "" }, ErrEndpoint},
+		"bad events":          {func(n *Node) { n.Events = "tcp://x" }, ErrEndpoint},
+		"bad docker":          {func(n *Node) { n.Docker = "x" }, ErrEndpoint},
+		"backend":             {func(n *Node) { n.Backend = "magic" }, ErrBackend},
+		"streaming anywhere":  {func(n *Node) { n.Streaming = "0.0.0.0:0" }, ErrLoopback},
+		"streaming by name":   {func(n *Node) { n.Streaming = "localhost:0" }, ErrLoopback},
+		"streaming malformed": {func(n *Node) { n.Streaming = "127.0.0.1" }, ErrListen},
+		"streaming taken":     {func(n *Node) { n.Streaming = taken }, ErrListen},
+		"metrics taken":       {func(n *Node) { n.Metrics = taken }, ErrListen},
+		"not a socket":        {func(n *Node) { n.Listen = "unix://" + regular }, ErrNotSocket},
+		"events not a socket": {func(n *Node) { n.Events = "unix://" + regular }, ErrNotSocket},
+		"itself":              {func(n *Node) { n.Upstream = n.Listen }, ErrInUse},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := good
+			test.change(&n)
+			n.Ready = func(Addresses) { t.Error("it runs") }
+			ctx, cancel := context.WithTimeout(t.Context(), waitTime)
+			defer cancel()
+			if err := n.Run(ctx); !errors.Is(err, test.want) {
+				t.Errorf("Run = %v, want %v", err, test.want)
+			}
+		})
+	}
+	if left, _ := filepath.Glob(dir + "/*"); len(left) != 1 {
+		t.Error("left behind:", left)
+	}
+}
+
+func TestMetricsFollowConventions(t *testing.T) {
+	m := newMetrics("v1", func() bool { return true })
+	m.request(cri.RuntimeService_Version_FullMethodName, codes.OK)
+	m.request("/runtime.v9.Service/Unheard", codes.Unimplemented)
+	m.request("/runtime.v9.Service/Of", codes.Code(4711))
+	problems, err := testutil.GatherAndLint(m.registry)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range problems {
+		if strings.HasPrefix(p.Metric, "porthole_") {
+			t.Errorf("%s: %s", p.Metric, p.Text)
+		}
+	}
+	if n, err := testutil.GatherAndCount(m.registry, "porthole_cri_requests_total"); err != nil || n != 3 {
+		t.Errorf("%d series of requests, %v", n, err)
+	}
+}
