@@ -146,7 +146,7 @@ func startProxy(t testing.TB, upstream string) (path string) {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	p := &proxy{upstream: u, observe: func(string, codes.Code) {}}
+	p := &proxy{upstream: u, observe: func(string, codes.Code) {}, methods: criMethods()}
 	server := p.server()
 	var work sync.WaitGroup
 	work.Go(func() { u.follow(ctx) })

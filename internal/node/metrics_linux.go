@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"net/http"
 	"runtime"
 	"strings"
@@ -8,16 +9,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // metrics are those of one Node, in a registry of their own. No label is a pod's or
 // a client's: these are without number.
 type metrics struct {
 	registry *prometheus.Registry
-	methods  map[string]string // of the CRI, by their full names
+	methods  map[string]criMethod
 	open     prometheus.Gauge
 	forwards *prometheus.CounterVec
 	octets   *prometheus.CounterVec
@@ -26,10 +25,10 @@ type metrics struct {
 }
 
 // newMetrics makes the metrics; up says whether the runtime is there.
-func newMetrics(version string, up func() bool) *metrics {
+func newMetrics(version string, methods map[string]criMethod, up func() bool) *metrics {
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
-		methods:  criMethods(),
+		methods:  methods,
 		open: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "porthole_forwards_open", Help: "Forwarded connections that are open.",
 		}),
@@ -74,26 +73,9 @@ func buildInfo(version string) prometheus.Collector {
 	return info
 }
 
-// criMethods are the names that the metrics give to calls.
-func criMethods() map[string]string {
-	names := map[string]string{}
-	for _, service := range []grpc.ServiceDesc{cri.RuntimeService_ServiceDesc, cri.ImageService_ServiceDesc} {
-		for _, method := range service.Methods {
-			names["/"+service.ServiceName+"/"+method.MethodName] = method.MethodName
-		}
-		for _, stream := range service.Streams {
-			names["/"+service.ServiceName+"/"+stream.StreamName] = stream.StreamName
-		}
-	}
-	return names
-}
-
 // request counts a CRI call.
 func (m *metrics) request(method string, code codes.Code) {
-	name, known := m.methods[method]
-	if !known {
-		name = "other"
-	}
+	name := cmp.Or(m.methods[method].name, "other")
 	if code > codes.Unauthenticated {
 		code = codes.Unknown // no code of gRPC's, hence without bound
 	}

@@ -22,10 +22,31 @@ type proxy struct {
 	upstream    *upstream
 	portForward func(context.Context, *runtime.PortForwardRequest) (*runtime.PortForwardResponse, error)
 	observe     func(method string, code codes.Code)
+	methods     map[string]criMethod
 }
 
 // bidirectional fits any call: for gRPC's transport a message is a message.
 var bidirectional = &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}
+
+// criMethod is a method of the CRI that this version knows.
+type criMethod struct {
+	name  string
+	unary bool
+}
+
+// criMethods are all of them, by their full names.
+func criMethods() map[string]criMethod {
+	methods := map[string]criMethod{}
+	for _, service := range []grpc.ServiceDesc{runtime.RuntimeService_ServiceDesc, runtime.ImageService_ServiceDesc} {
+		for _, m := range service.Methods {
+			methods["/"+service.ServiceName+"/"+m.MethodName] = criMethod{m.MethodName, true}
+		}
+		for _, s := range service.Streams {
+			methods["/"+service.ServiceName+"/"+s.StreamName] = criMethod{name: s.StreamName}
+		}
+	}
+	return methods
+}
 
 // server makes the gRPC server; whoever serves with it stops it.
 func (p *proxy) server() *grpc.Server {
@@ -44,9 +65,12 @@ func (p *proxy) server() *grpc.Server {
 func (p *proxy) handle(_ any, down grpc.ServerStream) error {
 	method, _ := grpc.MethodFromServerStream(down) // a server's stream always has it
 	var err error
-	if method == runtime.RuntimeService_PortForward_FullMethodName {
+	switch {
+	case method == runtime.RuntimeService_PortForward_FullMethodName:
 		err = p.answer(down)
-	} else {
+	case p.methods[method].unary:
+		err = p.passOne(method, down)
+	default:
 		err = p.pass(method, down)
 	}
 	p.observe(method, status.Code(err))
@@ -79,14 +103,42 @@ func (p *proxy) answer(down grpc.ServerStream) error {
 	return down.SendMsg(&frame{mem.BufferSlice{mem.SliceBuffer(octets)}})
 }
 
-// pass carries a call to the runtime and back. The call's context brings its
-// deadline and its cancellation along.
-func (p *proxy) pass(method string, down grpc.ServerStream) error {
-	ctx, cancel := context.WithCancel(down.Context())
-	defer cancel()
+// onward is the context for the runtime's part of a call: it brings the call's
+// metadata, deadline and cancellation along.
+func onward(down grpc.ServerStream) context.Context {
+	ctx := down.Context()
 	if md, ok := metadata.FromIncomingContext(ctx); ok {
 		ctx = metadata.NewOutgoingContext(ctx, md)
 	}
+	return ctx
+}
+
+// passOne passes on a call that is known to be one message each way, which saves
+// most of the writes and wake-ups that pass takes.
+func (p *proxy) passOne(method string, down grpc.ServerStream) error {
+	var in, out frame
+	if err := down.RecvMsg(&in); err != nil {
+		return err
+	}
+	ctx := onward(down)
+	if err := p.upstream.await(ctx); err != nil {
+		return err
+	}
+	var header, trailer metadata.MD
+	err := p.upstream.conn.Invoke(ctx, method, &in, &out,
+		grpc.ForceCodecV2(frameCodec{}), grpc.Header(&header), grpc.Trailer(&trailer))
+	_ = down.SetHeader(header) // fails only if it was sent
+	down.SetTrailer(trailer)
+	if err != nil {
+		return err
+	}
+	return down.SendMsg(&out)
+}
+
+// pass passes on any call, as two streams of messages.
+func (p *proxy) pass(method string, down grpc.ServerStream) error {
+	ctx, cancel := context.WithCancel(onward(down))
+	defer cancel()
 	if err := p.upstream.await(ctx); err != nil {
 		return err
 	}

@@ -71,7 +71,8 @@ func (n *Node) open(p *parts) (err error) {
 	if err := n.openStreaming(p); err != nil {
 		return err
 	}
-	counts := newMetrics(n.Version, p.upstream.up)
+	methods := criMethods()
+	counts := newMetrics(n.Version, methods, p.upstream.up)
 	if err := n.openTold(p, counts); err != nil {
 		return err
 	}
@@ -83,7 +84,7 @@ func (n *Node) open(p *parts) (err error) {
 	if path, err := socketPath(n.Docker); err == nil {
 		f.resolver.docker = newDocker(path)
 	}
-	p.cri = (&proxy{upstream: p.upstream, portForward: f.portForward, observe: counts.request}).server()
+	p.cri = (&proxy{upstream: p.upstream, portForward: f.portForward, observe: counts.request, methods: methods}).server()
 	p.listener, err = openSocket(n.Listen)
 	return err
 }

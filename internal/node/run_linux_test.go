@@ -447,7 +447,7 @@ func TestRunErrors(t *testing.T) {
 }
 
 func TestMetricsFollowConventions(t *testing.T) {
-	m := newMetrics("v1", func() bool { return true })
+	m := newMetrics("v1", criMethods(), func() bool { return true })
 	m.request(cri.RuntimeService_Version_FullMethodName, codes.OK)
 	m.request("/runtime.v9.Service/Unheard", codes.Unimplemented)
 	m.request("/runtime.v9.Service/Of", codes.Code(4711))
