@@ -19,7 +19,7 @@ demo: build ## kuard in a pod-like sandbox on this machine, forwarded to http://
 
 # The race detector needs a C compiler. PORTHOLE_STRICT, as in CI, fails what would be skipped.
 test: build ## all tests of this machine, and what was skipped
-	@scripts/need gcc:gcc curl:curl chromium:chromium nsenter:util-linux hostname:hostname ps:procps
+	@scripts/need gcc:gcc curl:curl chromium:chromium nsenter:util-linux socat:socat hostname:hostname ps:procps
 	CGO_ENABLED=1 PORTHOLE_BIN=$(CURDIR)/$(BIN) $(TOOL) gotestsum --format pkgname --format-hide-empty-pkg -- \
 		-race -count=1 $(if $(SUDO),-exec "sudo -E env PATH=$(PATH)") ./...
 
