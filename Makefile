@@ -6,13 +6,26 @@ TOOL  := go tool -modfile=tools/go.mod
 # Namespaces take root.
 SUDO  := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: all build demo test test-interop cluster-up cluster-down test-cluster lint cross bench fuzz licenses clean
+.PHONY: all build install demo test test-interop cluster-up cluster-down test-cluster lint cross bench fuzz licenses clean
 
 all: build
 
 build: ## one static binary
 	@scripts/need
 	go build -trimpath -ldflags "-s -w" -o $(BIN) ./cmd/porthole
+
+# For packages: make install PREFIX=/usr DESTDIR=$$PWD/root.
+PREFIX ?= /usr/local
+SHARE  := $(DESTDIR)$(PREFIX)/share
+install: build ## the binary, kubectl's plugin, completions, and the node's systemd unit (which is not enabled)
+	install -D -m 0755 $(BIN) $(DESTDIR)$(PREFIX)/bin/porthole
+	ln -sf porthole $(DESTDIR)$(PREFIX)/bin/kubectl-porthole
+	install -d $(SHARE)/bash-completion/completions $(SHARE)/zsh/site-functions $(SHARE)/fish/vendor_completions.d
+	$(BIN) completion bash > $(SHARE)/bash-completion/completions/porthole
+	$(BIN) completion zsh > $(SHARE)/zsh/site-functions/_porthole
+	$(BIN) completion fish > $(SHARE)/fish/vendor_completions.d/porthole.fish
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	sed 's|/usr/local/|$(PREFIX)/|' packaging/porthole.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/porthole.service
 
 demo: build ## kuard in a pod-like sandbox on this machine, forwarded to http://127.0.0.1:8080
 	$(SUDO) $(BIN) demo

@@ -81,7 +81,7 @@ func (f *forwards) record(s *sandbox, e portforward.Event) {
 	}
 	line := []any{
 		"namespace", r.Namespace, "pod", r.Pod, "sandbox", r.Sandbox, "port", r.Port, "client", r.Client,
-		"sent", r.Sent, "received", r.Received, "duration", e.Duration.Round(time.Microsecond), "result", r.Result,
+		"sent", r.Sent, "received", r.Received, "seconds", r.Seconds, "result", r.Result,
 	}
 	if e.Err != nil {
 		line = append(line, "err", e.Err)

@@ -394,7 +394,10 @@ func TestStopWhileForwarding(t *testing.T) {
 	if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("Read = %v after the end", err)
 	}
-	r.log.waitFor(t, `"result":"lost"`)
+	r.log.waitFor(t, `"msg":"node: forward closed"`)
+	if strings.Contains(r.log.String(), `"result":"ok"`) {
+		t.Error("a connection that was cut counts as ok")
+	}
 }
 
 func TestRunErrors(t *testing.T) {
