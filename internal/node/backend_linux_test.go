@@ -24,8 +24,9 @@ var backends = map[string]backend{"native": native{}, "socat": socat{log: quiet}
 
 // sandboxOf is a sandbox found by its path, as containerd gives it.
 func sandboxOf(pod *testenv.Pod) *sandbox {
+	started, _ := startTime(pod.PID)
 	return &sandbox{id: "s1", namespace: "default", pod: "kuard",
-		place: place{path: fmt.Sprintf("/proc/%d/ns/net", pod.PID), pid: pod.PID}}
+		place: place{path: fmt.Sprintf("/proc/%d/ns/net", pod.PID), pid: pod.PID, started: started}}
 }
 
 // answer accepts one connection and passes it to serve.
@@ -108,7 +109,7 @@ func TestBackendsNamespaceUnmounted(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, b := range backends {
-		if _, err := b.dial(t.Context(), &sandbox{place: place{path: path, pid: 1}}, 80); !errors.Is(err, portforward.ErrNoSandbox) {
+		if _, err := b.dial(t.Context(), &sandbox{place: place{path: path}}, 80); !errors.Is(err, portforward.ErrNoSandbox) {
 			t.Errorf("%s: %v, want ErrNoSandbox", name, err)
 		}
 	}

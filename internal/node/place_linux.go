@@ -11,25 +11,37 @@ import (
 	"porthole.dev/porthole/internal/portforward"
 )
 
-// nodeNamespace is the node's own network namespace. This process may be in
-// another one.
-const nodeNamespace = "/proc/1/ns/net"
+// nodeNamespace is the node's own network namespace: the kubelet reaches this
+// process on its loopback. A thread that opens it is not in a pod at the time.
+const nodeNamespace = "/proc/thread-self/ns/net"
 
 // place is where a sandbox's network namespace is found. Nothing is held open for
 // it, so that one that nobody comes for leaves nothing behind.
 type place struct {
 	path    string // that the namespace is bound to, and that goes with the sandbox; or ""
 	pid     int    // of a process in it; 0 if unknown
-	started uint64 // when that process began; 0 if there is a path
+	started uint64 // when that process began
 }
 
 // open enters the namespace and comes back, to make sure of it. The error wraps
 // portforward.ErrNoSandbox if the namespace is gone; the caller closes it.
 func (p place) open() (*netns.Namespace, error) {
-	if p.path != "" {
-		ns, err := netns.OpenPath(p.path)
-		return ns, gone(err)
+	if p.path == "" {
+		return p.openProcess()
 	}
+	ns, err := netns.OpenPath(p.path)
+	if err != nil && p.pid != 0 {
+		// Mounts do not come in here from everywhere, while processes do:
+		// this one may run in a mount namespace that is not the host's.
+		if byProcess, err := p.openProcess(); err == nil {
+			return byProcess, nil
+		}
+	}
+	return ns, gone(err)
+}
+
+// openProcess enters by the process' number.
+func (p place) openProcess() (*netns.Namespace, error) {
 	ns, err := netns.OpenPID(p.pid)
 	if err != nil {
 		return nil, gone(err)
@@ -43,24 +55,18 @@ func (p place) open() (*netns.Namespace, error) {
 	return ns, nil
 }
 
-// check makes sure that pid is in the namespace, for who enters by number.
+// check makes sure of the namespace for who enters by the process' number, or by
+// the path if there is none.
 func (p place) check() error {
-	ns, err := p.open()
+	open := p.open
+	if p.pid != 0 {
+		open = p.openProcess
+	}
+	ns, err := open()
 	if err != nil {
 		return err
 	}
-	defer ns.Close()
-	if p.path == "" || p.pid == 0 {
-		return nil
-	}
-	bound, err := os.Stat(p.path)
-	if err != nil {
-		return gone(fmt.Errorf("%w: %w", netns.ErrNotExist, err))
-	}
-	of, err := os.Stat(fmt.Sprintf("/proc/%d/ns/net", p.pid))
-	if err != nil || !os.SameFile(bound, of) {
-		return gone(fmt.Errorf("process %d: %w", p.pid, netns.ErrExited))
-	}
+	ns.Close()
 	return nil
 }
 

@@ -91,7 +91,7 @@ func (n *Node) open(p *parts) (err error) {
 
 // mayEnter tells early of a permission that every forward would lack.
 func mayEnter() error {
-	ns, err := netns.OpenPath("/proc/self/ns/net")
+	ns, err := netns.OpenPath(nodeNamespace)
 	if err != nil {
 		return err
 	}

@@ -79,14 +79,16 @@ func (r *resolver) locate(ctx context.Context, s *sandbox, ready bool, info stri
 	case where == place{}:
 		where = r.ofContainers(ctx, s.id)
 	}
-	switch {
-	case where == place{}:
+	if where == (place{}) {
 		return place{}, status.Errorf(codes.FailedPrecondition,
 			"porthole node: the runtime does not tell where the network namespace of sandbox %s is, nor does Docker", s.id)
-	case where.path == "":
-		return numbered(s.id, where.pid)
 	}
-	return where, nil
+	by, err := numbered(s.id, where.pid)
+	if where.path != "" {
+		by.path = where.path
+		return by, nil
+	}
+	return by, err
 }
 
 // ofContainers looks for the namespace with the sandbox's containers: CRI-O tells

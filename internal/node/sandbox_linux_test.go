@@ -121,9 +121,9 @@ func TestFind(t *testing.T) {
 	host(r.add("docker-host", ""))
 	resolver := startResolver(t, &r, func(string) (int, string) { return 200, fmt.Sprintf(`{"State":{"Pid":%d}}`, self) })
 	for id, want := range map[string]place{
-		"containerd":                {path: path, pid: self},
+		"containerd":                {path: path, pid: self, started: started},
 		"containerd-host":           {pid: self, started: started},
-		"crio":                      {path: path, pid: self},
+		"crio":                      {path: path, pid: self, started: started},
 		"docker":                    {pid: self, started: started},
 		"docker-host":               {pid: self, started: started},
 		"crio-host-without-process": {pid: self, started: started}, // of Docker, for want of a CRI-O without
@@ -209,13 +209,28 @@ func TestNumberUsedAgain(t *testing.T) {
 	if _, err := p.open(); !errors.Is(err, portforward.ErrNoSandbox) || !errors.Is(err, netns.ErrExited) {
 		t.Errorf("open = %v, want ErrNoSandbox", err)
 	}
-	other := testenv.NewPod(t)
-	p = place{path: fmt.Sprintf("/proc/%d/ns/net", other.PID), pid: pod.PID}
 	if err := p.check(); !errors.Is(err, portforward.ErrNoSandbox) {
-		t.Errorf("check of a process in another namespace = %v, want ErrNoSandbox", err)
+		t.Errorf("check = %v, want ErrNoSandbox", err)
 	}
-	p.pid = other.PID
-	if err := p.check(); err != nil {
-		t.Error(err)
+}
+
+// A namespace that is not mounted here is found by its process.
+func TestMountElsewhere(t *testing.T) {
+	testenv.NoLeaks(t)
+	pod := testenv.NewPod(t)
+	port := echoing(t, pod)
+	p, err := numbered("x", pod.PID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.path = "/run/netns/elsewhere"
+	conn, err := native{}.dial(t.Context(), &sandbox{place: p}, port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = conn.Close()
+	pod.Kill()
+	if _, err := (native{}).dial(t.Context(), &sandbox{place: p}, port); !errors.Is(err, portforward.ErrNoSandbox) || !errors.Is(err, netns.ErrNotExist) {
+		t.Errorf("dial = %v, want ErrNoSandbox for the path", err)
 	}
 }
