@@ -22,7 +22,7 @@ const maxInspect = 4 << 20
 func newDocker(path string) *docker {
 	var d net.Dialer
 	return &docker{client: &http.Client{
-		Timeout: patience,
+		Timeout: defaultPatience,
 		Transport: &http.Transport{
 			DisableKeepAlives: true, // once a forward
 			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {

@@ -134,12 +134,13 @@ func callSocket(t testing.TB, path string) *grpc.ClientConn {
 }
 
 // startProxy puts a proxy in front of the socket at upstream, until the test ends.
-func startProxy(t testing.TB, upstream string) (path string) {
+func startProxy(t testing.TB, upstream string, patience time.Duration) (path string) {
 	t.Helper()
 	u, err := newUpstream(upstream, quiet)
 	if err != nil {
 		t.Fatal(err)
 	}
+	u.patience = patience
 	path = filepath.Join(t.TempDir(), "cri.sock")
 	l, err := listenSocket(path)
 	if err != nil {

@@ -168,6 +168,7 @@ func echoing(t *testing.T, pod *testenv.Pod) (port uint16) {
 	return testenv.Port(l)
 }
 
+// say sends a text and returns as much of an answer.
 func say(t *testing.T, address, text string) string {
 	t.Helper()
 	c, err := net.Dial("tcp", address)
@@ -176,9 +177,9 @@ func say(t *testing.T, address, text string) string {
 	}
 	defer c.Close()
 	_, _ = io.WriteString(c, text)
-	_ = c.(*net.TCPConn).CloseWrite()
-	answer, _ := io.ReadAll(c)
-	return string(answer)
+	answer := make([]byte, len(text))
+	n, _ := io.ReadFull(c, answer)
+	return string(answer[:n])
 }
 
 // A stock client's connection, from the kubelet's call to the last line of the log.

@@ -60,11 +60,11 @@ func (b socat) dial(ctx context.Context, s *sandbox, port uint16) (pipe.Conn, er
 func socatCommand(p place, port uint16) ([]string, error) {
 	socat, err := exec.LookPath("socat")
 	if err != nil {
-		return nil, errors.New("unable to do port forwarding: socat not found.") //nolint:revive,staticcheck // the kubelet's own text
+		return nil, errors.New("unable to do port forwarding: socat not found.") //nolint:staticcheck // the kubelet's own text
 	}
 	nsenter, err := exec.LookPath("nsenter")
 	if err != nil {
-		return nil, errors.New("unable to do port forwarding: nsenter not found.") //nolint:revive,staticcheck // the kubelet's own text
+		return nil, errors.New("unable to do port forwarding: nsenter not found.") //nolint:staticcheck // the kubelet's own text
 	}
 	argv := []string{nsenter, "-t", strconv.Itoa(p.pid), "-n"}
 	if p.pid == 0 {

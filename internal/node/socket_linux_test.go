@@ -82,7 +82,7 @@ func TestListenSocketRefuses(t *testing.T) {
 		if _, err := listenSocket(path); !errors.Is(err, want) {
 			t.Errorf("listenSocket(%s) = %v, want %v", path, err, want)
 		}
-		if _, err := os.Lstat(path); err != nil && want != ErrFolder {
+		if _, err := os.Lstat(path); err != nil && !errors.Is(want, ErrFolder) {
 			t.Errorf("%s is gone: %v", path, err)
 		}
 		if _, err := os.Lstat(path + ".lock"); err == nil && path != ours {

@@ -20,8 +20,8 @@ const (
 	// retry is how often a runtime that is away is looked for. A connect to a
 	// Unix socket costs microseconds.
 	retry = 100 * time.Millisecond
-	// patience is how long a call waits for a runtime that is away.
-	patience = 10 * time.Second
+	// defaultPatience is how long a call waits for a runtime that is away.
+	defaultPatience = 10 * time.Second
 	// maxMessage is the largest message that is passed on, in octets. The ends
 	// have limits of their own; kubelets and containerd stop at 16 MiB.
 	maxMessage = 64 << 20
@@ -36,13 +36,14 @@ type upstream struct {
 	conn *grpc.ClientConn
 	log  *slog.Logger
 
-	failure atomic.Pointer[error] // why the last connect failed
+	patience time.Duration         // defaultPatience, except in tests
+	failure  atomic.Pointer[error] // why the last connect failed
 }
 
 // newUpstream begins to connect to the runtime; follow keeps at it. The caller
 // closes conn.
 func newUpstream(path string, log *slog.Logger) (*upstream, error) {
-	u := &upstream{path: path, log: log}
+	u := &upstream{path: path, log: log, patience: defaultPatience}
 	conn, err := grpc.NewClient("passthrough:///"+path,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(u.dial),
@@ -79,21 +80,25 @@ func (u *upstream) follow(ctx context.Context) {
 	var told connectivity.State = -1
 	for {
 		state := u.conn.GetState()
-		switch {
-		case state == connectivity.Idle:
+		if state == connectivity.Idle {
 			u.conn.Connect()
-		case state == told:
-		case state == connectivity.Ready:
-			u.log.Info("node: connected to the runtime", "socket", u.path)
+		}
+		if (state == connectivity.Ready || state == connectivity.TransientFailure) && state != told {
 			told = state
-		case state == connectivity.TransientFailure:
-			u.log.Warn("node: waiting for the runtime", "socket", u.path, "err", u.reason())
-			told = state
+			u.tell(state)
 		}
 		if !u.conn.WaitForStateChange(ctx, state) {
 			return
 		}
 	}
+}
+
+func (u *upstream) tell(state connectivity.State) {
+	if state == connectivity.Ready {
+		u.log.Info("node: connected to the runtime", "socket", u.path)
+		return
+	}
+	u.log.Warn("node: waiting for the runtime", "socket", u.path, "err", u.reason())
 }
 
 func (u *upstream) up() bool { return u.conn.GetState() == connectivity.Ready }
@@ -104,7 +109,7 @@ func (u *upstream) await(ctx context.Context) error {
 	if u.up() {
 		return nil
 	}
-	limit := patience
+	limit := u.patience
 	if deadline, ok := ctx.Deadline(); ok {
 		limit = min(limit, time.Until(deadline)*9/10)
 	}

@@ -17,7 +17,7 @@ const (
 	maxHeader = 64 << 10
 	// maxArriving is how many connections may be open that have not become
 	// tunnels. One more is closed at once.
-	maxArriving = 1000
+	maxArriving = 500
 )
 
 // web is an HTTP server that half-open connections by the thousand do not hurt.
