@@ -3,7 +3,6 @@ package node
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"path/filepath"
 
 	"google.golang.org/grpc/codes"
@@ -155,6 +154,3 @@ func parseInfo(info string) place {
 	}
 	return where
 }
-
-// String names the sandbox in logs.
-func (s *sandbox) String() string { return fmt.Sprintf("%s/%s", s.namespace, s.pod) }
