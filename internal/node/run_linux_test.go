@@ -206,7 +206,7 @@ func TestForward(t *testing.T) {
 			r.log.waitFor(t, fmt.Sprintf(`"msg":"node: forward closed","namespace":"default","pod":"kuard","sandbox":"s1","port":%d,"client":"127.0.0.1","sent":5,"received":5,`, port))
 			r.wantMetrics(t, `porthole_forwards_total{result="ok"} 1`, `porthole_forwards_open 0`, `porthole_forward_bytes_total{direction="sent"} 5`,
 				`porthole_forward_bytes_total{direction="received"} 5`, `porthole_forward_connect_seconds_count 1`, `porthole_cri_upstream_up 1`,
-				`porthole_cri_requests_total{code="ok",method="PortForward"} 1`, `porthole_build_info{goversion="go`)
+				`porthole_cri_requests_total{code="OK",method="PortForward"} 1`, `porthole_build_info{goversion="go`)
 			stop()
 			if token := strings.TrimPrefix(r.url(t).Path, "/portforward/"); strings.Contains(r.log.String(), token) {
 				t.Error("a token is in the log")
