@@ -216,6 +216,38 @@ func TestForward(t *testing.T) {
 	}
 }
 
+// Our own client at the other end: the answer to a half-closed request comes whole.
+func TestForwardToOurs(t *testing.T) {
+	testenv.NoLeaks(t)
+	pod := testenv.NewPod(t)
+	port := answer(t, pod, func(c *net.TCPConn) {
+		request, _ := io.ReadAll(c)
+		_, _ = fmt.Fprintf(c, "answer to %s", request)
+	})
+	r := startNode(t, pod, Node{})
+	records := follow(t, r.Events)
+	client := &portforward.Client{URL: r.url(t), Transport: &http.Transport{}, SPDYOnly: true, MaxTunnels: 1}
+	defer client.Close()
+	conn, err := client.Dial(t.Context(), port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = io.WriteString(conn, "hello")
+	if err := conn.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(conn); string(got) != "answer to hello" || err != nil {
+		t.Errorf("got %q, %v", got, err)
+	}
+	_ = conn.Close()
+	<-records
+	if closed := <-records; closed.Protocol != "porthole.v1" || closed.Result != resultOK || closed.Sent != 5 || closed.Received != 15 {
+		t.Errorf("closed: %+v", closed)
+	}
+	_ = client.Close()
+	r.stop()
+}
+
 // follow reads events until the test ends.
 func follow(t *testing.T, path string) <-chan Record {
 	t.Helper()
