@@ -310,3 +310,29 @@ func TestResultOf(t *testing.T) {
 		}
 	}
 }
+
+func BenchmarkDial(b *testing.B) {
+	pod := testenv.NewPod(b)
+	l := pod.Listen(b, "127.0.0.1:0")
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() { _, _ = c.Read(make([]byte, 1)); _ = c.Close() }()
+		}
+	}()
+	s := sandboxOf(pod)
+	for name, backend := range backends {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				c, err := backend.dial(b.Context(), s, testenv.Port(l))
+				if err != nil {
+					b.Fatal(err)
+				}
+				_ = c.Close()
+			}
+		})
+	}
+}

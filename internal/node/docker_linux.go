@@ -4,13 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/url"
-
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 )
 
 // docker asks the Docker engine for what cri-dockerd does not tell.
@@ -32,32 +30,26 @@ func newDocker(path string) *docker {
 	}}
 }
 
-// pid is the number of the process of a running container. The error is a status:
-// Unavailable if the engine does not answer, NotFound, or FailedPrecondition if
-// the container does not run.
+// pid is the number of the process of a running container.
 func (d *docker) pid(ctx context.Context, id string) (int, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://docker/containers/"+url.PathEscape(id)+"/json", nil)
 	if err != nil {
-		return 0, status.Errorf(codes.InvalidArgument, "docker: %v", err)
+		return 0, fmt.Errorf("docker: %w", err)
 	}
 	response, err := d.client.Do(request)
 	if err != nil {
-		return 0, status.Errorf(codes.Unavailable, "docker: %v", err)
+		return 0, fmt.Errorf("docker: %w", err)
 	}
 	defer response.Body.Close()
-	switch response.StatusCode {
-	case http.StatusOK:
-	case http.StatusNotFound:
-		return 0, status.Errorf(codes.NotFound, "docker: no container %s", id)
-	default:
-		return 0, status.Errorf(codes.Unavailable, "docker: inspect container %s: %s", id, response.Status)
+	if response.StatusCode != http.StatusOK {
+		return 0, fmt.Errorf("docker: inspect container %s: %s", id, response.Status)
 	}
 	pid, err := readInspect(response.Body)
-	if err != nil {
-		return 0, status.Errorf(codes.Unavailable, "docker: inspect container %s: %v", id, err)
+	if err == nil && pid == 0 {
+		err = errors.New("it does not run")
 	}
-	if pid == 0 {
-		return 0, notRunning(id)
+	if err != nil {
+		return 0, fmt.Errorf("docker: inspect container %s: %w", id, err)
 	}
 	return pid, nil
 }

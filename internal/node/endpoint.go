@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"path/filepath"
 	"strings"
 )
 
@@ -16,7 +15,7 @@ const maxPath = 107
 func socketPath(endpoint string) (string, error) {
 	path := strings.TrimPrefix(endpoint, "unix://")
 	switch {
-	case !filepath.IsAbs(path):
+	case !strings.HasPrefix(path, "/"):
 		return "", fmt.Errorf("endpoint %q: %w", endpoint, ErrEndpoint)
 	case len(path) > maxPath:
 		return "", fmt.Errorf("endpoint %q: %w of at most %d octets", endpoint, ErrEndpoint, maxPath)

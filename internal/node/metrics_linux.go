@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"net/http"
 	"runtime"
-	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -79,7 +78,7 @@ func (m *metrics) request(method string, code codes.Code) {
 	if code > codes.Unauthenticated {
 		code = codes.Unknown // no code of gRPC's, hence without bound
 	}
-	m.requests.WithLabelValues(name, strings.ToLower(code.String())).Inc()
+	m.requests.WithLabelValues(name, code.String()).Inc()
 }
 
 // count counts what a Record tells.

@@ -108,6 +108,7 @@ func (p *proxy) answer(down grpc.ServerStream) error {
 func onward(down grpc.ServerStream) context.Context {
 	ctx := down.Context()
 	if md, ok := metadata.FromIncomingContext(ctx); ok {
+		delete(md, "grpc-accept-encoding") // the transport says its own
 		ctx = metadata.NewOutgoingContext(ctx, md)
 	}
 	return ctx

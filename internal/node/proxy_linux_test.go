@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -50,6 +51,50 @@ func TestUnary(t *testing.T) {
 	}
 	if got := trailer["trailer-bin"]; !slices.Equal(got, []string{"\x00\xff"}) {
 		t.Errorf("trailer %q", got)
+	}
+}
+
+// The runtime cannot tell by what comes with a call who makes it, but for one line.
+func TestMetadataIsTheSame(t *testing.T) {
+	var seen, got []metadata.MD
+	r := &runtimeServer{version: func(ctx context.Context, _ *cri.VersionRequest) (*cri.VersionResponse, error) {
+		md, _ := metadata.FromIncomingContext(ctx)
+		delete(md, "user-agent")
+		seen = append(seen, md)
+		return &cri.VersionResponse{}, nil
+	}, events: func(s grpc.ServerStreamingServer[cri.ContainerEventResponse]) error {
+		md, _ := metadata.FromIncomingContext(s.Context())
+		delete(md, "user-agent")
+		seen = append(seen, md)
+		return nil
+	}}
+	socket := filepath.Join(t.TempDir(), "runtime.sock")
+	r.start(t, socket)
+	for _, path := range []string{socket, startProxy(t, socket, waitTime)} {
+		client := cri.NewRuntimeServiceClient(callSocket(t, path))
+		ctx := metadata.AppendToOutgoingContext(t.Context(), "traceparent", "00-1")
+		var header, trailer metadata.MD
+		if _, err := client.Version(ctx, &cri.VersionRequest{}, grpc.Header(&header), grpc.Trailer(&trailer)); err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, header, trailer)
+		stream, err := client.GetContainerEvents(ctx, &cri.GetEventsRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := stream.Recv(); !errors.Is(err, io.EOF) {
+			t.Fatal(err)
+		}
+	}
+	for i, md := range seen[2:] {
+		if !reflect.DeepEqual(md, seen[i]) {
+			t.Errorf("through the proxy %v, else %v", md, seen[i])
+		}
+	}
+	for i, md := range got[2:] {
+		if !reflect.DeepEqual(md, got[i]) {
+			t.Errorf("what comes back is %v through the proxy, else %v", md, got[i])
+		}
 	}
 }
 

@@ -206,7 +206,7 @@ func TestForward(t *testing.T) {
 			r.log.waitFor(t, fmt.Sprintf(`"msg":"node: forward closed","namespace":"default","pod":"kuard","sandbox":"s1","port":%d,"client":"127.0.0.1","sent":5,"received":5,`, port))
 			r.wantMetrics(t, `porthole_forwards_total{result="ok"} 1`, `porthole_forwards_open 0`, `porthole_forward_bytes_total{direction="sent"} 5`,
 				`porthole_forward_bytes_total{direction="received"} 5`, `porthole_forward_connect_seconds_count 1`, `porthole_cri_upstream_up 1`,
-				`porthole_cri_requests_total{code="ok",method="PortForward"} 1`, `porthole_build_info{goversion="go`)
+				`porthole_cri_requests_total{code="OK",method="PortForward"} 1`, `porthole_build_info{goversion="go`)
 			stop()
 			if token := strings.TrimPrefix(r.url(t).Path, "/portforward/"); strings.Contains(r.log.String(), token) {
 				t.Error("a token is in the log")
@@ -214,6 +214,38 @@ func TestForward(t *testing.T) {
 			r.stop()
 		})
 	}
+}
+
+// Our own client at the other end: the answer to a half-closed request comes whole.
+func TestForwardToOurs(t *testing.T) {
+	testenv.NoLeaks(t)
+	pod := testenv.NewPod(t)
+	port := answer(t, pod, func(c *net.TCPConn) {
+		request, _ := io.ReadAll(c)
+		_, _ = fmt.Fprintf(c, "answer to %s", request)
+	})
+	r := startNode(t, pod, Node{})
+	records := follow(t, r.Events)
+	client := &portforward.Client{URL: r.url(t), Transport: &http.Transport{}, SPDYOnly: true, MaxTunnels: 1}
+	defer client.Close()
+	conn, err := client.Dial(t.Context(), port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = io.WriteString(conn, "hello")
+	if err := conn.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(conn); string(got) != "answer to hello" || err != nil {
+		t.Errorf("got %q, %v", got, err)
+	}
+	_ = conn.Close()
+	<-records
+	if closed := <-records; closed.Protocol != "porthole.v1" || closed.Result != resultOK || closed.Sent != 5 || closed.Received != 15 {
+		t.Errorf("closed: %+v", closed)
+	}
+	_ = client.Close()
+	r.stop()
 }
 
 // follow reads events until the test ends.

@@ -58,16 +58,18 @@ func (r *resolver) ask(ctx context.Context, id string) (*sandbox, error) {
 	return s, err
 }
 
-// locate finds a sandbox's network namespace in what the runtime tells of it, of
+// locate finds a sandbox's network namespace in what the runtime tells of it or of
 // its containers, or in what Docker tells.
 func (r *resolver) locate(ctx context.Context, s *sandbox, ready bool, info string) (place, error) {
 	where := parseInfo(info)
+	if where == (place{}) && ready {
+		where = r.ofContainers(ctx, s.id)
+	}
 	if where == (place{}) && r.docker != nil {
-		// cri-dockerd; it does not call a pod ready that uses the node's network.
+		// Whatever the state: there are cri-dockerds that never call a pod
+		// ready that has one address, or none.
 		if pid, err := r.docker.pid(ctx, s.id); err == nil {
 			return numbered(s.id, pid)
-		} else if status.Code(err) != codes.Unavailable {
-			return place{}, err
 		}
 	}
 	switch {
@@ -76,9 +78,6 @@ func (r *resolver) locate(ctx context.Context, s *sandbox, ready bool, info stri
 	case where == place{} && s.hostNetwork:
 		return place{path: nodeNamespace}, nil
 	case where == place{}:
-		where = r.ofContainers(ctx, s.id)
-	}
-	if where == (place{}) {
 		return place{}, status.Errorf(codes.FailedPrecondition,
 			"porthole node: the runtime does not tell where the network namespace of sandbox %s is, nor does Docker", s.id)
 	}

@@ -173,7 +173,7 @@ func TestFindNot(t *testing.T) {
 		"stopped":        codes.FailedPrecondition,
 		"no-process":     codes.FailedPrecondition,
 		"docker-stopped": codes.FailedPrecondition,
-		"docker-unknown": codes.NotFound,
+		"docker-unknown": codes.FailedPrecondition,
 		"docker-broken":  codes.FailedPrecondition,
 		"docker-odd":     codes.FailedPrecondition,
 	} {
