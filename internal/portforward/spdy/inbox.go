@@ -165,8 +165,8 @@ func (b *inbox) first() []byte {
 
 // consume drops the first n octets of what view returned. With flow control it
 // returns the credit that is due to the peer: 0 until half a window is used up,
-// so that a WINDOW_UPDATE goes out for many frames. Who has read everything by then
-// may be waiting for the window: it grows.
+// so that a WINDOW_UPDATE goes out for many frames. A reader that keeps up may be
+// waiting for the window: it grows.
 func (b *inbox) consume(n int) (credit int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -188,7 +188,7 @@ func (b *inbox) consume(n int) (credit int) {
 		return 0
 	}
 	credit, b.unacked = b.unacked, 0
-	if b.flows && b.buffered == 0 {
+	if b.flows && b.buffered <= b.limit/2 {
 		credit += b.grow()
 	}
 	b.window += credit
