@@ -67,7 +67,16 @@ func forwardLine(r node.Record) string {
 	duration := time.Duration(r.Seconds * float64(time.Second))
 	return fmt.Sprintf(forwardColumns, r.Time.Local().Format("15:04:05.000"), printable(r.Namespace+"/"+r.Pod),
 		strconv.Itoa(int(r.Port)), printable(r.Client), strconv.FormatInt(r.Sent, 10), strconv.FormatInt(r.Received, 10),
-		duration.Round(duration/1000+time.Microsecond).String(), r.Result)
+		rounded(duration).String(), r.Result)
+}
+
+// rounded leaves three or four digits of a duration, and nothing below microseconds.
+func rounded(d time.Duration) time.Duration {
+	unit := time.Microsecond
+	for d >= 10_000*unit {
+		unit *= 10
+	}
+	return d.Round(unit)
 }
 
 // printable quotes what a terminal might take for a command: clients choose it.

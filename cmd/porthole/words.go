@@ -74,6 +74,7 @@ var hints = []struct {
 	{node.ErrPorts, "for example 80,443,8000-9000"},
 	{node.ErrBackend, "native, or socat"},
 	{node.ErrNoNode, "`systemctl status porthole` shows whether it runs; --events names another socket"},
+	{node.ErrNotRoot, "run it with sudo"},
 	{node.ErrUnsupported, "run it on the node"},
 	{syscall.EADDRINUSE, "`ss -ltnp` shows who listens; take another local port, or `:REMOTE` for any free one"},
 	{syscall.EADDRNOTAVAIL, "`ip addr` lists this machine's addresses"},

@@ -13,7 +13,7 @@ import (
 
 // Follow calls each with every Record that the node at an events' socket tells,
 // beginning with an EventFollowing, until ctx ends, which is no error, or each returns one. The error wraps
-// ErrNoNode if there is no node, or it has ended.
+// ErrNoNode if there is no node, or it has ended, or ErrNotRoot.
 func Follow(ctx context.Context, endpoint string, each func(Record) error) error {
 	path, err := socketPath(endpoint)
 	if err != nil {
@@ -26,6 +26,8 @@ func Follow(ctx context.Context, endpoint string, each func(Record) error) error
 		return nil
 	case errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Errorf("%w: %w", ErrNoNode, err)
+	case errors.Is(err, os.ErrPermission):
+		return fmt.Errorf("%w: %w", ErrNotRoot, err)
 	case err != nil:
 		return err
 	}

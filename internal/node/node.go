@@ -29,6 +29,8 @@ var (
 	ErrBackend = errors.New("unknown backend")
 	// ErrNoNode: nobody serves events at the socket.
 	ErrNoNode = errors.New("no porthole node runs here")
+	// ErrNotRoot: events are for root.
+	ErrNotRoot = errors.New("only root may read the node's events")
 	// ErrUnsupported: this system has no network namespaces, hence no pods.
 	ErrUnsupported = errors.New("porthole node needs Linux")
 )

@@ -1,0 +1,39 @@
+package main
+
+import (
+	"testing"
+	"time"
+
+	"porthole.dev/porthole/internal/node"
+)
+
+func TestForwardLine(t *testing.T) {
+	r := node.Record{
+		Time: time.Date(2026, 11, 23, 14, 20, 7, 311e6, time.Local), Event: node.EventClosed, Namespace: "default", Pod: "kuard", Port: 8080,
+		Client: "10.200.0.1", Sent: 78, Received: 5120, Seconds: .0124567, Result: "ok",
+	}
+	want := "14:20:07.311 default/kuard                            8080  10.200.0.1              78       5120 12.46ms    ok\n"
+	if got := forwardLine(r); got != want {
+		t.Errorf("got  %swant %s", got, want)
+	}
+	r.Client = "\x1b[2J"
+	want = "14:20:07.311 default/kuard                            8080  \"\\x1b[2J\"               78       5120 12.46ms    ok\n"
+	if got := forwardLine(r); got != want {
+		t.Errorf("got  %swant %s", got, want)
+	}
+}
+
+func TestPrintable(t *testing.T) {
+	for s, want := range map[string]string{
+		"":                     "-",
+		"10.0.0.1, 10.200.0.1": "10.0.0.1, 10.200.0.1",
+		"a\nb":                 `"a\nb"`,
+		"\u202egnp":            `"\u202egnp"`,
+		"\xff":                 `"\xff"`,
+		`"`:                    `"\""`,
+	} {
+		if got := printable(s); got != want {
+			t.Errorf("printable(%q) = %s, want %s", s, got, want)
+		}
+	}
+}
