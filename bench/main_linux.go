@@ -90,7 +90,7 @@ func (b *bench) run() error {
 		name    string
 		measure func(context.Context) error
 	}{{"bulk", b.bulk}, {"connect", b.connect}, {"idle", b.idleConnections}, {"kube", b.kube}, {"node", b.node}, {"chain", b.kubeChain}, {"soak", b.kubeSoak}} {
-		if part.name == "soak" && b.soak == 0 || part.name == "chain" && !b.cluster.given() {
+		if part.name == "soak" && b.soak == 0 || (part.name == "soak" || part.name == "chain") && !b.cluster.given() {
 			continue
 		}
 		if b.only != "" && !slices.Contains(strings.Split(b.only, ","), part.name) {

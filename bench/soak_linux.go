@@ -33,12 +33,12 @@ type footprint struct {
 func (b *bench) kubeSoak(ctx context.Context) error {
 	var fresh, used footprint
 	var began, ended int
-	err := b.soakClient(ctx, func(p *peer) (err error) { fresh, err = b.soakFor(p, soakWarm); return err }, &began)
+	err := b.soakClient(ctx, func(p *peer) (err error) { fresh, err = b.soakFor(ctx, p, soakWarm); return err }, &began)
 	if err != nil {
 		return err
 	}
 	start := time.Now()
-	err = b.soakClient(ctx, func(p *peer) (err error) { used, err = b.soakFor(p, b.soak); return err }, &ended)
+	err = b.soakClient(ctx, func(p *peer) (err error) { used, err = b.soakFor(ctx, p, b.soak); return err }, &ended)
 	if err != nil {
 		return err
 	}
@@ -78,13 +78,17 @@ func (b *bench) soakClient(ctx context.Context, measure func(*peer) error, gorou
 }
 
 // soakFor makes n connections and looks at the client once it had time to rest.
-func (b *bench) soakFor(p *peer, n int) (footprint, error) {
+func (b *bench) soakFor(ctx context.Context, p *peer, n int) (footprint, error) {
 	for range n / soakAtOnce {
 		if _, err := burst(p.dial, soakAtOnce); err != nil {
 			return footprint{}, err
 		}
 	}
-	time.Sleep(soakRest)
+	select {
+	case <-time.After(soakRest):
+	case <-ctx.Done():
+		return footprint{}, context.Cause(ctx)
+	}
 	pid := p.cmd.Process.Pid
 	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
 	return footprint{status(pid, "VmRSS"), len(open), status(pid, "Threads")}, err

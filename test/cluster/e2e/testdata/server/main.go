@@ -23,7 +23,9 @@ var taken atomic.Int64
 func main() {
 	switch {
 	case len(os.Args) > 1 && os.Args[1] == "idle": // where the ports are not the pod's own
-		select {}
+		for {
+			time.Sleep(time.Hour)
+		}
 	case len(os.Args) > 1: // what to say once
 		fmt.Println(os.Args[1])
 		return
