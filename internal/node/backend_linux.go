@@ -16,23 +16,14 @@ func newBackend(b Backend, log *slog.Logger) backend {
 	if b == Socat {
 		return socat{log: log}
 	}
-	return native{}
+	return &native{}
 }
 
 // native makes the socket inside the pod's namespace and connects from outside.
-type native struct{}
+type native struct{ entrances entrances }
 
-func (native) dial(ctx context.Context, s *sandbox, port uint16) (pipe.Conn, error) {
-	ns, err := s.place.open()
-	if err != nil {
-		return nil, err
-	}
-	defer ns.Close()
-	conn, err := ns.Dial(ctx, port)
-	if err != nil {
-		return nil, gone(err)
-	}
-	return conn, nil
+func (n *native) dial(ctx context.Context, s *sandbox, port uint16) (pipe.Conn, error) {
+	return n.entrances.dial(ctx, s.place, port)
 }
 
 // route is the Dialer to a sandbox, as far as the policy lets it.

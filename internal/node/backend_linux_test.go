@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -20,7 +21,7 @@ import (
 )
 
 // backends are both ways into pods.
-var backends = map[string]backend{"native": native{}, "socat": socat{log: quiet}}
+var backends = map[string]backend{"native": &native{}, "socat": socat{log: quiet}}
 
 // sandboxOf is a sandbox found by its path, as containerd gives it.
 func sandboxOf(pod *testenv.Pod) *sandbox {
@@ -146,6 +147,29 @@ func TestBackendsNamespaceUnmounted(t *testing.T) {
 	}
 }
 
+// Those who come at once share what they enter through, and nothing of it stays.
+func TestNativeBurst(t *testing.T) {
+	testenv.NoLeaks(t)
+	pod := testenv.NewPod(t)
+	port := testenv.Port(pod.Listen(t, "127.0.0.1:0"))
+	n := new(native)
+	var burst sync.WaitGroup
+	for range 200 {
+		burst.Go(func() {
+			conn, err := n.dial(t.Context(), sandboxOf(pod), port)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			conn.Close()
+		})
+	}
+	burst.Wait()
+	if left := len(n.entrances.all); left > 0 {
+		t.Errorf("%d namespaces are still open", left)
+	}
+}
+
 // The pod's reset is not an end. socat makes one of it, and exits with 0.
 func TestNativeReset(t *testing.T) {
 	testenv.NoLeaks(t)
@@ -154,7 +178,7 @@ func TestNativeReset(t *testing.T) {
 		_, _ = c.Read(make([]byte, 1))
 		_ = c.SetLinger(0)
 	})
-	conn, err := native{}.dial(t.Context(), sandboxOf(pod), port)
+	conn, err := new(native).dial(t.Context(), sandboxOf(pod), port)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -224,13 +224,13 @@ func TestMountElsewhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.path = "/run/netns/elsewhere"
-	conn, err := native{}.dial(t.Context(), &sandbox{place: p}, port)
+	conn, err := new(native).dial(t.Context(), &sandbox{place: p}, port)
 	if err != nil {
 		t.Fatal(err)
 	}
 	_ = conn.Close()
 	pod.Kill()
-	if _, err := (native{}).dial(t.Context(), &sandbox{place: p}, port); !errors.Is(err, portforward.ErrNoSandbox) || !errors.Is(err, netns.ErrNotExist) {
+	if _, err := new(native).dial(t.Context(), &sandbox{place: p}, port); !errors.Is(err, portforward.ErrNoSandbox) || !errors.Is(err, netns.ErrNotExist) {
 		t.Errorf("dial = %v, want ErrNoSandbox for the path", err)
 	}
 }

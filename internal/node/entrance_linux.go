@@ -1,0 +1,65 @@
+package node
+
+import (
+	"context"
+	"sync"
+
+	"porthole.dev/porthole/internal/netns"
+	"porthole.dev/porthole/internal/pipe"
+)
+
+// entrances are the namespaces that are being entered just now. Who comes to one
+// that is open shares it, and they go in one after the other: each through its own
+// would take a thread each on a busy machine. The last to leave closes it. The zero
+// value is ready to use.
+type entrances struct {
+	mu  sync.Mutex
+	all map[place]*entrance
+}
+
+type entrance struct {
+	open  func() (*netns.Namespace, error) // once, for all who share it
+	users int                              // guarded by entrances.mu
+}
+
+// dial connects to a port inside.
+func (e *entrances) dial(ctx context.Context, p place, port uint16) (pipe.Conn, error) {
+	at := e.join(p)
+	defer e.leave(p, at)
+	ns, err := at.open()
+	if err != nil {
+		return nil, err
+	}
+	conn, err := ns.Dial(ctx, port)
+	if err != nil {
+		return nil, gone(err)
+	}
+	return conn, nil
+}
+
+func (e *entrances) join(p place) *entrance {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	at := e.all[p]
+	if at == nil {
+		if e.all == nil {
+			e.all = map[place]*entrance{}
+		}
+		at = &entrance{open: sync.OnceValues(p.open)}
+		e.all[p] = at
+	}
+	at.users++
+	return at
+}
+
+func (e *entrances) leave(p place, at *entrance) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if at.users--; at.users > 0 {
+		return
+	}
+	delete(e.all, p)
+	if ns, err := at.open(); err == nil { // it has been, by who leaves
+		ns.Close()
+	}
+}
