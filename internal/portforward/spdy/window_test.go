@@ -34,6 +34,32 @@ func TestWindowGrows(t *testing.T) {
 	}
 }
 
+// A reader that the peer is ahead of does not need more.
+func TestWindowOfSlowReader(t *testing.T) {
+	b := &inbox{flows: true}
+	b.init(&chunkPool{}, initialWindow)
+	for range 20 {
+		for b.buffered < b.limit { // the peer uses its window up
+			b.commit(len(b.space(b.limit-b.buffered, func(bool) {})))
+		}
+		for credit := 0; credit == 0; {
+			credit = b.consume(min(4<<10, len(b.first())))
+		}
+	}
+	if b.limit != initialWindow {
+		t.Errorf("window is %d", b.limit)
+	}
+	for range 3 { // it has caught up
+		for b.buffered > 0 {
+			b.consume(len(b.first()))
+		}
+		b.commit(len(b.space(b.limit, func(bool) {})))
+	}
+	if b.limit <= initialWindow {
+		t.Errorf("window is %d", b.limit)
+	}
+}
+
 // All windows together grow by so much and no more.
 func TestWindowGrowthIsBounded(t *testing.T) {
 	pool := &chunkPool{}
