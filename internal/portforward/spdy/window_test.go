@@ -1,6 +1,7 @@
 package spdy
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"net/http"
@@ -169,5 +170,26 @@ func TestGone(t *testing.T) {
 	}
 	if _, err := io.ReadAll(peer); !errors.Is(err, ErrTunnel) {
 		t.Errorf("read: %v", err)
+	}
+}
+
+// A nudge is a frame that a peer of either library ignores.
+func TestNudge(t *testing.T) {
+	a, b := transports(t)
+	server := New(b, Config{Server: true, Nudge: true, PingInterval: 5 * time.Millisecond, PingTimeout: time.Millisecond})
+	defer server.Close()
+	var heard bytes.Buffer
+	c := New(struct {
+		io.Reader
+		io.Writer
+		io.Closer
+	}{io.TeeReader(a, &heard), a, a}, Config{})
+	within(t, 10*time.Second, "frames", func() bool { return c.heard.Load() > 5 })
+	c.Close()
+	if !bytes.HasPrefix(heard.Bytes(), unhex(t, "80030006 00000004 7fffffff")) {
+		t.Errorf("heard %x", heard.Bytes())
+	}
+	if got := server.heard.Load(); got > 1 { // GOAWAY
+		t.Errorf("%d answers", got)
 	}
 }
