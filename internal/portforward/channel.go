@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coder/websocket"
@@ -23,7 +24,7 @@ const (
 	// ASCII.
 	maxChannelPorts = 40
 	// goneCheck is how often a client is asked whether it is still there.
-	goneCheck = 500 * time.Millisecond
+	goneCheck = 250 * time.Millisecond
 	// goodbyeTime is how long ports have to take what came before their client
 	// closed the WebSocket.
 	goodbyeTime = 500 * time.Millisecond
@@ -63,6 +64,8 @@ type channels struct {
 	lines    []*channelLine
 
 	sending sync.Mutex
+	waiting atomic.Bool // a port has not taken yet what was received for it
+	nudging atomic.Bool
 }
 
 func (c *caller) newChannels(m *messages, conn net.Conn, name string, ports []uint16) *channels {
@@ -83,7 +86,7 @@ func (t *channels) run(life context.Context) {
 	defer cancel(nil)
 	context.AfterFunc(ctx, func() { t.messages.Close() })
 	var work sync.WaitGroup
-	work.Go(func() { t.watch(ctx, cancel) })
+	work.Go(func() { t.watch(ctx, cancel, &work) })
 	work.Go(func() { cancel(t.receive(ctx)) })
 	var connections sync.WaitGroup
 	for _, l := range t.lines {
@@ -102,8 +105,9 @@ func (t *channels) run(life context.Context) {
 }
 
 // watch ends the tunnel when its client has gone, which receiving does not notice
-// while a port takes nothing.
-func (t *channels) watch(ctx context.Context, cancel context.CancelCauseFunc) {
+// while a port takes nothing. Where the client's close is stuck behind octets that
+// nobody reads, its host answers what is sent to it with a reset.
+func (t *channels) watch(ctx context.Context, cancel context.CancelCauseFunc, work *sync.WaitGroup) {
 	tick := time.NewTicker(goneCheck)
 	defer tick.Stop()
 	for {
@@ -114,7 +118,21 @@ func (t *channels) watch(ctx context.Context, cancel context.CancelCauseFunc) {
 			if gone(t.conn) {
 				cancel(fmt.Errorf("%w: %w", ErrTunnel, io.ErrUnexpectedEOF))
 			}
+			if t.waiting.Load() && t.nudging.CompareAndSwap(false, true) {
+				work.Go(t.nudge)
+			}
 		}
+	}
+}
+
+// nudge writes a Pong that nobody asked for, which a client ignores (RFC 6455,
+// section 5.5.3); a Ping would make one answer that cannot write now either. If
+// something is being sent already there is no need.
+func (t *channels) nudge() {
+	defer t.nudging.Store(false)
+	if t.sending.TryLock() {
+		defer t.sending.Unlock()
+		_, _ = t.messages.out.Write([]byte{0x8a, 0})
 	}
 }
 
@@ -161,6 +179,8 @@ func (t *channels) receiveMessage() error {
 		_, err = io.Copy(io.Discard, r)
 		return err
 	}
+	t.waiting.Store(true)
+	defer t.waiting.Store(false)
 	return l.take(r)
 }
 

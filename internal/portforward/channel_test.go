@@ -185,7 +185,7 @@ func TestChannelsStalled(t *testing.T) {
 			for c.send(0, make([]byte, 1<<20)) == nil {
 			}
 		}()
-		time.Sleep(300 * time.Millisecond)
+		time.Sleep(time.Second)
 		c.ws.CloseNow()
 		within(t, 10*time.Second, "the end is told", func() bool { _, ended := n.told(); return len(ended) == 1 })
 	})

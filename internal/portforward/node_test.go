@@ -403,6 +403,23 @@ func TestNodeClientGoes(t *testing.T) {
 	}
 }
 
+// The same where nothing moves: the client's farewell is stuck behind what nobody
+// reads, and shows only because the Server writes to it.
+func TestNodeClientGoesFromDeafPort(t *testing.T) {
+	forms(t, func(t *testing.T, form func(*Client)) {
+		t.Parallel()
+		stuck := make(chan struct{})
+		port := listen(t, func(*net.TCPConn) { <-stuck })
+		t.Cleanup(func() { close(stuck) })
+		n := newNode(t)
+		conn := reach(t, n.client(t, form), port)
+		go conn.Write(make([]byte, 256<<20))
+		time.Sleep(time.Second)
+		tunnelOf(conn).conn.Close()
+		within(t, 10*time.Second, "the end is told", func() bool { _, ended := n.told(); return len(ended) == 1 })
+	})
+}
+
 // Close ends what is there, and takes nothing more.
 func TestNodeClose(t *testing.T) {
 	port := listen(t, func(conn *net.TCPConn) { io.Copy(io.Discard, conn) })

@@ -11,9 +11,9 @@ import (
 )
 
 const (
-	// serverPing is how often a stock client is pinged. Its answer means nothing,
-	// for with a stalled stream it does not answer; but writing to a client that
-	// is gone makes the proxies on the way find out.
+	// serverPing is how often a frame goes to a stock client. An answer would mean
+	// nothing, for with a stalled stream it does not answer; but writing to a
+	// client that is gone makes the proxies on the way find out.
 	serverPing = 30 * time.Second
 	// aliveTime is how long an end of ours, which always answers, may be silent.
 	// A network that comes back sooner finds its connections alive.
@@ -42,10 +42,12 @@ type session struct {
 // newSession begins to serve a tunnel over transport, which carries conn.
 func (c *caller) newSession(transport io.ReadWriteCloser, conn net.Conn, name string) *session {
 	s := &session{caller: c, protocol: protocol, born: time.Now()}
-	cfg := spdy.Config{Server: true, PingInterval: serverPing, Gone: func() bool { return gone(conn) }}
+	cfg := spdy.Config{Server: true, Gone: func() bool { return gone(conn) }}
 	if isV1(name) {
 		s.protocol = protocolV1
 		cfg.FlowControl, cfg.PingInterval, cfg.PingTimeout = true, aliveTime, aliveTime
+	} else {
+		cfg.Nudge, cfg.PingInterval = true, serverPing
 	}
 	s.conn = spdy.New(transport, cfg)
 	return s

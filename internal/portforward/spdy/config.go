@@ -39,9 +39,16 @@ type Config struct {
 	// peer with one stalled stream may stop answering although it lives.
 	PingTimeout time.Duration
 
+	// Nudge makes pings that want no answer: what they are for is to be written,
+	// by which the way to the peer finds out that it is gone. A stock client
+	// handles frames with few workers, and each PING that it cannot answer, for a
+	// stalled stream of its own, holds up one of them. PingTimeout means nothing.
+	Nudge bool
+
 	// Gone, if set, says whether the transport has lost its peer, although there
-	// may be octets left to read. It is asked every half second while the tunnel
-	// reads nothing because a stream's buffer is full; true ends the tunnel.
+	// may be octets left to read. It is asked four times a second while the tunnel
+	// reads nothing because a stream's buffer is full, and a frame written each
+	// time so that it can know; true ends the tunnel.
 	Gone func() bool
 }
 
@@ -56,7 +63,16 @@ func (cfg Config) withDefaults() Config {
 	if cfg.FlowControl {
 		cfg.ReceiveBuffer = max(cfg.ReceiveBuffer, initialWindow)
 	}
+	if cfg.Nudge {
+		cfg.PingTimeout = 0
+	}
 	return cfg
+}
+
+// nudge is a PING that the peer must ignore: the answer to one that it will not have
+// sent (section 2.6.5).
+func (cfg Config) nudge() control {
+	return control{kind: kindPing, value: maxStreamID - cfg.firstID()&1}
 }
 
 // firstID is the first stream or ping id of this end; the peer has the other

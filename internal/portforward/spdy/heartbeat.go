@@ -73,6 +73,10 @@ func (b *heartbeat) step() (alive bool) {
 // ping sends the next ping. One that finds no room among all that the peer has
 // left unread would tell it nothing.
 func (b *heartbeat) ping() {
+	if b.conn.cfg.Nudge {
+		_ = b.conn.send.control(b.conn.cfg.nudge())
+		return
+	}
 	b.id += 2
 	b.heard = b.conn.heard.Load()
 	_ = b.conn.send.control(control{kind: kindPing, value: b.id})

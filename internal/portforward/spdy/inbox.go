@@ -188,7 +188,7 @@ func (b *inbox) consume(n int) (credit int) {
 		return 0
 	}
 	credit, b.unacked = b.unacked, 0
-	if b.flows && b.buffered <= b.limit/2 {
+	if b.flows && b.buffered < b.limit/4 {
 		credit += b.grow()
 	}
 	b.window += credit

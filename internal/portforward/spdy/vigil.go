@@ -8,11 +8,15 @@ import (
 
 // vigilPause is how often a transport that is not being read is asked whether its
 // peer is still there.
-const vigilPause = 500 * time.Millisecond
+const vigilPause = 250 * time.Millisecond
 
 // vigil watches over the transport while the read loop waits for a stream's reader:
 // an end of the transport would otherwise show only after the wait. It needs no
 // goroutine, and no timer while the read loop reads.
+//
+// A peer's close that has octets before it which find no room here does not even
+// arrive (RFC 9293, section 3.10.4). But its host answers what is sent to it now with
+// a reset, so that each look is followed by a frame.
 type vigil struct {
 	mu      sync.Mutex
 	timer   *time.Timer // nil before the first wait
@@ -45,6 +49,8 @@ func (v *vigil) look(c *Conn) {
 	defer v.mu.Unlock()
 	v.running = c.readStall.Load() != 0 && !v.over
 	if v.running {
+		// No room for it means that there is more than enough under way.
+		_ = c.send.control(c.cfg.nudge())
 		v.timer.Reset(vigilPause)
 	}
 }

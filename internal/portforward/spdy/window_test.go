@@ -1,6 +1,7 @@
 package spdy
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"net/http"
@@ -13,7 +14,7 @@ import (
 func TestWindowGrows(t *testing.T) {
 	client, server := tunnel(t, Config{FlowControl: true, ReceiveBuffer: initialWindow})
 	a, b := pair(t, client, server)
-	for range 1000 { // one window after the other, read to its end
+	for range 200 { // one window after the other, read to its end
 		mustWrite(t, a, strings.Repeat("x", initialWindow/2))
 		io.ReadFull(b, make([]byte, initialWindow/2))
 	}
@@ -31,6 +32,32 @@ func TestWindowGrows(t *testing.T) {
 	b.Close()
 	if got := server.chunks.growth.Load(); got != 0 {
 		t.Errorf("growth is %d at the end", got)
+	}
+}
+
+// A reader that the peer is ahead of does not need more.
+func TestWindowOfSlowReader(t *testing.T) {
+	b := &inbox{flows: true}
+	b.init(&chunkPool{}, initialWindow)
+	for range 20 {
+		for b.buffered < b.limit { // the peer uses its window up
+			b.commit(len(b.space(b.limit-b.buffered, func(bool) {})))
+		}
+		for credit := 0; credit == 0; {
+			credit = b.consume(min(4<<10, len(b.first())))
+		}
+	}
+	if b.limit != initialWindow {
+		t.Errorf("window is %d", b.limit)
+	}
+	for range 3 { // it has caught up
+		for b.buffered > 0 {
+			b.consume(len(b.first()))
+		}
+		b.commit(len(b.space(b.limit, func(bool) {})))
+	}
+	if b.limit <= initialWindow {
+		t.Errorf("window is %d", b.limit)
 	}
 }
 
@@ -143,5 +170,26 @@ func TestGone(t *testing.T) {
 	}
 	if _, err := io.ReadAll(peer); !errors.Is(err, ErrTunnel) {
 		t.Errorf("read: %v", err)
+	}
+}
+
+// A nudge is a frame that a peer of either library ignores.
+func TestNudge(t *testing.T) {
+	a, b := transports(t)
+	server := New(b, Config{Server: true, Nudge: true, PingInterval: 5 * time.Millisecond, PingTimeout: time.Millisecond})
+	defer server.Close()
+	var heard bytes.Buffer
+	c := New(struct {
+		io.Reader
+		io.Writer
+		io.Closer
+	}{io.TeeReader(a, &heard), a, a}, Config{})
+	within(t, 10*time.Second, "frames", func() bool { return c.heard.Load() > 5 })
+	c.Close()
+	if !bytes.HasPrefix(heard.Bytes(), unhex(t, "80030006 00000004 7fffffff")) {
+		t.Errorf("heard %x", heard.Bytes())
+	}
+	if got := server.heard.Load(); got > 1 { // GOAWAY
+		t.Errorf("%d answers", got)
 	}
 }
