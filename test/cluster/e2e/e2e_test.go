@@ -112,9 +112,11 @@ func look() error {
 	return nil
 }
 
-// pods is a pod's specification with the server in it, as JSON.
+// pods is a pod's specification with the server in it, as JSON. Without the probe it would be ready as soon as the
+// server's process is there, which need not listen yet.
 const pods = `{terminationGracePeriodSeconds: 1, automountServiceAccountToken: false, containers: [{
 	name: server, image: "` + serverImage + `", imagePullPolicy: Never,
+	startupProbe: {exec: {command: [/server, listens]}, periodSeconds: 1, timeoutSeconds: 10, failureThreshold: 60},
 	ports: [{name: http, containerPort: 8080}, {name: more, containerPort: 9090}, {name: dns, containerPort: 5353, protocol: UDP}]}]}`
 
 // workload is a manifest of something with pods, and spec what stands before its selector.

@@ -22,11 +22,14 @@ var taken atomic.Int64
 
 func main() {
 	switch {
-	case len(os.Args) > 1 && os.Args[1] == "idle": // where the ports are not the pod's own
+	case len(os.Args) < 2:
+	case os.Args[1] == "listens":
+		listens()
+	case os.Args[1] == "idle": // where the ports are not the pod's own
 		for {
 			time.Sleep(time.Hour)
 		}
-	case len(os.Args) > 1: // what to say once
+	default: // what to say once
 		fmt.Println(os.Args[1])
 		return
 	}
@@ -39,6 +42,16 @@ func main() {
 		go accept(l)
 	}
 	select {}
+}
+
+// listens ends with status 0 when another process of this program serves.
+func listens() {
+	c, err := net.Dial("tcp", "127.0.0.1:9090") // the last that it opens
+	if err != nil {
+		log.Fatal(err)
+	}
+	c.Close()
+	os.Exit(0)
 }
 
 func accept(l net.Listener) {
