@@ -109,7 +109,7 @@ func (n *nodeSide) backends(ctx context.Context) error {
 			if err != nil {
 				return nil, err
 			}
-			return c.(*portforward.Conn), nil
+			return c.(net.Conn), nil
 		})
 	}
 	times, err := n.alternate(dials, func(d dialer) (float64, error) { return connectP50(d, 50) })
