@@ -83,7 +83,8 @@ func (o *opener) openKubernetes(ctx context.Context, s spec) (*opened, error) {
 	r := kubeRoute{&kube.Route{
 		Cluster: cluster, Target: s.Target, Pin: s.Pin || o.options.pin,
 		Wait: o.options.wait, PodRunningTimeout: o.options.podRunning,
-		MaxTunnels: o.options.maxTunnels, SPDYOnly: kube.SPDYOnly(), Events: events,
+		MaxTunnels: o.options.maxTunnels, SPDYOnly: kube.SPDYOnly(), KeepWebSocket: kube.KeepWebSocket(),
+		Events: events,
 	}}
 	if err := r.Open(ctx); err != nil {
 		return nil, kubectlWords(err)

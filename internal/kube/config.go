@@ -59,6 +59,11 @@ func SPDYOnly() bool {
 	return strings.EqualFold(os.Getenv("KUBECTL_PORT_FORWARD_WEBSOCKETS"), "false")
 }
 
+// KeepWebSocket reports whether the same variable asks for WebSockets.
+func KeepWebSocket() bool {
+	return strings.EqualFold(os.Getenv("KUBECTL_PORT_FORWARD_WEBSOCKETS"), "true")
+}
+
 // load reads the files. Errors: ErrNoConfig, *ContextError.
 func (c *Config) load() (config *rest.Config, namespace string, err error) {
 	overrides := c.Overrides

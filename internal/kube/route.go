@@ -39,9 +39,10 @@ type Route struct {
 	// Pin has all connections stay with one pod for as long as it is there,
 	// ready or not, a service's too.
 	Pin bool
-	// MaxTunnels and SPDYOnly are portforward.Client's, for each pod.
-	MaxTunnels int
-	SPDYOnly   bool
+	// MaxTunnels, SPDYOnly and KeepWebSocket are portforward.Client's, for each pod.
+	MaxTunnels    int
+	SPDYOnly      bool
+	KeepWebSocket bool
 	// Events is told what becomes of the route, one call at a time, until
 	// Close returns. nil is for nobody.
 	Events func(Event)
@@ -146,11 +147,12 @@ func (r *Route) Close() error {
 // client makes what connects to one pod.
 func (r *Route) client(pod string) *portforward.Client {
 	return &portforward.Client{
-		URL:        r.Cluster.portForwardURL(r.Namespace, pod),
-		Transport:  r.Cluster.tunnels,
-		SPDYOnly:   r.SPDYOnly,
-		MaxTunnels: r.MaxTunnels,
-		Log:        r.Log.With("pod", pod),
+		URL:           r.Cluster.portForwardURL(r.Namespace, pod),
+		Transport:     r.Cluster.tunnels,
+		SPDYOnly:      r.SPDYOnly,
+		KeepWebSocket: r.KeepWebSocket,
+		MaxTunnels:    r.MaxTunnels,
+		Log:           r.Log.With("pod", pod),
 	}
 }
 

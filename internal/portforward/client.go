@@ -36,6 +36,9 @@ type Client struct {
 	Transport http.RoundTripper
 	// SPDYOnly leaves out the WebSocket, which is otherwise tried first.
 	SPDYOnly bool
+	// KeepWebSocket stays with a WebSocket that works. Otherwise, where the server
+	// speaks porthole.v1, SPDY without one is tried next, and taken if it works.
+	KeepWebSocket bool
 	// MaxTunnels is how many tunnels may exist at once; 0 means 64. Beyond
 	// it connections share.
 	MaxTunnels int
@@ -50,9 +53,10 @@ type Client struct {
 	// nobody.
 	Log *slog.Logger
 
-	fellBack atomic.Bool // a WebSocket was refused where SPDY was not
-	once     sync.Once
-	tunnels  pool
+	spdyWorks atomic.Bool // and a WebSocket does not, or is no use
+	spdyFails atomic.Bool // where a WebSocket works
+	once      sync.Once
+	tunnels   pool
 }
 
 const (

@@ -45,9 +45,11 @@ type node struct {
 	Server
 	Offers Offer         // for all
 	writes *atomic.Int64 // counts the writes to clients, if set
+	refuse string        // a method of requests to refuse
 	http   *httptest.Server
 
 	mu     sync.Mutex
+	asked  []string // methods of the requests that came
 	events []Event
 	done   int
 	conns  []net.Conn // that were accepted
@@ -85,6 +87,13 @@ func newNode(t testing.TB, edit ...func(*node)) *node {
 }
 
 func (n *node) serve(w http.ResponseWriter, r *http.Request) {
+	n.mu.Lock()
+	n.asked = append(n.asked, r.Method)
+	n.mu.Unlock()
+	if r.Method == n.refuse {
+		http.Error(w, "not this way", http.StatusForbidden)
+		return
+	}
 	if r.URL.Path == "/pod" {
 		path, err := n.Offer(n.Offers)
 		if err != nil {

@@ -200,11 +200,12 @@ func newClient(t testing.TB, u *url.URL, edit ...func(*Client)) *Client {
 	return c
 }
 
-func spdyOnly(c *Client) { c.SPDYOnly = true }
+func spdyOnly(c *Client)      { c.SPDYOnly = true }
+func keepWebSocket(c *Client) { c.KeepWebSocket = true }
 
 // ways runs a test through a WebSocket and through SPDY's upgrade.
 func ways(t *testing.T, test func(t *testing.T, way func(*Client))) {
-	t.Run("websocket", func(t *testing.T) { test(t, func(*Client) {}) })
+	t.Run("websocket", func(t *testing.T) { test(t, keepWebSocket) })
 	t.Run("spdy", func(t *testing.T) { test(t, spdyOnly) })
 }
 

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"time"
 )
 
 const (
@@ -15,6 +16,10 @@ const (
 	// kept when it is not a Kubernetes Status.
 	maxBody    = 64 << 10
 	maxMessage = 4 << 10
+
+	// unwrapTime is how long SPDY may take where a WebSocket has just worked.
+	// What stands in its way may swallow it without an answer.
+	unwrapTime = 3 * time.Second
 )
 
 // upgraded is a tunnel's byte stream.
@@ -31,21 +36,46 @@ type upgraded struct {
 // it: a 403 may be about the GET alone, since RBAC knows it as another verb than
 // the POST, and old servers and proxies answer what they like. What is not an
 // answer would not be another by POST.
+//
+// Between two ends of ours the WebSocket is left again if SPDY gets through, which
+// costs everybody on the way less.
 func (c *Client) upgrade(ctx context.Context) (u upgraded, via string, err error) {
-	if c.SPDYOnly || c.fellBack.Load() {
+	if c.SPDYOnly || c.spdyWorks.Load() {
 		u, err := c.upgradeSPDY(ctx)
 		return u, "spdy", err
 	}
 	u, err = c.upgradeWebSocket(ctx)
-	if err == nil || !refused(err) {
+	switch {
+	case err == nil && isV1(u.protocol) && !c.KeepWebSocket && !c.spdyFails.Load():
+		u, via = c.unwrap(ctx, u)
+		return u, via, nil
+	case err == nil || !refused(err):
 		return u, "websocket", err
 	}
 	c.tunnels.log.Debug("websocket refused, trying spdy", "err", err)
 	u, err = c.upgradeSPDY(ctx)
 	if err == nil {
-		c.fellBack.Store(true)
+		c.spdyWorks.Store(true)
 	}
 	return u, "spdy", err
+}
+
+// unwrap exchanges a WebSocket for SPDY, if that gets through in time.
+func (c *Client) unwrap(ctx context.Context, ws upgraded) (upgraded, string) {
+	ctx, cancel := context.WithTimeout(ctx, unwrapTime)
+	defer cancel()
+	u, err := c.upgradeSPDY(ctx)
+	if err == nil && isV1(u.protocol) {
+		ws.Close()
+		c.spdyWorks.Store(true)
+		return u, "spdy"
+	}
+	c.tunnels.log.Debug("staying with websocket", "err", err)
+	if err == nil {
+		u.Close()
+	}
+	c.spdyFails.Store(true)
+	return ws, "websocket"
 }
 
 // refused says whether err is an answer of the server.

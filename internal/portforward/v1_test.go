@@ -134,6 +134,37 @@ func TestV1Unsupported(t *testing.T) {
 	exchangeWith(t, c, port, 10)
 }
 
+// Between two ends of ours a WebSocket is only what there is where SPDY does not get through.
+func TestV1Unwrap(t *testing.T) {
+	for refuse, want := range map[string]struct{ via, asked string }{
+		"":     {"spdy spdy", "GET POST POST"},
+		"POST": {"websocket websocket", "GET POST GET"},
+		"GET":  {"spdy spdy", "GET POST POST"},
+	} {
+		n := newNode(t, func(n *node) { n.refuse = refuse })
+		c := n.client(t)
+		c.init()
+		var ways []string
+		for range 2 {
+			u, via, err := c.upgrade(t.Context())
+			if err != nil {
+				t.Fatalf("without %q: %v", refuse, err)
+			}
+			if !isV1(u.protocol) {
+				t.Errorf("without %q: protocol is %s", refuse, u.protocol)
+			}
+			u.Close()
+			ways = append(ways, via)
+		}
+		n.mu.Lock()
+		asked := strings.Join(n.asked, " ")
+		n.mu.Unlock()
+		if via := strings.Join(ways, " "); via != want.via || asked != want.asked {
+			t.Errorf("without %q: %s by %s, want %s by %s", refuse, via, asked, want.via, want.asked)
+		}
+	}
+}
+
 // One tunnel is enough for a burst, and nothing is opened ahead.
 func TestV1OneTunnel(t *testing.T) {
 	ways(t, func(t *testing.T, way func(*Client)) {
@@ -157,7 +188,7 @@ func TestV1OneTunnel(t *testing.T) {
 // Beyond what a tunnel carries there is another.
 func TestV1TunnelIsFull(t *testing.T) {
 	n := newNode(t)
-	c := n.client(t)
+	c := n.client(t, keepWebSocket)
 	exchangeWith(t, c, listen(t, echoing), 10)
 	c.tunnels.mu.Lock()
 	full := c.tunnels.tunnels[0]
@@ -174,7 +205,7 @@ func TestV1TunnelIsFull(t *testing.T) {
 // Readers and ports that stand still hold up themselves only.
 func TestV1StalledAmongMany(t *testing.T) {
 	n := newNode(t)
-	c := n.client(t)
+	c := n.client(t, keepWebSocket)
 	flood := listen(t, func(conn *net.TCPConn) { io.Copy(conn, endless{}) })
 	stuck := make(chan struct{})
 	deaf := listen(t, func(*net.TCPConn) { <-stuck })
