@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -18,9 +19,9 @@ const traceForwardLong = `Show the forwards of this host's porthole node as they
 port, for whom, how much went which way, for how long, and how they ended.
 
 CLIENT is what the requests say of where they come from, as far as the API server
-passes it on. RESULT is ok, refused, reset, denied, no_sandbox, timeout, lost (the
-client went away) or failed. With -o json there is an object for each beginning
-and end, with more in it.`
+passes it on: of several addresses the first. RESULT is ok, refused, reset,
+denied, no_sandbox, timeout, lost (the client went away) or failed. With -o json
+there is an object for each beginning and end, with more in it.`
 
 func newTraceForward() *cobra.Command {
 	events, output := node.DefaultEvents, "text"
@@ -66,8 +67,15 @@ func traceForwardText(ctx context.Context, events string, out, errs io.Writer) e
 func forwardLine(r node.Record) string {
 	duration := time.Duration(r.Seconds * float64(time.Second))
 	return fmt.Sprintf(forwardColumns, r.Time.Local().Format("15:04:05.000"), printable(r.Namespace+"/"+r.Pod),
-		strconv.Itoa(int(r.Port)), printable(r.Client), strconv.FormatInt(r.Sent, 10), strconv.FormatInt(r.Received, 10),
+		strconv.Itoa(int(r.Port)), printable(origin(r.Client)), strconv.FormatInt(r.Sent, 10), strconv.FormatInt(r.Received, 10),
 		rounded(duration).String(), r.Result)
+}
+
+// origin is the first address of a client's X-Forwarded-For. The proxies behind it
+// have no room in a column.
+func origin(client string) string {
+	first, _, _ := strings.Cut(client, ",")
+	return strings.TrimSpace(first)
 }
 
 // rounded leaves three or four digits of a duration, and nothing below microseconds.

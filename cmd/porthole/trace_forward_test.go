@@ -10,16 +10,24 @@ import (
 func TestForwardLine(t *testing.T) {
 	r := node.Record{
 		Time: time.Date(2026, 11, 23, 14, 20, 7, 311e6, time.Local), Event: node.EventClosed, Namespace: "default", Pod: "kuard", Port: 8080,
-		Client: "10.200.0.1", Sent: 78, Received: 5120, Seconds: .0124567, Result: "ok",
+		Sent: 78, Received: 5120, Seconds: .0124567, Result: "ok",
 	}
-	want := "14:20:07.311 default/kuard                            8080  10.200.0.1              78       5120 12.46ms    ok\n"
-	if got := forwardLine(r); got != want {
-		t.Errorf("got  %swant %s", got, want)
-	}
-	r.Client = "\x1b[2J"
-	want = "14:20:07.311 default/kuard                            8080  \"\\x1b[2J\"               78       5120 12.46ms    ok\n"
-	if got := forwardLine(r); got != want {
-		t.Errorf("got  %swant %s", got, want)
+	for client, column := range map[string]string{
+		"10.200.0.1":                       "10.200.0.1     ",
+		"10.200.0.1, 10.200.0.1":           "10.200.0.1     ",
+		"192.0.2.7,10.200.0.1, 10.200.0.1": "192.0.2.7      ",
+		"2001:db8::7, 10.200.0.1":          "2001:db8::7    ",
+		" 192.0.2.7 , 10.200.0.1":          "192.0.2.7      ",
+		"":                                 "-              ",
+		", 10.200.0.1":                     "-              ",
+		"\x1b[2J":                          `"\x1b[2J"      `,
+		"\x1b[2J, 10.200.0.1":              `"\x1b[2J"      `,
+	} {
+		r.Client = client
+		want := "14:20:07.311 default/kuard                            8080  " + column + "         78       5120 12.46ms    ok\n"
+		if got := forwardLine(r); got != want {
+			t.Errorf("client %q:\ngot  %swant %s", client, got, want)
+		}
 	}
 }
 
