@@ -1,14 +1,18 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -22,6 +26,9 @@ type nodeSide struct {
 	containerd string // path of its socket
 	clients    []client
 }
+
+// nodeMetrics is where the node that is measured counts its goroutines.
+const nodeMetrics = "127.0.0.1:29754"
 
 // client is a forwarder whose tunnels lead through one of the runtimes.
 type client struct {
@@ -50,7 +57,7 @@ func (b *bench) node(ctx context.Context) error {
 	}
 	defer n.close(context.WithoutCancel(ctx))
 	for _, measure := range []func(context.Context) error{
-		n.connects, n.bursts, n.transfers, n.stall, n.threads, n.calls, n.backends, n.answers,
+		n.connects, n.bursts, n.transfers, n.stall, n.threads, n.calls, n.backends, n.answers, n.soaked,
 	} {
 		if err := measure(ctx); err != nil {
 			return err
@@ -69,7 +76,7 @@ func (b *bench) startNodeSide(ctx context.Context) (n *nodeSide, err error) {
 	if n.dir, err = os.MkdirTemp("", "porthole-bench-"); err != nil {
 		return n, err
 	}
-	if n.node, err = n.startNode(ctx, n.ours()); err != nil {
+	if n.node, err = n.startNode(ctx, n.ours(), "--metrics-address", nodeMetrics); err != nil {
 		return n, err
 	}
 	between := filepath.Join(n.dir, "switch.sock")
@@ -322,6 +329,45 @@ func (n *nodeSide) threads(ctx context.Context) error {
 	more := status(n.node.Process.Pid, "Threads") - before
 	n.add(row{"node: threads more with 1,000 live connections", fmt.Sprint(more), fmt.Sprintf("%d (idle)", before), "-", "at most 20", more <= 20})
 	return nil
+}
+
+// soaked has the node carry many connections, if asked to, and compares what it
+// holds afterwards with what it held before.
+func (n *nodeSide) soaked(ctx context.Context) error {
+	if n.soak == 0 {
+		return nil
+	}
+	c := n.clients[bothEnds]
+	if err := n.lead(ctx, c.runtime); err != nil {
+		return err
+	}
+	var prints [2]footprint
+	for i, connections := range []int{soakWarm, n.soak} {
+		var err error
+		if prints[i], err = soakFor(c.peer.dial, n.node.Process.Pid, connections); err == nil {
+			prints[i].goroutines, err = goroutines(nodeMetrics)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	n.addSoak("node", prints[0], prints[1])
+	return nil
+}
+
+// goroutines are those that a Go program counts among its Prometheus metrics.
+func goroutines(address string) (n int, err error) {
+	resp, err := http.Get("http://" + address + "/metrics")
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
+		if value, ok := strings.CutPrefix(lines.Text(), "go_goroutines "); ok {
+			return strconv.Atoi(value)
+		}
+	}
+	return 0, errors.New("no go_goroutines among the metrics of " + address)
 }
 
 // answers counts what comes back of uploads and half-closed conversations.

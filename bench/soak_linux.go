@@ -22,9 +22,9 @@ const (
 	soakRest = 75 * time.Second
 )
 
-// footprint is what a client holds.
+// footprint is what a process holds.
 type footprint struct {
-	rss, descriptors, threads int
+	rss, descriptors, threads, goroutines int
 }
 
 // kubeSoak has one client carry many connections, and compares what it holds
@@ -33,30 +33,36 @@ type footprint struct {
 func (b *bench) kubeSoak(ctx context.Context) error {
 	var fresh, used footprint
 	var began, ended int
-	err := b.soakClient(ctx, func(p *peer) (err error) { fresh, err = b.soakFor(ctx, p, soakWarm); return err }, &began)
+	err := b.soakClient(ctx, func(p *peer) (err error) { fresh, err = soakFor(p.dial, p.cmd.Process.Pid, soakWarm); return err }, &began)
 	if err != nil {
 		return err
 	}
 	start := time.Now()
-	err = b.soakClient(ctx, func(p *peer) (err error) { used, err = b.soakFor(ctx, p, b.soak); return err }, &ended)
+	err = b.soakClient(ctx, func(p *peer) (err error) { used, err = soakFor(p.dial, p.cmd.Process.Pid, b.soak); return err }, &ended)
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(os.Stderr, "soak: %d connections in %v\n", b.soak, (time.Since(start) - soakRest).Round(time.Second))
+	fresh.goroutines, used.goroutines = began, ended
+	b.addSoak("kube", fresh, used)
+	return nil
+}
+
+// addSoak adds the rows of a soak.
+func (b *bench) addSoak(part string, before, after footprint) {
 	for _, each := range []struct {
 		what          string
 		before, after int
 		ok            bool
 	}{
-		{"memory, MiB", fresh.rss >> 10, used.rss >> 10, used.rss < fresh.rss*5/4},
-		{"descriptors", fresh.descriptors, used.descriptors, used.descriptors <= fresh.descriptors+2},
-		{"threads", fresh.threads, used.threads, used.threads <= fresh.threads+4},
-		{"goroutines", began, ended, ended <= began+2},
+		{"memory, MiB", before.rss >> 10, after.rss >> 10, after.rss < before.rss*5/4},
+		{"descriptors", before.descriptors, after.descriptors, after.descriptors <= before.descriptors+2},
+		{"threads", before.threads, after.threads, after.threads <= before.threads+4},
+		{"goroutines", before.goroutines, after.goroutines, after.goroutines <= before.goroutines+2},
 	} {
-		b.add(row{fmt.Sprintf("kube: a minute after %d connections: %s", b.soak, each.what), strconv.Itoa(each.after),
+		b.add(row{fmt.Sprintf("%s: a minute after %d connections: %s", part, b.soak, each.what), strconv.Itoa(each.after),
 			fmt.Sprintf("%d (after %d)", each.before, soakWarm), fmt.Sprintf("%.2f", float64(each.after)/float64(each.before)), "flat", each.ok})
 	}
-	return nil
 }
 
 // soakClient starts porthole for one measurement and ends it with a trace of its
@@ -77,19 +83,14 @@ func (b *bench) soakClient(ctx context.Context, measure func(*peer) error, gorou
 	return err
 }
 
-// soakFor makes n connections and looks at the client once it had time to rest.
-func (b *bench) soakFor(ctx context.Context, p *peer, n int) (footprint, error) {
+// soakFor makes n connections and looks at a process once it had time to rest.
+func soakFor(dial dialer, pid, n int) (footprint, error) {
 	for range n / soakAtOnce {
-		if _, err := burst(p.dial, soakAtOnce); err != nil {
+		if _, err := burst(dial, soakAtOnce); err != nil {
 			return footprint{}, err
 		}
 	}
-	select {
-	case <-time.After(soakRest):
-	case <-ctx.Done():
-		return footprint{}, context.Cause(ctx)
-	}
-	pid := p.cmd.Process.Pid
+	time.Sleep(soakRest)
 	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
-	return footprint{status(pid, "VmRSS"), len(open), status(pid, "Threads")}, err
+	return footprint{rss: status(pid, "VmRSS"), descriptors: len(open), threads: status(pid, "Threads")}, err
 }
