@@ -177,11 +177,12 @@ func (c *cluster) client(t testing.TB, edit ...func(*ours.Client)) *ours.Client 
 	return client
 }
 
-func spdyOnly(c *ours.Client) { c.SPDYOnly = true }
+func spdyOnly(c *ours.Client)      { c.SPDYOnly = true }
+func keepWebSocket(c *ours.Client) { c.KeepWebSocket = true }
 
 // ways runs a test through a WebSocket and through SPDY's upgrade.
 func ways(t *testing.T, test func(t *testing.T, way func(*ours.Client))) {
-	t.Run("websocket", func(t *testing.T) { test(t, func(*ours.Client) {}) })
+	t.Run("websocket", func(t *testing.T) { test(t, keepWebSocket) })
 	t.Run("spdy", func(t *testing.T) { test(t, spdyOnly) })
 }
 
