@@ -212,6 +212,9 @@ func TestClose(t *testing.T) {
 		client, server := tunnel(t, cfg)
 		a, b := pair(t, client, server)
 		last, complete := pair(t, client, server)
+		// Whatever is still on its way to a socket that is closed resets it.
+		mustWrite(t, complete, "first")
+		mustRead(t, last, "first")
 		failed := make(chan error, 2)
 		go func() { _, err := a.Read(make([]byte, 1)); failed <- err }()
 		go func() { _, err := b.Read(make([]byte, 1)); failed <- err }()
