@@ -83,7 +83,7 @@ func TestKilledWhileStarting(t *testing.T) {
 // wantNobodyIn checks the process that the record names, if it names one.
 func wantNobodyIn(t *testing.T, cfg Config) {
 	t.Helper()
-	l, err := tryLock(cfg.StateDir)
+	l, err := lockState(cfg.StateDir)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -29,20 +30,43 @@ type stateLock struct {
 	file *os.File
 }
 
+// lockGrace is how long a demo that was killed may hold on to its lock: as long as a
+// child of its that was just forked takes to execute its program.
+const lockGrace = 2 * time.Second
+
 // lockState takes the lock, or fails with [ErrRunning].
 func lockState(dir string) (*stateLock, error) {
-	for {
+	for end := time.Now().Add(lockGrace); ; {
 		l, err := tryLock(dir)
-		if err != nil {
+		var holder *runningError
+		switch {
+		case errors.As(err, &holder) && !holder.lives() && time.Now().Before(end):
+			time.Sleep(10 * time.Millisecond)
+		case err != nil:
 			return nil, err
-		}
-		if l.current() {
+		case l.current():
 			return l, nil
+		default:
+			// Its holder removed the file between open and lock.
+			l.file.Close()
 		}
-		// Its holder removed the file between open and lock.
-		l.file.Close()
 	}
 }
+
+// runningError is an ErrRunning that knows which process runs; 0 if nobody has
+// written it down yet.
+type runningError struct{ pid int }
+
+func (e *runningError) Error() string {
+	if e.pid == 0 {
+		return ErrRunning.Error()
+	}
+	return fmt.Sprintf("%v: process %d", ErrRunning, e.pid)
+}
+
+func (e *runningError) Unwrap() error { return ErrRunning }
+
+func (e *runningError) lives() bool { return e.pid != 0 && identify(e.pid).Start != 0 }
 
 func tryLock(dir string) (*stateLock, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -61,10 +85,8 @@ func tryLock(dir string) (*stateLock, error) {
 	if !errors.Is(err, unix.EWOULDBLOCK) {
 		return nil, fmt.Errorf("lock %s: %w", file.Name(), err)
 	}
-	if r, err := l.read(); err == nil && r.PID != 0 {
-		return nil, fmt.Errorf("%w: process %d", ErrRunning, r.PID)
-	}
-	return nil, ErrRunning
+	r, _ := l.read() // whose it is may not be written yet
+	return nil, &runningError{r.PID}
 }
 
 // current tells whether the locked file is still the one with the name.
