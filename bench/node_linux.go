@@ -345,7 +345,9 @@ func (n *nodeSide) soaked(ctx context.Context) error {
 	for i, connections := range []int{soakWarm, n.soak} {
 		var err error
 		if prints[i], err = soakFor(c.peer.dial, n.node.Process.Pid, connections); err == nil {
-			prints[i].goroutines, err = goroutines(nodeMetrics)
+			var goroutines float64
+			goroutines, err = metric(nodeMetrics, "go_goroutines")
+			prints[i].goroutines = int(goroutines)
 		}
 		if err != nil {
 			return err
@@ -355,19 +357,19 @@ func (n *nodeSide) soaked(ctx context.Context) error {
 	return nil
 }
 
-// goroutines are those that a Go program counts among its Prometheus metrics.
-func goroutines(address string) (n int, err error) {
+// metric is one of a program's Prometheus metrics that has no labels.
+func metric(address, name string) (float64, error) {
 	resp, err := http.Get("http://" + address + "/metrics")
 	if err != nil {
 		return 0, err
 	}
 	defer resp.Body.Close()
 	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
-		if value, ok := strings.CutPrefix(lines.Text(), "go_goroutines "); ok {
-			return strconv.Atoi(value)
+		if value, ok := strings.CutPrefix(lines.Text(), name+" "); ok {
+			return strconv.ParseFloat(value, 64)
 		}
 	}
-	return 0, errors.New("no go_goroutines among the metrics of " + address)
+	return 0, fmt.Errorf("no %s among the metrics of %s", name, address)
 }
 
 // answers counts what comes back of uploads and half-closed conversations.
