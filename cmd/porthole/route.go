@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"runtime"
 	"sync"
 
 	"porthole.dev/porthole/internal/container"
@@ -86,6 +88,7 @@ func (o *opener) openKubernetes(ctx context.Context, s spec) (*opened, error) {
 		MaxTunnels: o.options.maxTunnels, SPDYOnly: kube.SPDYOnly(), KeepWebSocket: kube.KeepWebSocket(),
 		Events: events,
 	}}
+	keepToOneProcessor()
 	if err := r.Open(ctx); err != nil {
 		return nil, kubectlWords(err)
 	}
@@ -138,4 +141,15 @@ func routeEvent(name string, e kube.Event) forward.Event {
 		kube.Waiting: forward.Waiting, kube.Ready: forward.Ready, kube.Reconnecting: forward.Reconnecting,
 	}
 	return forward.Event{Kind: kinds[e.Kind], Target: name, Pod: e.Pod, Err: e.Err}
+}
+
+// keepToOneProcessor is for routes through an API server, whose TLS and wake-ups bound
+// what can come. With more processors the goroutines of a tunnel and of its
+// connections wake each other up across them for every piece, which takes more than
+// the pieces do; docs/performance.md has the figures. GOMAXPROCS in the environment
+// has the last word.
+func keepToOneProcessor() {
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(1)
+	}
 }

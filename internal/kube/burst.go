@@ -12,7 +12,7 @@ const (
 	// record is 16 KiB at most, and what people type is less than that.
 	burstSize = 16 << 10
 	// burstRest is how long the next read then waits, for more to come.
-	burstRest = 300 * time.Microsecond
+	burstRest = 100 * time.Microsecond
 	// burstBuffer is what is read at once; it holds what a fast chain brings
 	// while we rest, and the kernel's buffer holds the rest.
 	burstBuffer = 256 << 10
