@@ -45,10 +45,10 @@ type node struct {
 	Server
 	Offers Offer         // for all
 	writes *atomic.Int64 // counts the writes to clients, if set
-	refuse string        // a method of requests to refuse
 	http   *httptest.Server
 
 	mu     sync.Mutex
+	refuse string   // a method of requests to refuse
 	asked  []string // methods of the requests that came
 	events []Event
 	done   int
@@ -89,8 +89,9 @@ func newNode(t testing.TB, edit ...func(*node)) *node {
 func (n *node) serve(w http.ResponseWriter, r *http.Request) {
 	n.mu.Lock()
 	n.asked = append(n.asked, r.Method)
+	refused := r.Method == n.refuse
 	n.mu.Unlock()
-	if r.Method == n.refuse {
+	if refused {
 		http.Error(w, "not this way", http.StatusForbidden)
 		return
 	}

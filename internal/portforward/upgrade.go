@@ -42,7 +42,10 @@ type upgraded struct {
 func (c *Client) upgrade(ctx context.Context) (u upgraded, via string, err error) {
 	if c.SPDYOnly || c.spdyWorks.Load() {
 		u, err := c.upgradeSPDY(ctx)
-		return u, "spdy", err
+		if c.SPDYOnly || !refused(err) {
+			return u, "spdy", err
+		}
+		c.spdyWorks.Store(false) // the way is another now: all is tried again
 	}
 	u, err = c.upgradeWebSocket(ctx)
 	switch {

@@ -169,6 +169,26 @@ func TestV1Unwrap(t *testing.T) {
 // is busy one may stand still long enough to pass for stuck.
 const busyTunnels = 3
 
+// SPDY that no longer gets through is left for the WebSocket again.
+func TestV1WrapAgain(t *testing.T) {
+	n := newNode(t)
+	c := n.client(t)
+	c.init()
+	for _, way := range []struct{ refuse, via string }{{"", "spdy"}, {"POST", "websocket"}} {
+		n.mu.Lock()
+		n.refuse = way.refuse
+		n.mu.Unlock()
+		u, via, err := c.upgrade(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		u.Close()
+		if via != way.via {
+			t.Errorf("with %q refused: %s, want %s", way.refuse, via, way.via)
+		}
+	}
+}
+
 // One tunnel is enough for a burst, and nothing is opened ahead.
 func TestV1OneTunnel(t *testing.T) {
 	ways(t, func(t *testing.T, way func(*Client)) {
