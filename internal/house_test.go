@@ -9,7 +9,7 @@ import (
 )
 
 // ground are packages that carry bytes or words, whatever orchestrates the pods.
-var ground = []string{"pipe", "netns", "forward", "target", "container", "manifest", "portforward", "portforward/spdy", "trace"}
+var ground = []string{"nonblock", "pipe", "netns", "forward", "target", "container", "manifest", "portforward", "portforward/spdy", "trace"}
 
 // TestGroundKnowsNoKubernetes holds that a forwarder without Kubernetes can be built from these.
 func TestGroundKnowsNoKubernetes(t *testing.T) {
@@ -25,20 +25,21 @@ func TestGroundKnowsNoKubernetes(t *testing.T) {
 // TestArrows holds that dependencies run one way, from what a person uses down to what moves bytes.
 func TestArrows(t *testing.T) {
 	for name, may := range map[string]string{
-		"pipe":      "",
+		"nonblock":  "",
+		"pipe":      "nonblock",
 		"target":    "",
 		"kuard":     "",
 		"demo":      "",
 		"trace":     "",
-		"netns":     "pipe",
-		"forward":   "pipe target",
-		"container": "netns pipe target",
+		"netns":     "nonblock pipe",
+		"forward":   "nonblock pipe target",
+		"container": "netns nonblock pipe target",
 		"manifest":  "target",
 
-		"portforward":      "pipe portforward/spdy",
+		"portforward":      "nonblock pipe portforward/spdy",
 		"portforward/spdy": "",
-		"kube":             "portforward portforward/spdy pipe target",
-		"node":             "portforward portforward/spdy netns pipe",
+		"kube":             "nonblock portforward portforward/spdy pipe target",
+		"node":             "nonblock portforward portforward/spdy netns pipe",
 	} {
 		for _, dep := range dependencies(t, name) {
 			inside, ok := strings.CutPrefix(dep, "porthole.dev/porthole/internal/")

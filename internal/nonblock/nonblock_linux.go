@@ -1,0 +1,122 @@
+package nonblock
+
+import (
+	"errors"
+	"io"
+	"net"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Read is read(2). Its errors are those of the system, EAGAIN among them; 0 octets
+// without one are the end of file.
+func Read(fd int, p []byte) (int, error) {
+	for {
+		n, _, errno := syscall.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)))
+		if errno != unix.EINTR {
+			return result(n, errno)
+		}
+	}
+}
+
+// Write is write(2). It may take less than p.
+func Write(fd int, p []byte) (int, error) {
+	for {
+		n, _, errno := syscall.RawSyscall(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)))
+		if errno != unix.EINTR {
+			return result(n, errno)
+		}
+	}
+}
+
+// WriteMore is Write to a socket of something that more follows at once, to leave in one
+// packet with it (MSG_MORE of send(2)).
+func WriteMore(fd int, p []byte) (int, error) {
+	for {
+		n, _, errno := syscall.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)),
+			unix.MSG_MORE, 0, 0)
+		if errno != unix.EINTR {
+			return result(n, errno)
+		}
+	}
+}
+
+// Splice is splice(2): it moves up to n octets between two descriptors, one of which is
+// a pipe(7), without copying them.
+func Splice(from, to, n int) (int, error) {
+	for {
+		n, _, errno := syscall.RawSyscall6(unix.SYS_SPLICE, uintptr(from), 0, uintptr(to), 0, uintptr(n),
+			unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
+		if errno != unix.EINTR {
+			return result(n, errno)
+		}
+	}
+}
+
+func result(n uintptr, errno syscall.Errno) (int, error) {
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), nil
+}
+
+// Of returns what reads from a socket and writes to it by the calls of this package, or
+// c itself if it is none. Deadlines and Close are c's as before.
+func Of(c io.ReadWriter) io.ReadWriter {
+	s, ok := c.(syscall.Conn)
+	if !ok {
+		return c
+	}
+	raw, err := s.SyscallConn()
+	if err != nil {
+		return c
+	}
+	return socket{raw}
+}
+
+// socket is safe for calls at the same time, as a net.Conn is.
+type socket struct {
+	raw syscall.RawConn
+}
+
+// Read implements io.Reader.
+func (s socket) Read(p []byte) (n int, err error) {
+	waited := s.raw.Read(func(fd uintptr) bool {
+		n, err = Read(int(fd), p)
+		return !errors.Is(err, unix.EAGAIN)
+	})
+	switch {
+	case waited != nil:
+		return 0, waited
+	case err != nil:
+		return 0, &net.OpError{Op: "read", Net: "tcp", Err: err}
+	case n == 0 && len(p) > 0:
+		return 0, io.EOF
+	}
+	return n, nil
+}
+
+// Write implements io.Writer.
+func (s socket) Write(p []byte) (n int, err error) {
+	waited := s.raw.Write(func(fd uintptr) bool {
+		for n < len(p) && err == nil {
+			var m int
+			m, err = Write(int(fd), p[n:])
+			n += m
+		}
+		if errors.Is(err, unix.EAGAIN) {
+			err = nil
+			return false
+		}
+		return true
+	})
+	switch {
+	case waited != nil:
+		return n, waited
+	case err != nil:
+		return n, &net.OpError{Op: "write", Net: "tcp", Err: err}
+	}
+	return n, nil
+}
