@@ -62,8 +62,8 @@ func result(n uintptr, errno syscall.Errno) (int, error) {
 	return int(n), nil
 }
 
-// Of returns what reads from a socket and writes to it by the calls of this package, or
-// c itself if it is none. Deadlines and Close are c's as before.
+// Of returns what reads from a socket of package net and writes to it by the calls of
+// this package, or c itself if it is none. Deadlines and Close are c's as before.
 func Of(c io.ReadWriter) io.ReadWriter {
 	s, ok := c.(syscall.Conn)
 	if !ok {

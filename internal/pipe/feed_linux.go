@@ -9,16 +9,26 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"porthole.dev/porthole/internal/nonblock"
 )
+
+// drawer is a Conn that can draw from a socket by itself, see Trunk: Draw sends what src
+// has until there is no more for now. The error is io.EOF at the source's end.
+type drawer interface {
+	Draw(src syscall.RawConn) (int64, error)
+}
 
 // feeder moves one direction from a socket to a Conn that is none. Like a mover it
 // waits for bytes empty-handed, and has an eye on its source while a write stalls.
 type feeder struct {
-	dst  Conn
-	src  syscall.RawConn
-	buf  *[bufferSize]byte
-	held int
-	err  error
+	dst    Conn
+	drawer drawer // dst, or nil
+	src    syscall.RawConn
+	buf    *[bufferSize]byte
+	held   int
+	err    error
+	ended  bool // Draw has seen the source's end
 
 	stall *time.Timer // runs look while a write is under way
 	mu    sync.Mutex
@@ -32,6 +42,7 @@ func feed(dst Conn, src socket) (n int64, err error) {
 		return 0, err
 	}
 	f := &feeder{dst: dst, src: in}
+	f.drawer, _ = dst.(drawer)
 	f.stall = time.AfterFunc(stallCheck, f.look)
 	f.stall.Stop()
 	defer f.stall.Stop()
@@ -52,8 +63,8 @@ func (f *feeder) run() (n int64, err error) {
 			return n, nil
 		}
 		w, err := f.give()
-		n += int64(w)
-		if err != nil {
+		n += w
+		if err != nil || f.ended {
 			return n, err
 		}
 	}
@@ -65,7 +76,7 @@ func (f *feeder) take(fd uintptr) (done bool) {
 	if f.buf == nil {
 		f.buf = buffers.Get().(*[bufferSize]byte)
 	}
-	f.held, f.err = retry(func() (int, error) { return unix.Read(int(fd), f.buf[:]) })
+	f.held, f.err = nonblock.Read(int(fd), f.buf[:])
 	if errors.Is(f.err, unix.EAGAIN) {
 		f.held, f.err = 0, nil
 		f.release()
@@ -74,18 +85,38 @@ func (f *feeder) take(fd uintptr) (done bool) {
 	return true
 }
 
-// give writes what is held.
-func (f *feeder) give() (int, error) {
+// give writes what is held. Behind a full buffer there is probably more, which the
+// destination may draw by itself.
+func (f *feeder) give() (n int64, err error) {
 	f.stall.Reset(stallCheck)
-	n, err := f.dst.Write(f.buf[:f.held])
+	n, err = f.write()
+	if err == nil && n == bufferSize && f.drawer != nil {
+		var drawn int64
+		drawn, err = f.draw()
+		n += drawn
+	}
 	f.stall.Stop()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	switch {
-	case f.lost != nil:
-		return n, f.lost
-	case err == nil && n < f.held:
+	if f.lost != nil {
+		err = f.lost
+	}
+	return n, err
+}
+
+func (f *feeder) write() (int64, error) {
+	n, err := f.dst.Write(f.buf[:f.held])
+	if err == nil && n < f.held {
 		err = io.ErrShortWrite
+	}
+	return int64(n), err
+}
+
+func (f *feeder) draw() (int64, error) {
+	f.release()
+	n, err := f.drawer.Draw(f.src)
+	if err == io.EOF { //nolint:errorlint // itself: the source's end, and no failure
+		f.ended, err = true, nil
 	}
 	return n, err
 }

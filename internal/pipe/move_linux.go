@@ -2,13 +2,14 @@ package pipe
 
 import (
 	"errors"
-	"io"
 	"net"
 	"os"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"porthole.dev/porthole/internal/nonblock"
 )
 
 // stallCheck is how long a write may be stalled before its source is asked
@@ -29,7 +30,7 @@ func (c *Copier) move(dst, src Conn) (int64, error) {
 	s, sok := src.(socket)
 	switch {
 	case !sok:
-		return moveBuffered(dst, src)
+		return moveBuffered(nonblock.Of(dst), src)
 	case !dok:
 		return feed(dst, s)
 	}
@@ -100,13 +101,10 @@ func (m *mover) run() (n int64, err error) {
 func (m *mover) take(fd uintptr) (done bool) {
 	m.borrow()
 	if m.pipe != nil {
-		m.held, m.err = retry(func() (int, error) {
-			n, err := unix.Splice(int(fd), nil, m.pipe.w, nil, m.pipe.size, unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
-			return int(n), err
-		})
+		m.held, m.err = nonblock.Splice(int(fd), m.pipe.w, m.pipe.size)
 	} else {
 		m.off = 0
-		m.held, m.err = retry(func() (int, error) { return unix.Read(int(fd), m.buf[:]) })
+		m.held, m.err = nonblock.Read(int(fd), m.buf[:])
 	}
 	if errors.Is(m.err, unix.EAGAIN) {
 		m.held, m.err = 0, nil
@@ -143,7 +141,7 @@ func (m *mover) deliver() error {
 // to be called again when the destination is writable.
 func (m *mover) give(fd uintptr) (done bool) {
 	for m.held > 0 {
-		n, err := retry(func() (int, error) { return m.put(int(fd)) })
+		n, err := m.put(int(fd))
 		if errors.Is(err, unix.EAGAIN) {
 			// An expired deadline stays behind on purpose: the next stall
 			// then costs one more round of deliver, not a timer per write.
@@ -162,13 +160,9 @@ func (m *mover) give(fd uintptr) (done bool) {
 
 func (m *mover) put(fd int) (int, error) {
 	if m.pipe == nil {
-		return unix.Write(fd, m.buf[m.off:m.off+m.held])
+		return nonblock.Write(fd, m.buf[m.off:m.off+m.held])
 	}
-	n, err := unix.Splice(m.pipe.r, nil, fd, nil, m.held, unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
-	if n == 0 && err == nil {
-		err = io.ErrUnexpectedEOF // the pipe holds less than it took: never seen, and never to spin on
-	}
-	return int(n), err
+	return m.pipe.drain(fd, m.held)
 }
 
 func (m *mover) sourceFailure() error {
@@ -232,13 +226,4 @@ func socketError(fd int) error {
 		return &net.OpError{Op: "read", Net: "tcp", Err: syscall.Errno(code)}
 	}
 	return nil
-}
-
-// retry calls f again while a signal interrupts it.
-func retry(f func() (int, error)) (int, error) {
-	for {
-		if n, err := f(); !errors.Is(err, unix.EINTR) {
-			return max(n, 0), err
-		}
-	}
 }

@@ -20,20 +20,22 @@ import (
 )
 
 // ways are those that bytes take: spliced, through a buffer between sockets, through
-// a buffer between Conns that are no sockets, and between one that is a socket and
-// one that is none.
+// a buffer between Conns that are no sockets, between one that is a socket and
+// one that is none, and from a socket to one that draws from it.
 var ways = map[string]struct {
 	maxPipes  int
-	near, far func(*net.TCPConn) pipe.Conn
+	near, far func(*pipe.Copier, *net.TCPConn) pipe.Conn
 }{
 	"splice":  {0, asSocket, asSocket},
 	"nopipes": {-1, asSocket, asSocket},
 	"plain":   {0, asPlain, asPlain},
-	"mixed":   {0, func(c *net.TCPConn) pipe.Conn { return stream{plain{c}} }, asSocket},
+	"mixed":   {0, asStream, asSocket},
+	"drawn":   {0, asDrawer, asSocket},
 }
 
-func asSocket(c *net.TCPConn) pipe.Conn { return c }
-func asPlain(c *net.TCPConn) pipe.Conn  { return plain{c} }
+func asSocket(_ *pipe.Copier, c *net.TCPConn) pipe.Conn { return c }
+func asPlain(_ *pipe.Copier, c *net.TCPConn) pipe.Conn  { return plain{c} }
+func asStream(_ *pipe.Copier, c *net.TCPConn) pipe.Conn { return stream{plain{c}} }
 
 // plain hides that a Conn is a socket.
 type plain struct{ conn *net.TCPConn }
@@ -51,6 +53,29 @@ func (s stream) SetWriteDeadline(t time.Time) error { return s.conn.SetWriteDead
 
 func (s stream) WriteTo(w io.Writer) (int64, error) {
 	return io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{s}, make([]byte, 10_000))
+}
+
+// drawer is a stream that draws from sockets.
+type drawer struct {
+	stream
+	trunk *pipe.Trunk
+}
+
+func asDrawer(copier *pipe.Copier, c *net.TCPConn) pipe.Conn {
+	return drawer{stream{plain{c}}, copier.Trunk(c)}
+}
+
+func (d drawer) Draw(src syscall.RawConn) (total int64, err error) {
+	for {
+		n, err := d.trunk.Load(src, 100_000)
+		if n == 0 {
+			return total, err
+		}
+		if err := d.trunk.Send(nil); err != nil {
+			return total, err
+		}
+		total += int64(n)
+	}
 }
 
 // result is what a Copy returned.
@@ -71,7 +96,7 @@ func newProxied(t testing.TB, c *pipe.Copier, way string) proxied {
 	far, server := tcpPair(t)
 	p := proxied{client, server, make(chan result, 1)}
 	go func() {
-		counts, err := c.Copy(ways[way].near(near), ways[way].far(far))
+		counts, err := c.Copy(ways[way].near(c, near), ways[way].far(c, far))
 		p.done <- result{counts, err}
 	}()
 	return p

@@ -1,9 +1,12 @@
 package pipe
 
 import (
+	"io"
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"porthole.dev/porthole/internal/nonblock"
 )
 
 const (
@@ -90,6 +93,15 @@ func newKernelPipe() *kernelPipe {
 	}
 	k.size = size
 	return k
+}
+
+// drain moves up to n octets, of those that it holds, to a socket.
+func (k *kernelPipe) drain(fd, n int) (int, error) {
+	n, err := nonblock.Splice(k.r, fd, n)
+	if n == 0 && err == nil {
+		err = io.ErrUnexpectedEOF // the pipe holds less than it took: never seen, and never to spin on
+	}
+	return n, err
 }
 
 func (k *kernelPipe) close() {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"slices"
@@ -12,6 +13,8 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+
+	"porthole.dev/porthole/internal/nonblock"
 )
 
 // answerTime is how long a client may take to take the answer to its upgrade.
@@ -97,7 +100,8 @@ func (c *caller) acceptSPDY(w http.ResponseWriter, r *http.Request) (served, err
 		conn.Close()
 		return nil, err
 	}
-	return c.newSession(&hijacked{Conn: conn, ahead: rest(buffered.Reader)}, conn, chosen), nil
+	transport := &hijacked{conn, nonblock.Of(conn), rest(buffered.Reader)}
+	return c.newSession(transport, conn, chosen, newSplicer(&c.server.copier, conn)), nil
 }
 
 func unknown(offered, ours []string) string {
@@ -155,7 +159,7 @@ func (c *caller) acceptWebSocket(w http.ResponseWriter, r *http.Request) (served
 	if !isTunnel(chosen) {
 		return c.newChannels(m, out.conn, chosen, ports), nil
 	}
-	return c.newSession(m, out.conn, strings.TrimPrefix(chosen, tunnelPrefix)), nil
+	return c.newSession(m, out.conn, strings.TrimPrefix(chosen, tunnelPrefix), nil), nil
 }
 
 // gatheringWriter lets a gatherer have a hand in what the WebSocket library writes.
@@ -188,6 +192,7 @@ func (g gathered) Write(p []byte) (int, error) { return g.gatherer.Write(p) }
 // client had sent behind its request.
 type hijacked struct {
 	net.Conn
+	quick io.ReadWriter // of Conn
 	ahead []byte
 }
 
@@ -203,5 +208,7 @@ func (h *hijacked) Read(p []byte) (int, error) {
 		h.ahead = h.ahead[n:]
 		return n, nil
 	}
-	return h.Conn.Read(p)
+	return h.quick.Read(p)
 }
+
+func (h *hijacked) Write(p []byte) (int, error) { return h.quick.Write(p) }

@@ -39,10 +39,11 @@ type session struct {
 	idle  *time.Timer // runs while conns is 0
 }
 
-// newSession begins to serve a tunnel over transport, which carries conn.
-func (c *caller) newSession(transport io.ReadWriteCloser, conn net.Conn, name string) *session {
+// newSession begins to serve a tunnel over transport, which conn carries. The splicer
+// may be nil.
+func (c *caller) newSession(transport io.ReadWriteCloser, conn net.Conn, name string, splicer spdy.Splicer) *session {
 	s := &session{caller: c, protocol: protocol, born: time.Now()}
-	cfg := spdy.Config{Server: true, Gone: func() bool { return gone(conn) }}
+	cfg := spdy.Config{Server: true, Splicer: splicer, Gone: func() bool { return gone(conn) }}
 	if isV1(name) {
 		s.protocol = protocolV1
 		cfg.FlowControl, cfg.PingInterval, cfg.PingTimeout = true, aliveTime, aliveTime

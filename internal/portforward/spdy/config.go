@@ -30,6 +30,10 @@ type Config struct {
 	// that. 0 means 256 KiB.
 	ReceiveBuffer int
 
+	// Splicer, if set, sends over the transport what Draw has it take from sockets,
+	// and nil means that Draw takes nothing.
+	Splicer Splicer
+
 	// PingInterval is how often this end sends a PING. 0 means never. The
 	// peer's are answered always.
 	PingInterval time.Duration

@@ -302,18 +302,35 @@ func (c *Conn) writeLoop() {
 	defer c.loops.Done()
 	defer c.closeTransport()
 	for {
-		batch := c.send.batch()
-		if batch == nil {
+		batch, s, limit := c.send.batch()
+		if batch == nil && s == nil {
 			return
 		}
 		c.writeStall.Store(c.now())
-		_, err := c.transport.Write(batch)
+		err := c.write(batch, s, limit)
 		c.writeStall.Store(0)
 		if err != nil {
 			c.fail(err, false, 0)
 			return
 		}
 	}
+}
+
+// write writes a batch, and behind it a frame of up to limit octets of a socket that s
+// draws from, if s is not nil.
+func (c *Conn) write(batch []byte, s *Stream, limit int) error {
+	if s != nil {
+		n, err := c.cfg.Splicer.Load(s.out.draw.src, limit)
+		c.send.drawn(s, n, err)
+		if n > 0 {
+			return c.cfg.Splicer.Send(appendDataHeader(batch, s.id, 0, n))
+		}
+	}
+	if len(batch) == 0 {
+		return nil
+	}
+	_, err := c.transport.Write(batch)
+	return err
 }
 
 // finished notes that the stream has ended in one direction. After both it is

@@ -4,6 +4,7 @@ import (
 	"math"
 	"net"
 	"os"
+	"slices"
 	"sync"
 )
 
@@ -26,7 +27,8 @@ const (
 // outbox is the sending half of a stream; the sender's mutex guards it.
 type outbox struct {
 	pending  []byte // of the Write that waits: what has not been taken yet
-	queued   bool   // the stream is in sender.ready
+	draw     *draw  // the Draw that waits, or nil
+	queued   bool   // the stream is in sender.ready or sender.drawing
 	window   int64
 	err      error // why there is no more sending; nil while open
 	cond     sync.Cond
@@ -36,13 +38,15 @@ type outbox struct {
 // sender gathers the frames of all streams of a tunnel into batches, one write
 // to the transport each. A control frame joins the batch at once. Data joins
 // while the batch has room; after that streams wait in ready, and each in turn
-// gives one chunk to the next batch.
+// gives one chunk to the next batch. What is drawn from sockets goes between batches, a
+// frame of one stream each time.
 type sender struct {
 	mu       sync.Mutex
 	work     sync.Cond // the write loop waits here
 	out      []byte    // the batch being gathered
 	spare    []byte    // the batch being written, then the memory of the next
 	ready    []*Stream // have pending octets and a window
+	drawing  []*Stream // have a socket to draw from and a window
 	last     *Stream   // whose DATA frame ends out, or nil
 	lastAt   int       // where that frame begins
 	corked   int
@@ -75,7 +79,10 @@ func (q *sender) write(s *Stream, p []byte) (int, error) {
 	defer q.mu.Unlock()
 	o := &s.out
 	o.pending = p
-	defer func() { o.pending = nil }()
+	defer func() {
+		o.pending = nil
+		q.unqueue(s)
+	}()
 	for {
 		switch {
 		case o.err != nil:
@@ -96,10 +103,24 @@ func (q *sender) write(s *Stream, p []byte) (int, error) {
 func (q *sender) enqueue(s *Stream) {
 	if !s.out.queued && s.out.window > 0 {
 		s.out.queued = true
-		q.ready = append(q.ready, s)
+		if s.out.draw != nil {
+			q.drawing = append(q.drawing, s)
+		} else {
+			q.ready = append(q.ready, s)
+		}
 	}
 	q.gather()
 	q.work.Signal()
+}
+
+// unqueue takes a stream that gives up out of its queue.
+func (q *sender) unqueue(s *Stream) {
+	if s.out.queued {
+		s.out.queued = false
+		same := func(other *Stream) bool { return other == s }
+		q.ready = slices.DeleteFunc(q.ready, same)
+		q.drawing = slices.DeleteFunc(q.drawing, same)
+	}
 }
 
 // gather moves pending octets into the batch until it is full: one chunk per
@@ -114,10 +135,15 @@ func (q *sender) gather() {
 			continue
 		}
 		s.out.queued = false
-		last := copy(q.ready, q.ready[1:])
-		q.ready[last] = nil
-		q.ready = q.ready[:last]
+		q.ready = behind(q.ready)
 	}
+}
+
+// behind is queue without its first stream.
+func behind(queue []*Stream) []*Stream {
+	last := copy(queue, queue[1:])
+	queue[last] = nil
+	return queue[:last]
 }
 
 // take moves one chunk of the stream into the batch.
@@ -208,7 +234,7 @@ func (q *sender) finish(s *Stream) error {
 		return s.out.err
 	}
 	q.end(s, net.ErrClosed)
-	if len(s.out.pending) > 0 {
+	if len(s.out.pending) > 0 || s.out.draw != nil {
 		return errCut
 	}
 	if q.last != s {
@@ -247,7 +273,7 @@ func (q *sender) credit(s *Stream, delta int64) bool {
 		return q.window <= maxWindow
 	}
 	s.out.window += delta
-	if len(s.out.pending) > 0 {
+	if len(s.out.pending) > 0 || s.out.draw != nil {
 		q.enqueue(s)
 	}
 	return s.out.window <= maxWindow
@@ -282,25 +308,35 @@ func (q *sender) close(last ...control) {
 	q.work.Signal()
 }
 
-// batch waits for something to write and returns it. It returns nil when the
-// sender is closed and everything was written. The result is valid until the
-// next call.
-func (q *sender) batch() []byte {
+// batch waits for something to write and returns it: octets, and behind them up to limit
+// of a socket of s, if s is not nil. It returns nil and nil when the sender is closed and
+// everything was written. The octets are valid until the next call.
+func (q *sender) batch() (out []byte, s *Stream, limit int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for !q.due() {
+	for {
+		if q.due() {
+			if out, s, limit = q.swap(); len(out) > 0 || s != nil {
+				return out, s, limit
+			}
+		}
 		if q.closed {
-			return nil
+			return nil, nil, 0
 		}
 		q.work.Wait()
 	}
+}
+
+// swap begins a new batch and returns the one so far.
+func (q *sender) swap() (out []byte, s *Stream, limit int) {
 	if cap(q.spare) > 2*batchSize+chunkSize { // a burst of control frames made it
 		q.spare = nil
 	}
 	q.out, q.spare = q.spare[:0], q.out
 	q.last = nil
+	s, limit = q.turn()
 	q.gather()
-	return q.spare
+	return q.spare, s, limit
 }
 
 // due says whether a write is to be made now.
@@ -308,5 +344,6 @@ func (q *sender) due() bool {
 	if len(q.out) == 0 {
 		q.gather()
 	}
-	return len(q.out) > 0 && (q.corked == 0 || len(q.out) >= batchSize || q.closed)
+	some := len(q.out) > 0 || len(q.drawing) > 0 && q.window > 0
+	return some && (q.corked == 0 || len(q.out) >= batchSize || q.closed)
 }

@@ -1,0 +1,238 @@
+package spdy
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"porthole.dev/porthole/internal/pipe"
+)
+
+// drawTunnel is a tunnel whose server draws from sockets.
+func drawTunnel(t *testing.T, cfg Config) (client, server *Conn) {
+	t.Helper()
+	a, b := transports(t)
+	copier := &pipe.Copier{}
+	t.Cleanup(copier.Close)
+	serverCfg := cfg
+	serverCfg.Server, serverCfg.Splicer = true, copier.Trunk(b)
+	client, server = New(a, cfg), New(b, serverCfg)
+	t.Cleanup(func() { client.Close(); server.Close() })
+	return client, server
+}
+
+// source is a socket to draw from, and what feeds it.
+func source(t *testing.T) (src syscall.RawConn, feed *net.TCPConn) {
+	t.Helper()
+	a, b := transports(t)
+	src, err := b.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return src, a.(*net.TCPConn)
+}
+
+// drawAll draws until that fails.
+func drawAll(s *Stream, src syscall.RawConn) (total int64, err error) {
+	for {
+		n, err := s.Draw(src)
+		total += n
+		if err != nil {
+			return total, err
+		}
+		time.Sleep(100 * time.Microsecond)
+	}
+}
+
+func noise(n int) []byte {
+	p := make([]byte, n)
+	rand.NewChaCha8([32]byte{7}).Read(p)
+	return p
+}
+
+// What a socket says arrives whole, within the windows and without any, while others
+// write.
+func TestDraw(t *testing.T) {
+	for name, cfg := range map[string]Config{
+		"stock":   {},
+		"windows": {FlowControl: true, ReceiveBuffer: initialWindow},
+	} {
+		t.Run(name, func(t *testing.T) {
+			client, server := drawTunnel(t, cfg)
+			var wg sync.WaitGroup
+			defer wg.Wait()
+			for range 3 {
+				a, b := pair(t, client, server)
+				src, feed := source(t)
+				want := noise(8 << 20)
+				wg.Go(func() {
+					feed.Write(want)
+					feed.Close()
+				})
+				wg.Go(func() {
+					b.Write([]byte("ahead"))
+					if n, err := drawAll(b, src); n != int64(len(want)) || !errors.Is(err, io.EOF) {
+						t.Errorf("drew %d octets, %v", n, err)
+					}
+					b.Write([]byte("behind"))
+					b.CloseWrite()
+				})
+				wg.Go(func() {
+					got, err := io.ReadAll(a)
+					if err != nil || !bytes.Equal(got, append(append([]byte("ahead"), want...), "behind"...)) {
+						t.Errorf("read %d octets, %v, want %d", len(got), err, len(want)+11)
+					}
+					a.Close()
+				})
+			}
+			a, b := pair(t, client, server)
+			for range 200 {
+				mustWrite(t, b, "ping")
+				mustRead(t, a, "ping")
+			}
+		})
+	}
+}
+
+// Without a Splicer there is nothing to draw with.
+func TestDrawWithoutSplicer(t *testing.T) {
+	client, server := tunnel(t, Config{})
+	_, b := pair(t, client, server)
+	src, feed := source(t)
+	feed.Close()
+	if n, err := b.Draw(src); n != 0 || err != nil {
+		t.Errorf("drew %d octets, %v", n, err)
+	}
+}
+
+// A source that was reset has not ended.
+func TestDrawReset(t *testing.T) {
+	client, server := drawTunnel(t, Config{})
+	_, b := pair(t, client, server)
+	src, feed := source(t)
+	feed.SetLinger(0)
+	feed.Close()
+	if _, err := drawAll(b, src); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("drawing from a socket that was reset: %v", err)
+	}
+}
+
+// endless feeds a source until it is closed.
+func endless(t *testing.T) syscall.RawConn {
+	t.Helper()
+	src, feed := source(t)
+	go func() {
+		for p := noise(1 << 20); ; {
+			if _, err := feed.Write(p); err != nil {
+				return
+			}
+		}
+	}()
+	return src
+}
+
+// drawStalled draws from an endless source into a stream whose peer reads nothing.
+func drawStalled(t *testing.T) (a, b *Stream, failed chan error) {
+	t.Helper()
+	client, server := drawTunnel(t, Config{FlowControl: true, ReceiveBuffer: initialWindow})
+	a, b = pair(t, client, server)
+	src := endless(t)
+	failed = make(chan error, 1)
+	go func() {
+		_, err := drawAll(b, src)
+		failed <- err
+	}()
+	within(t, 10*time.Second, "the window used up", func() bool {
+		server.send.mu.Lock()
+		defer server.send.mu.Unlock()
+		return b.out.window == 0
+	})
+	return a, b, failed
+}
+
+// Whatever ends a stream ends its Draw, and half of what there was does not look like
+// the whole.
+func TestDrawEnds(t *testing.T) {
+	for name, c := range map[string]struct {
+		end  func(a, b *Stream)
+		want error
+	}{
+		"reset by the peer": {func(a, _ *Stream) { a.Reset() }, ErrReset},
+		"reset here":        {func(_, b *Stream) { b.Reset() }, net.ErrClosed},
+		"closed here":       {func(_, b *Stream) { b.Close() }, net.ErrClosed},
+		"tunnel closed":     {func(_, b *Stream) { b.conn.Close() }, ErrTunnel},
+		"tunnel lost":       {func(a, _ *Stream) { a.conn.transport.Close() }, ErrTunnel},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, b, failed := drawStalled(t)
+			c.end(a, b)
+			select {
+			case err := <-failed:
+				if !errors.Is(err, c.want) {
+					t.Errorf("Draw: %v, want %v", err, c.want)
+				}
+			case <-time.After(10 * time.Second):
+				t.Fatal("Draw goes on")
+			}
+			if _, err := io.Copy(io.Discard, a); err == nil {
+				t.Error("the peer reads a clean end")
+			}
+		})
+	}
+}
+
+// A deadline ends a Draw or a Write and nothing else: what comes after it goes through.
+func TestDrawDeadline(t *testing.T) {
+	a, b, failed := drawStalled(t)
+	past := time.Unix(0, 0)
+	b.SetWriteDeadline(past)
+	if err := <-failed; !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatalf("Draw: %v", err)
+	}
+	b.SetWriteDeadline(time.Now().Add(10 * time.Millisecond))
+	if _, err := b.Write([]byte("too late")); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatalf("Write: %v", err)
+	}
+	b.SetWriteDeadline(time.Time{})
+	go io.Copy(io.Discard, a)
+	src, feed := source(t)
+	feed.Write([]byte("drawn"))
+	feed.Close()
+	if n, err := drawAll(b, src); n != 5 || !errors.Is(err, io.EOF) {
+		t.Errorf("drew %d octets, %v", n, err)
+	}
+	mustWrite(t, b, "written")
+	b.Close()
+	a.Close()
+}
+
+// In a tunnel that nobody reads a Draw ends with its deadline, and is over with the tunnel.
+func TestDrawIntoStalledTransport(t *testing.T) {
+	a, b := transports(t)
+	copier := &pipe.Copier{}
+	defer copier.Close()
+	server := New(b, Config{Server: true, Splicer: copier.Trunk(b)})
+	defer server.Close()
+	s, err := server.OpenStream(nil, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	src := endless(t)
+	time.AfterFunc(100*time.Millisecond, func() { s.SetWriteDeadline(time.Unix(0, 0)) })
+	if n, err := drawAll(s, src); n == 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("drew %d octets, %v", n, err)
+	}
+	a.Close()
+	select {
+	case <-server.Done():
+	case <-time.After(10 * time.Second):
+		t.Error("the tunnel goes on")
+	}
+}

@@ -1,0 +1,17 @@
+package portforward
+
+import (
+	"net"
+
+	"porthole.dev/porthole/internal/pipe"
+	"porthole.dev/porthole/internal/portforward/spdy"
+)
+
+// newSplicer returns what moves octets of ports into a tunnel over conn inside the
+// kernel; nil if conn is no socket.
+func newSplicer(copier *pipe.Copier, conn net.Conn) spdy.Splicer {
+	if trunk := copier.Trunk(conn); trunk != nil {
+		return trunk
+	}
+	return nil
+}
