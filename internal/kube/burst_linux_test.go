@@ -8,6 +8,7 @@ import (
 	"net"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // burstPair is a burstConn and what is at its other end.
@@ -65,5 +66,24 @@ func TestBurstReset(t *testing.T) {
 	_ = far.Close()
 	if n, err := near.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("read %d octets, %v, want ECONNRESET", n, err)
+	}
+}
+
+// What comes behind a burst comes, be it little.
+func TestBurstRemainder(t *testing.T) {
+	near, far := burstPair(t)
+	_ = near.SetReadDeadline(time.Now().Add(10 * time.Second))
+	for range 20 {
+		if _, err := far.Write(make([]byte, 100_000)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(near, make([]byte, 100_000)); err != nil {
+			t.Fatal(err)
+		}
+		late := time.AfterFunc(3*burstRest, func() { _, _ = far.Write([]byte("!")) }) // while near waits for much
+		if _, err := io.ReadFull(near, make([]byte, 1)); err != nil {
+			t.Fatalf("the octet behind the burst: %v", err)
+		}
+		late.Stop()
 	}
 }

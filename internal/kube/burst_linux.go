@@ -1,0 +1,156 @@
+package kube
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"porthole.dev/porthole/internal/nonblock"
+)
+
+const (
+	// burstSize is a read's size that says that more is on its way: a TLS
+	// record is 16 KiB at most, and what people type is less than that.
+	burstSize = 16 << 10
+	// burstWake is how much must then have come to wake this process up.
+	burstWake = 192 << 10
+	// burstRest is how long it waits for as much.
+	burstRest = time.Millisecond
+	// burstBuffer is what is read at once.
+	burstBuffer = 256 << 10
+)
+
+// burstConn moderates how often a tunnel wakes this process. A chain of API
+// server, kubelet and runtime delivers a download in pieces of a few kilobytes,
+// and a wake-up for each costs more than all else that is done with it. So
+// after a read that brought much, the socket wakes nobody until it holds much
+// (SO_RCVLOWAT of socket(7)), or a moment has passed: what network cards call
+// interrupt moderation.
+type burstConn struct {
+	net.Conn
+	quick io.ReadWriter // of Conn
+	raw   syscall.RawConn
+
+	buf  *[burstBuffer]byte // held during a burst, and after it until the next octets come
+	rest []byte             // of buf, not read yet
+	busy bool
+	got  int // by take
+	err  error
+
+	alarm *time.Timer // calls wake after burstRest of waiting
+	mu    sync.Mutex
+	high  bool // it takes burstWake to be woken
+}
+
+var burstBuffers = sync.Pool{New: func() any { return new([burstBuffer]byte) }}
+
+// dialBurst is dial for tunnels.
+func dialBurst(ctx context.Context, network, address string) (net.Conn, error) {
+	conn, err := dial(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	s, ok := conn.(syscall.Conn)
+	if !ok {
+		return conn, nil
+	}
+	raw, err := s.SyscallConn()
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	c := &burstConn{Conn: conn, quick: nonblock.Of(conn), raw: raw}
+	c.alarm = time.AfterFunc(burstRest, c.wake)
+	c.alarm.Stop()
+	return c, nil
+}
+
+// Write implements net.Conn.
+func (c *burstConn) Write(p []byte) (int, error) { return c.quick.Write(p) }
+
+// Read is called by one goroutine at a time, as TLS does.
+func (c *burstConn) Read(p []byte) (int, error) {
+	if len(c.rest) == 0 {
+		if !c.busy {
+			n, err := c.quick.Read(p)
+			c.busy = n >= burstSize
+			return n, err
+		}
+		if err := c.fill(); err != nil {
+			return 0, err
+		}
+	}
+	n := copy(p, c.rest)
+	if c.rest = c.rest[n:]; len(c.rest) == 0 && !c.busy {
+		c.release()
+	}
+	return n, nil
+}
+
+// fill reads into the buffer.
+func (c *burstConn) fill() error {
+	if c.buf == nil {
+		c.buf = burstBuffers.Get().(*[burstBuffer]byte)
+	}
+	c.got, c.err = 0, nil
+	err := c.raw.Read(c.take)
+	c.alarm.Stop()
+	c.rest, c.busy = c.buf[:c.got], c.got >= burstSize
+	if !c.busy {
+		c.wake()
+	}
+	if c.got > 0 {
+		return nil // an error comes again
+	}
+	c.release()
+	switch {
+	case err != nil:
+		return err
+	case c.err != nil:
+		return &net.OpError{Op: "read", Net: "tcp", Err: c.err}
+	}
+	return io.EOF
+}
+
+// take reads what there is; it reports false to be called again when there is much, or
+// something after a while.
+func (c *burstConn) take(fd uintptr) (done bool) {
+	c.got, c.err = nonblock.Read(int(fd), c.buf[:])
+	if !errors.Is(c.err, unix.EAGAIN) {
+		return true
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.alarm.Reset(burstRest)
+	if !c.high {
+		c.high = true
+		setWake(fd, burstWake)
+	}
+	return false
+}
+
+// wake lets any octet wake this process, at once if there is one already.
+func (c *burstConn) wake() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.high {
+		c.high = false
+		_ = c.raw.Control(func(fd uintptr) { setWake(fd, 1) }) // it may be closed
+	}
+}
+
+// setWake cannot fail for a socket of TCP; where it does, more wake-ups are all.
+func setWake(fd uintptr, octets int) {
+	_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVLOWAT, octets)
+}
+
+func (c *burstConn) release() {
+	burstBuffers.Put(c.buf)
+	c.buf, c.rest = nil, nil
+}
