@@ -114,5 +114,6 @@ func (o *nodeOptions) run(cmd *cobra.Command) error {
 		notify(node.NotifyStopping)
 		o.Log.Info("node: stopping")
 	}
+	keepToOneProcessor()
 	return o.Run(cmd.Context())
 }

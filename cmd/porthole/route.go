@@ -143,11 +143,11 @@ func routeEvent(name string, e kube.Event) forward.Event {
 	return forward.Event{Kind: kinds[e.Kind], Target: name, Pod: e.Pod, Err: e.Err}
 }
 
-// keepToOneProcessor is for routes through an API server, whose TLS and wake-ups bound
-// what can come. With more processors the goroutines of a tunnel and of its
-// connections wake each other up across them for every piece, which takes more than
-// the pieces do; docs/performance.md has the figures. GOMAXPROCS in the environment
-// has the last word.
+// keepToOneProcessor is for both ends of tunnels, where API server and kubelet bound
+// what can come. With more processors the goroutines of a tunnel, of its connections
+// and of a call to the runtime wake each other up across them for every piece, which
+// takes more than the pieces do; docs/performance.md has the figures. GOMAXPROCS in the
+// environment has the last word.
 func keepToOneProcessor() {
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(1)
