@@ -225,9 +225,15 @@ func TestDrawIntoStalledTransport(t *testing.T) {
 		t.Fatal(err)
 	}
 	src := endless(t)
-	time.AfterFunc(100*time.Millisecond, func() { s.SetWriteDeadline(time.Unix(0, 0)) })
-	if n, err := drawAll(s, src); n == 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("drew %d octets, %v", n, err)
+	failed := make(chan error, 1)
+	go func() {
+		_, err := drawAll(s, src)
+		failed <- err
+	}()
+	within(t, 10*time.Second, "a stalled tunnel", func() bool { return server.Stalled() > 100*time.Millisecond })
+	s.SetWriteDeadline(time.Unix(0, 0))
+	if err := <-failed; !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("Draw: %v", err)
 	}
 	a.Close()
 	select {
