@@ -60,11 +60,17 @@ func accept(l net.Listener) {
 		if err != nil {
 			log.Fatal(err)
 		}
-		go func() {
-			defer c.Close()
-			serve(c.(*net.TCPConn))
-		}()
+		go converse(c.(*net.TCPConn))
 	}
+}
+
+// converse serves a connection. A server that is killed meanwhile resets it, although it may have read all that has come:
+// what looks like an end is one.
+func converse(c *net.TCPConn) {
+	_ = c.SetLinger(0)
+	serve(c)
+	_ = c.SetLinger(-1) // fails for one that was reset
+	_ = c.Close()
 }
 
 func serve(c *net.TCPConn) {
@@ -90,7 +96,7 @@ func serve(c *net.TCPConn) {
 	case "reset": // after half of the answer
 		_, _ = io.WriteString(c, "half")
 		time.Sleep(50 * time.Millisecond)
-		_ = c.SetLinger(0)
+		_ = c.Close()
 	case "download":
 		_, _ = io.CopyN(c, rand.NewChaCha8([32]byte{}), n)
 	case "upload":
