@@ -264,7 +264,10 @@ func TestSpread(t *testing.T) {
 // TestScaled holds that a service's connections follow the number of its pods, up and down.
 func TestScaled(t *testing.T) {
 	ctx := needCluster(t)
-	applyReady(t, ctx, "elastic", 1)
+	// A pod that ends goes on for two seconds, in which the cluster, busy as it may be, tells everybody.
+	apply(t, ctx, strings.NewReplacer("terminationGracePeriodSeconds: 1,", "terminationGracePeriodSeconds: 5,",
+		"ports:", "lifecycle: {preStop: {sleep: {seconds: 2}}}, ports:").Replace(deployment("elastic", 1)))
+	kubectl(t, ctx, "rollout", "status", "deploy/elastic", "--timeout=60s")
 	apply(t, ctx, service("elastic", "elastic", ""))
 	waitEndpoints(t, ctx, "elastic")
 	p := start(t, "forward", "svc/elastic", ":80")
