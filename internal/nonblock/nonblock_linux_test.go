@@ -26,23 +26,9 @@ type quick struct {
 func (q quick) Read(p []byte) (int, error)  { return q.ReadWriter.Read(p) }
 func (q quick) Write(p []byte) (int, error) { return q.ReadWriter.Write(p) }
 
-// quickPair is the two ends of a connection over loopback.
 func quickPair(t testing.TB) (a, b quick) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	dialed, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	accepted, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = dialed.Close(); _ = accepted.Close() })
+	dialed, accepted := testenv.TCPPair(t)
 	return quick{dialed, nonblock.Of(dialed)}, quick{accepted, nonblock.Of(accepted)}
 }
 

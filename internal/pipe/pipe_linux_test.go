@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -59,10 +60,11 @@ func (s stream) WriteTo(w io.Writer) (int64, error) {
 type drawer struct {
 	stream
 	trunk *pipe.Trunk
+	drawn *atomic.Int64 // octets
 }
 
 func asDrawer(copier *pipe.Copier, c *net.TCPConn) pipe.Conn {
-	return drawer{stream{plain{c}}, copier.Trunk(c)}
+	return drawer{stream{plain{c}}, copier.Trunk(c), new(atomic.Int64)}
 }
 
 func (d drawer) Draw(src syscall.RawConn) (total int64, err error) {
@@ -74,6 +76,7 @@ func (d drawer) Draw(src syscall.RawConn) (total int64, err error) {
 		if err := d.trunk.Send(nil); err != nil {
 			return total, err
 		}
+		d.drawn.Add(int64(n))
 		total += int64(n)
 	}
 }
@@ -92,34 +95,14 @@ type proxied struct {
 
 func newProxied(t testing.TB, c *pipe.Copier, way string) proxied {
 	t.Helper()
-	client, near := tcpPair(t)
-	far, server := tcpPair(t)
+	client, near := testenv.TCPPair(t)
+	far, server := testenv.TCPPair(t)
 	p := proxied{client, server, make(chan result, 1)}
 	go func() {
 		counts, err := c.Copy(ways[way].near(c, near), ways[way].far(c, far))
 		p.done <- result{counts, err}
 	}()
 	return p
-}
-
-// tcpPair is the two ends of a connection over loopback.
-func tcpPair(t testing.TB) (dialed, accepted *net.TCPConn) {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	d, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	a, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = d.Close(); _ = a.Close() })
-	return d.(*net.TCPConn), a.(*net.TCPConn)
 }
 
 // eachWay runs a test for each way, with leak checks.

@@ -43,11 +43,11 @@ func TestTrunk(t *testing.T) {
 	testenv.NoLeaks(t)
 	c := &pipe.Copier{}
 	defer c.Close()
-	out, far := tcpPair(t)
+	out, far := testenv.TCPPair(t)
 	trunk := c.Trunk(out)
 	var want string
 	for i := range 3 {
-		in, near := tcpPair(t)
+		in, near := testenv.TCPPair(t)
 		write(t, in, "hello from here")
 		must(t, in.Close())
 		src := raw(t, near)
@@ -79,8 +79,8 @@ func TestTrunkLoadsNothing(t *testing.T) {
 	testenv.NoLeaks(t)
 	c := &pipe.Copier{MaxPipes: -1}
 	defer c.Close()
-	out, _ := tcpPair(t)
-	in, near := tcpPair(t)
+	out, _ := testenv.TCPPair(t)
+	in, near := testenv.TCPPair(t)
 	write(t, in, "x")
 	readable(t, near)
 	if n, err := c.Trunk(out).Load(raw(t, near), 1); n != 0 || err != nil {
@@ -114,9 +114,9 @@ func TestTrunkStall(t *testing.T) {
 	testenv.NoLeaks(t)
 	c := &pipe.Copier{MaxPipes: 1}
 	defer c.Close()
-	out, far := tcpPair(t)
+	out, far := testenv.TCPPair(t)
 	trunk := c.Trunk(out)
-	in, near := tcpPair(t)
+	in, near := testenv.TCPPair(t)
 	go func() {
 		for chunk := bytes.Repeat([]byte("x"), 1<<20); ; {
 			if _, err := in.Write(chunk); err != nil {
@@ -165,4 +165,33 @@ func readable(t *testing.T, c *net.TCPConn) {
 			t.Fatalf("poll: %d, %v", n, err)
 		}
 	}))
+}
+
+// A Conn that draws is given bulk to draw.
+func TestBulkIsDrawn(t *testing.T) {
+	testenv.NoLeaks(t)
+	c := &pipe.Copier{}
+	defer c.Close()
+	client, near := testenv.TCPPair(t)
+	far, server := testenv.TCPPair(t)
+	d := asDrawer(c, near).(drawer)
+	const size = 8 << 20
+	bulk := make(chan error, 1)
+	go func() {
+		_, err := server.Write(make([]byte, size))
+		bulk <- errors.Join(err, server.CloseWrite())
+	}()
+	done := make(chan result, 1)
+	go func() {
+		counts, err := c.Copy(d, far)
+		done <- result{counts, err}
+	}()
+	n, err := io.Copy(io.Discard, client)
+	must(t, errors.Join(err, client.Close(), <-bulk))
+	if r := <-done; n != size || r.err != nil || r.counts.FromB != size {
+		t.Errorf("%d of %d octets came, %d were counted, %v", n, size, r.counts.FromB, r.err)
+	}
+	if d.drawn.Load() == 0 {
+		t.Error("nothing was drawn")
+	}
 }

@@ -3,7 +3,6 @@ package portforward
 import (
 	"errors"
 	"io"
-	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -11,6 +10,7 @@ import (
 	"time"
 
 	"porthole.dev/porthole/internal/portforward/spdy"
+	"porthole.dev/porthole/internal/testenv"
 )
 
 // stockTunnel is the client's end of a tunnel in the stock protocol, without a
@@ -150,19 +150,7 @@ func TestPairExpires(t *testing.T) {
 // spdyTunnel is the two ends of a tunnel, with nothing behind the server's.
 func spdyTunnel(t *testing.T) (client, server *spdy.Conn) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	a, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
+	a, b := testenv.TCPPair(t)
 	client, server = spdy.New(a, spdy.Config{}), spdy.New(b, spdy.Config{Server: true})
 	t.Cleanup(func() { client.Close(); server.Close() })
 	return client, server

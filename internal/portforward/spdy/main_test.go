@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"porthole.dev/porthole/internal/testenv"
 )
 
 func TestMain(m *testing.M) {
@@ -18,21 +20,8 @@ func TestMain(m *testing.M) {
 // transports returns the two ends of a TCP connection over loopback.
 func transports(t testing.TB) (client, server net.Conn) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	client, err = net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	server, err = l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { client.Close(); server.Close() })
-	return client, server
+	dialed, accepted := testenv.TCPPair(t)
+	return dialed, accepted
 }
 
 // tunnel returns the two ends of a tunnel over loopback TCP; cfg.Server is set here.
