@@ -79,9 +79,9 @@ bench: build ## side by side with peers, kubectl on a real cluster among them
 	go build -o bin/bench ./bench
 	scripts/bench $(BENCHFLAGS)
 
-FUZZTIME ?= 20s
-fuzz: ## every fuzz target for FUZZTIME each
-	@scripts/fuzz $(FUZZTIME)
+FUZZ ?= 200000
+fuzz: ## every fuzz target on FUZZ inputs each
+	@scripts/fuzz $(FUZZ)
 
 licenses: ## the licences of all that is linked into the binary, in bin/licenses
 	@scripts/licenses bin/licenses ./cmd/porthole
