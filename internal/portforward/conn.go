@@ -32,9 +32,8 @@ type Conn struct {
 	closing sync.Once
 	closed  chan struct{} // closed by Close and Reset
 
-	sentFin atomic.Bool
-	ended   atomic.Bool // Read has returned io.EOF
-	readBy  deadline
+	ended  atomic.Bool // Read has returned io.EOF
+	readBy deadline
 
 	writes  atomic.Int32 // Writes under way
 	wroteAt atomic.Int64 // when the last one ended, in ns after tunnel.born
@@ -94,7 +93,6 @@ func (c *Conn) CloseWrite() error {
 	err := c.data.CloseWrite()
 	switch {
 	case err == nil:
-		c.sentFin.Store(true)
 		return nil
 	case c.isClosed():
 		return net.ErrClosed

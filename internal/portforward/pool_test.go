@@ -198,7 +198,7 @@ func awaitBreak(t *testing.T, s *server, c *Client) {
 		c.tunnels.mu.Lock()
 		defer c.tunnels.mu.Unlock()
 		c.tunnels.clean()
-		return len(c.tunnels.tunnels) == 0
+		return len(c.tunnels.tunnels) == 0 && c.tunnels.opening == nil
 	})
 }
 

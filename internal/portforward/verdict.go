@@ -46,7 +46,7 @@ func (c *Conn) listen() {
 	close(c.over)
 	// Octets that nobody takes any more block a stock server's reading of the
 	// whole tunnel, hence nobody else should come to this one.
-	clogged := c.verdict == nil && !c.sentFin.Load() && !c.isClosed() && c.sendsNow()
+	clogged := c.verdict == nil && !c.data.SentFin() && !c.isClosed() && c.sendsNow()
 	c.stopSending()
 	c.text.Close()
 	var port *PortError
@@ -131,7 +131,7 @@ func (c *Conn) end() error {
 			// With nothing more to take the server is certain to end the
 			// error stream. With something, it may wait for us to be
 			// told first.
-			if !c.sentFin.Load() {
+			if !c.data.SentFin() {
 				c.ended.Store(true)
 				return io.EOF
 			}

@@ -31,6 +31,7 @@ type outbox struct {
 	queued   bool   // the stream is in sender.ready or sender.drawing
 	window   int64
 	err      error // why there is no more sending; nil while open
+	fin      bool  // sent
 	cond     sync.Cond
 	deadline deadline
 }
@@ -242,9 +243,16 @@ func (q *sender) finish(s *Stream) error {
 		q.out = appendDataHeader(q.out, s.id, 0, 0)
 	}
 	q.out[q.lastAt+4] |= flagFin
+	s.out.fin = true
 	q.last = nil
 	q.work.Signal()
 	return nil
+}
+
+func (q *sender) sentFin(s *Stream) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return s.out.fin
 }
 
 // abort makes writes fail with err; the first reason counts.

@@ -55,6 +55,9 @@ func (s *Stream) Headers() http.Header { return s.headers }
 // the stream is over. Octets may be left to read.
 func (s *Stream) Ended() bool { return s.in.over() }
 
+// SentFin says whether this side's FIN has been sent. The peer does not see it before.
+func (s *Stream) SentFin() bool { return s.conn.send.sentFin(s) }
+
 // AfterLoss calls f on a goroutine of its own once the peer has reset the stream or
 // the tunnel has gone away under it: now, if that has happened. A stream that ends
 // in any other way never calls it. There is one such f, the last.
