@@ -51,14 +51,16 @@ type pool struct {
 
 // opening is a tunnel on its way. err is set before done is closed.
 type opening struct {
-	done chan struct{}
-	err  error
+	began time.Time
+	done  chan struct{}
+	err   error
 }
 
 // acquire returns a tunnel with room for one more connection, and counts it in.
-// It waits only if there is none worth sharing.
+// It waits only if there is none worth sharing. An opening that was under way before
+// may have met a server that was going; only the failure of a later one counts.
 func (p *pool) acquire(ctx context.Context) (*tunnel, error) {
-	for {
+	for asked := time.Now(); ; {
 		if err := context.Cause(ctx); err != nil {
 			return nil, err
 		}
@@ -68,7 +70,7 @@ func (p *pool) acquire(ctx context.Context) (*tunnel, error) {
 		}
 		select {
 		case <-o.done:
-			if o.err != nil {
+			if o.err != nil && !o.began.Before(asked) {
 				return nil, o.err
 			}
 		case <-ctx.Done():
@@ -164,7 +166,7 @@ func (p *pool) drop(bad func(*tunnel) bool) {
 // leave: the tunnel will be there for the next.
 func (p *pool) begin() *opening {
 	if p.opening == nil {
-		o := &opening{done: make(chan struct{})}
+		o := &opening{began: time.Now(), done: make(chan struct{})}
 		p.opening = o
 		p.work.Go(func() { p.finish(o) })
 	}

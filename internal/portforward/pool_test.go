@@ -261,6 +261,30 @@ func TestDialEnds(t *testing.T) {
 	}
 }
 
+// An opening that was under way before a Dial says nothing about the server that the
+// Dial meets; one that fails after it does.
+func TestDialOutlivesOlderOpening(t *testing.T) {
+	s := start(t, echo)
+	came, leave := make(chan struct{}), make(chan struct{})
+	s.answer = func(w http.ResponseWriter, r *http.Request) bool {
+		if len(s.requests()) > 1 {
+			return false
+		}
+		close(came)
+		<-leave
+		panic(http.ErrAbortHandler)
+	}
+	c := s.client(t)
+	first := make(chan error, 1)
+	go func() { first <- c.Connect(t.Context()) }()
+	<-came
+	time.AfterFunc(50*time.Millisecond, func() { close(leave) }) // exchange waits by then
+	exchange(t, c)
+	if err := <-first; err == nil {
+		t.Error("an opening that was cut succeeded")
+	}
+}
+
 // Close while connections come and go leaves nothing behind.
 func TestCloseUnderLoad(t *testing.T) {
 	s := start(t, echo)
