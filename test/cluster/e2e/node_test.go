@@ -199,6 +199,9 @@ func nodeThreads(t *testing.T, _ context.Context, n *node) {
 	if open := metric(t, "porthole_forwards_open", ""); open != 1000 {
 		t.Errorf("with 1,000 connections the node counts %v", open)
 	}
+	if n := metric(t, "go_sched_gomaxprocs_threads", ""); n != 1 {
+		t.Errorf("the node keeps to %v processors", n)
+	}
 	more := status(t, pid, "Threads") - threads
 	t.Logf("1,000 connections: %d threads more than %d", more, threads)
 	if more > 20 {
