@@ -79,7 +79,7 @@ bench: build ## side by side with peers, kubectl on a real cluster among them
 	go build -o bin/bench ./bench
 	scripts/bench $(BENCHFLAGS)
 
-FUZZ ?= 200000
+FUZZ ?= 20000
 fuzz: ## every fuzz target on FUZZ inputs each
 	@scripts/fuzz $(FUZZ)
 

@@ -262,7 +262,7 @@ func TestDialEnds(t *testing.T) {
 }
 
 // An opening that was under way before a Dial says nothing about the server that the
-// Dial meets; one that fails after it does.
+// Dial meets.
 func TestDialOutlivesOlderOpening(t *testing.T) {
 	s := start(t, echo)
 	came, leave := make(chan struct{}), make(chan struct{})

@@ -49,6 +49,53 @@ func halfClose(t *testing.T, asker, answerer *Stream) {
 	}
 }
 
+// Whoever has seen a FIN finds that it was sent, even while CloseWrite is still under way.
+func TestSentFin(t *testing.T) {
+	client, server := tunnel(t, Config{})
+	a, b := pair(t, client, server)
+	if a.SentFin() {
+		t.Error("a new stream has sent its FIN")
+	}
+	client.mu.Lock() // which CloseWrite wants when the FIN is on its way
+	closed := make(chan error, 1)
+	go func() { closed <- a.CloseWrite() }()
+	_, err := b.Read(make([]byte, 1))
+	sent := a.SentFin()
+	client.mu.Unlock()
+	if err != io.EOF || !sent {
+		t.Errorf("read: %v, and the FIN was sent: %t", err, sent)
+	}
+	if err := <-closed; err != nil {
+		t.Error(err)
+	}
+}
+
+// A Write that is cut short leaves no FIN behind, which would make half a message look whole.
+func TestCutSendsNoFin(t *testing.T) {
+	client, server := tunnel(t, Config{FlowControl: true})
+	a, b := pair(t, client, server)
+	cut := make(chan error, 1)
+	go func() {
+		_, err := a.Write(make([]byte, 64<<20)) // nobody reads
+		cut <- err
+	}()
+	within(t, 10*time.Second, "the window full", func() bool {
+		a.conn.send.mu.Lock()
+		defer a.conn.send.mu.Unlock()
+		return a.out.window == 0
+	})
+	a.Close()
+	if err := <-cut; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("write: %v", err)
+	}
+	if a.SentFin() {
+		t.Error("a FIN was sent")
+	}
+	if _, err := io.ReadAll(b); !errors.Is(err, ErrReset) {
+		t.Errorf("read: %v", err)
+	}
+}
+
 // A reset hits both directions of its stream and no other stream.
 func TestReset(t *testing.T) {
 	modes(t, func(t *testing.T, cfg Config) {
