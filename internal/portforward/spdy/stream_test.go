@@ -62,7 +62,7 @@ func TestSentFin(t *testing.T) {
 	_, err := b.Read(make([]byte, 1))
 	sent := a.SentFin()
 	client.mu.Unlock()
-	if err != io.EOF || !sent {
+	if !errors.Is(err, io.EOF) || !sent {
 		t.Errorf("read: %v, and the FIN was sent: %t", err, sent)
 	}
 	if err := <-closed; err != nil {
