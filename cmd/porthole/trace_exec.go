@@ -27,8 +27,8 @@ that the kernel starts.
   ARGS   file and arguments; what a shell would read otherwise is quoted, and
          "..." ends what is incomplete: more than 4096 bytes, or unreadable
 
-The first line is there once everything that follows is seen. It takes root, or
-CAP_BPF, CAP_PERFMON and CAP_DAC_READ_SEARCH, and Linux 5.8 with BTF.`
+The first line is there once everything that follows is seen. It takes root, and
+Linux 5.8 with BTF.`
 
 const traceExecExample = `  porthole trace exec -n nsenter        # who enters namespaces, and for what
   porthole trace exec -t                # with seconds since the start

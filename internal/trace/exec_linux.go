@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"sync"
 	"time"
@@ -22,7 +23,7 @@ import (
 
 // Run traces until ctx ends, which is no error, and reports what happened until
 // then. It takes root, or CAP_BPF, CAP_PERFMON and the permission to read
-// tracefs, which is root's. Errors: ErrPermission, ErrNoRingBuffer, ErrNoBTF, ErrNoTracepoints,
+// tracefs, which is root's, or to mount it. Errors: ErrPermission, ErrNoRingBuffer, ErrNoBTF, ErrNoTracepoints,
 // and Event's own.
 func (t *Execs) Run(ctx context.Context) error {
 	p, err := attach()
@@ -86,7 +87,7 @@ type probe struct {
 	reader  *ringbuf.Reader
 
 	detaching sync.Once
-	links     []link.Link
+	attached  []io.Closer
 }
 
 // attach loads the programs and attaches them.
@@ -133,7 +134,12 @@ func (p *probe) attach() error {
 	if err != nil {
 		return err
 	}
-	p.links = append(p.links, done)
+	p.attached = append(p.attached, done)
+	tracepoints, err := openTracepoints()
+	if err != nil {
+		return noTracepoints(err)
+	}
+	defer tracepoints.Close()
 	for _, at := range []struct {
 		name    string
 		program *ebpf.Program
@@ -143,16 +149,21 @@ func (p *probe) attach() error {
 		{"sys_enter_execve", p.objects.BeginExecve},
 		{"sys_enter_execveat", p.objects.BeginExecveat},
 	} {
-		l, err := link.Tracepoint("syscalls", at.name, at.program, nil)
-		if errors.Is(err, fs.ErrPermission) {
-			return err
-		}
+		event, err := attachTracepoint(tracepoints, at.name, at.program)
 		if err != nil {
-			return fmt.Errorf("%w: %s: %w", ErrNoTracepoints, at.name, err)
+			return noTracepoints(err)
 		}
-		p.links = append(p.links, l)
+		p.attached = append(p.attached, event)
 	}
 	return nil
+}
+
+// noTracepoints names an error of tracepoints, unless it is for want of a permission.
+func noTracepoints(err error) error {
+	if errors.Is(err, fs.ErrPermission) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrNoTracepoints, err)
 }
 
 // permission names an error that the kernel gives for want of a permission. The
@@ -189,7 +200,7 @@ func (p *probe) stop() {
 
 func (p *probe) detach() {
 	p.detaching.Do(func() {
-		for _, l := range p.links {
+		for _, l := range p.attached {
 			_ = l.Close()
 		}
 	})

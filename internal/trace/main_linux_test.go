@@ -111,13 +111,25 @@ func watch(t *testing.T) *watcher {
 // run starts tracing in the background, and returns when it is in place.
 func (w *watcher) run(execs trace.Execs) {
 	w.t.Helper()
+	w.runAfter(func() error { return nil }, execs)
+}
+
+// runAfter is run on a goroutine that does something else first.
+func (w *watcher) runAfter(prepare func() error, execs trace.Execs) {
+	w.t.Helper()
 	var ctx context.Context
 	ctx, w.cancel = context.WithCancel(context.Background())
 	w.t.Cleanup(w.cancel)
 	ready := make(chan struct{})
 	execs.Ready = func() error { close(ready); return nil }
 	w.ended = make(chan error, 1)
-	go func() { w.ended <- execs.Run(ctx) }()
+	go func() {
+		err := prepare()
+		if err == nil {
+			err = execs.Run(ctx)
+		}
+		w.ended <- err
+	}()
 	select {
 	case <-ready:
 	case err := <-w.ended:

@@ -17,7 +17,7 @@ var (
 	ErrNoRingBuffer = errors.New("the kernel has no eBPF ring buffer")
 	// ErrNoBTF: the kernel does not describe its own types.
 	ErrNoBTF = errors.New("the kernel has no type information (BTF)")
-	// ErrNoTracepoints: tracefs is not mounted, or the kernel has no tracepoints of system calls.
+	// ErrNoTracepoints: the kernel has no tracepoints of system calls.
 	ErrNoTracepoints = errors.New("no tracepoints of system calls")
 )
 
