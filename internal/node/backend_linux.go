@@ -33,19 +33,10 @@ type route struct {
 	policy  Policy
 }
 
-// Dial connects to a port of the sandbox. Its errors are dialErrors.
+// Dial connects to a port of the sandbox.
 func (r *route) Dial(ctx context.Context, port uint16) (pipe.Conn, error) {
 	if err := r.policy.check(r.sandbox.hostNetwork, port); err != nil {
-		return nil, dialError{err}
+		return nil, err
 	}
-	conn, err := r.backend.dial(ctx, r.sandbox, port)
-	if err != nil {
-		return nil, dialError{err}
-	}
-	return conn, nil
+	return r.backend.dial(ctx, r.sandbox, port)
 }
-
-// dialError tells a connection that never was from one that failed later.
-type dialError struct{ error }
-
-func (e dialError) Unwrap() error { return e.error }

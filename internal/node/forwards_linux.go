@@ -89,22 +89,23 @@ func (f *forwards) record(s *sandbox, e portforward.Event) {
 	f.log.Info("node: forward "+r.Event, line...)
 }
 
+// stages are a Record's words for a connection's.
+var stages = map[portforward.Stage]string{
+	portforward.Opened: EventOpened, portforward.Closed: EventClosed, portforward.Failed: EventFailed,
+}
+
 func recordOf(s *sandbox, e portforward.Event) Record {
 	r := Record{
-		Time: time.Now().UTC(), Event: EventOpened, Namespace: s.namespace, Pod: s.pod, Sandbox: s.id,
+		Time: time.Now().UTC(), Event: stages[e.Stage], Namespace: s.namespace, Pod: s.pod, Sandbox: s.id,
 		Port: e.Port, Client: e.Client, UserAgent: e.UserAgent, Protocol: e.Protocol, ConnectSeconds: e.Connect.Seconds(),
 	}
-	if e.Open {
+	if e.Stage == portforward.Opened {
 		return r
 	}
-	r.Event, r.Result = EventClosed, resultOf(e.Err)
+	r.Result = resultOf(e.Err)
 	r.Sent, r.Received, r.Seconds = e.Sent, e.Received, e.Duration.Seconds()
 	if e.Err != nil {
 		r.Error = e.Err.Error()
-	}
-	var never dialError
-	if errors.As(e.Err, &never) {
-		r.Event = EventFailed
 	}
 	return r
 }

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"k8s.io/client-go/rest"
@@ -26,6 +27,7 @@ import (
 	"k8s.io/client-go/transport/spdy"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"porthole.dev/porthole/internal/pipe"
 	"porthole.dev/porthole/internal/portforward"
 	"porthole.dev/porthole/internal/testenv"
 )
@@ -344,6 +346,73 @@ func TestForwardFails(t *testing.T) {
 			r.stop()
 		})
 	}
+}
+
+// Clients that hang up while their port is dialed were never connected: nothing was
+// opened that could be closed.
+func TestHangUpDuringDial(t *testing.T) {
+	for _, hangUp := range []struct {
+		name string
+		do   func(*portforward.Client, pipe.Conn)
+	}{
+		{"connection", func(_ *portforward.Client, c pipe.Conn) { _ = pipe.Reset(c) }},
+		{"tunnel", func(c *portforward.Client, _ pipe.Conn) { _ = c.Close() }},
+	} {
+		t.Run(hangUp.name, func(t *testing.T) {
+			testenv.NoLeaks(t)
+			pod := testenv.NewPod(t)
+			port := silentPort(t, pod)
+			r := startNode(t, pod, Node{})
+			records := follow(t, r.Events)
+			for range 3 {
+				client := &portforward.Client{URL: r.url(t), Transport: &http.Transport{}, SPDYOnly: true}
+				conn, err := client.Dial(t.Context(), port)
+				if err != nil {
+					t.Fatal(err)
+				}
+				pod.AwaitConnecting(t, port)
+				hangUp.do(client, conn)
+				if last := <-records; last.Event != EventFailed || last.Result != resultLost && last.Result != resultReset {
+					t.Errorf("record %+v", last)
+				}
+				_ = client.Close()
+			}
+			r.log.waitFor(t, `"msg":"node: forward failed"`)
+			r.wantMetrics(t, "porthole_forwards_open 0")
+			r.stop()
+		})
+	}
+}
+
+// silentPort is a port in the pod that answers no connect: it accepts nobody, and its
+// queue is full.
+func silentPort(t *testing.T, pod *testenv.Pod) (port uint16) {
+	t.Helper()
+	var fd int
+	err := pod.NS.Do(func() (err error) {
+		if fd, err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0); err != nil {
+			return err
+		}
+		if err = unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+			return err
+		}
+		return unix.Listen(fd, 0)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Close(fd) })
+	at, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	port = uint16(at.(*unix.SockaddrInet4).Port)
+	first, err := pod.NS.Dial(t.Context(), port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = first.Close() })
+	return port
 }
 
 func TestPortForwardFails(t *testing.T) {

@@ -33,15 +33,15 @@ func (c *caller) join(ctx context.Context, l line, port uint16, protocol string)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	l.afterLoss(func() { cancel(ErrReset) })
-	event := Event{Port: port, Client: c.addr, UserAgent: c.agent, Protocol: protocol}
+	event := Event{Stage: Failed, Port: port, Client: c.addr, UserAgent: c.agent, Protocol: protocol}
 	began := time.Now()
 	pod, err := c.dial(ctx, port)
 	event.Connect = time.Since(began)
 	switch {
 	case err == nil:
-		event.Open = true
+		event.Stage = Opened
 		c.tell(event)
-		event.Open = false
+		event.Stage = Closed
 		event.Sent, event.Received, err = c.move(ctx, l, pod)
 	case ctx.Err() != nil: // there is nobody left to be told
 		err = context.Cause(ctx)

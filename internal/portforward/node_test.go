@@ -117,7 +117,7 @@ func (n *node) told() (opened, ended []Event) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, e := range n.events {
-		if e.Open {
+		if e.Stage == Opened {
 			opened = append(opened, e)
 		} else {
 			ended = append(ended, e)

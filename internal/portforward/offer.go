@@ -27,8 +27,8 @@ type Offer struct {
 	// Ports are those that the older WebSocket forms open at once, if the
 	// request does not name them itself.
 	Ports []uint16
-	// Events, if set, is called when a connection is opened and when it has
-	// ended, from many goroutines at once.
+	// Events, if set, is called when a connection is opened, when it has ended
+	// and when it could not be opened, from many goroutines at once.
 	Events func(Event)
 	// Done, if set, is called once, when the Dialer is not going to be used any
 	// more: the Offer was not taken up in time, its upgrade failed, or its
@@ -36,13 +36,25 @@ type Offer struct {
 	Done func()
 }
 
-// Event is what became of a connection, or that it began.
+// Stage says what an Event tells of a connection. Each connection has either
+// Opened and, later, Closed, or Failed alone.
+type Stage int
+
+// The stages.
+const (
+	// Opened: its port is connected.
+	Opened Stage = iota + 1
+	// Closed: it has ended, after it was opened.
+	Closed
+	// Failed: its port was never connected, for whatever reason: nobody listens,
+	// or the client has hung up meanwhile.
+	Failed
+)
+
+// Event is a stage in the life of a connection.
 type Event struct {
-	// Open is true for the event that a connection begins with, once its
-	// port was dialed, and false for the one that it ends with. A connection whose
-	// port could not be dialed has only the latter.
-	Open bool
-	Port uint16
+	Stage Stage
+	Port  uint16
 	// Client is who asked for the upgrade, as far as the request tells:
 	// its X-Forwarded-For, else the address that it came from.
 	Client string
@@ -54,7 +66,7 @@ type Event struct {
 	// Connect is how long the Dialer took.
 	Connect time.Duration
 	// Sent and Received are octets from and to the client; Duration is from
-	// the stream's arrival to the end. They are of the ending event.
+	// the stream's arrival to the end. They are 0 for Opened.
 	Sent, Received int64
 	Duration       time.Duration
 	// Err is why the connection failed, nil after two ends of file.

@@ -1,10 +1,14 @@
 package testenv
 
 import (
+	"fmt"
 	"net"
+	"os"
 	"os/exec"
+	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -62,6 +66,24 @@ func (p *Pod) Listen(t testing.TB, address string) net.Listener {
 	}
 	t.Cleanup(func() { _ = l.Close() })
 	return l
+}
+
+// AwaitConnecting waits until a socket inside the namespace is connecting to port of
+// 127.0.0.1 and has no answer yet.
+func (p *Pod) AwaitConnecting(t testing.TB, port uint16) {
+	t.Helper()
+	// proc_net_tcp(5): 02 is SYN_SENT.
+	connecting := fmt.Sprintf(" 0100007F:%04X 02 ", port)
+	for limit := time.Now().Add(time.Minute); time.Now().Before(limit); time.Sleep(10 * time.Millisecond) {
+		sockets, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/tcp", p.PID))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(sockets), connecting) {
+			return
+		}
+	}
+	t.Fatal("nobody connects to port", port)
 }
 
 // Port is the port that l listens on.

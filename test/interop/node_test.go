@@ -74,7 +74,7 @@ func (n *node) ended() (all []ours.Event) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, e := range n.events {
-		if !e.Open {
+		if e.Stage != ours.Opened {
 			all = append(all, e)
 		}
 	}
