@@ -5,6 +5,8 @@ BIN   := bin/porthole
 TOOL  := go tool -modfile=tools/go.mod
 # Namespaces take root.
 SUDO  := $(if $(filter 0,$(shell id -u)),,sudo)
+# What every porthole is built with; expanded where it is used.
+BUILD  = go build -trimpath -ldflags "-s -w -X main.built=$(shell scripts/version)"
 
 .PHONY: all build install demo test test-interop cluster-up cluster-down test-cluster lint generate cross bench fuzz licenses clean
 
@@ -12,7 +14,7 @@ all: build
 
 build: ## one static binary
 	@scripts/need
-	go build -trimpath -ldflags "-s -w" -o $(BIN) ./cmd/porthole
+	$(BUILD) -o $(BIN) ./cmd/porthole
 
 # For packages: make install PREFIX=/usr DESTDIR=$$PWD/root.
 PREFIX ?= /usr/local
@@ -68,9 +70,9 @@ generate: ## the eBPF programs of internal/trace, compiled
 	scripts/generate
 
 cross: ## the client for other systems
-	GOOS=linux GOARCH=arm64 go build -trimpath -o bin/cross/porthole-linux-arm64 ./cmd/porthole
-	GOOS=darwin GOARCH=arm64 go build -trimpath -o bin/cross/porthole-darwin-arm64 ./cmd/porthole
-	GOOS=windows GOARCH=amd64 go build -trimpath -o bin/cross/porthole-windows-amd64.exe ./cmd/porthole
+	GOOS=linux GOARCH=arm64 $(BUILD) -o bin/cross/porthole-linux-arm64 ./cmd/porthole
+	GOOS=darwin GOARCH=arm64 $(BUILD) -o bin/cross/porthole-darwin-arm64 ./cmd/porthole
+	GOOS=windows GOARCH=amd64 $(BUILD) -o bin/cross/porthole-windows-amd64.exe ./cmd/porthole
 	GOOS=darwin go vet ./...
 	GOOS=windows go vet ./...
 

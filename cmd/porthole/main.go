@@ -105,8 +105,15 @@ func noArgs(cmd *cobra.Command, args []string) error {
 	return usageError{errors.New(unknown)}
 }
 
-// version is the module's, as the Go toolchain stamped it.
+// built is the version that `make build` gives the linker, as scripts/version says it.
+var built string
+
+// version is the one that was given to the linker, or else the module's, as the
+// Go toolchain stamps it.
 func version() string {
+	if built != "" {
+		return built
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok || info.Main.Version == "" {
 		return "(unknown)"
