@@ -12,11 +12,22 @@ import (
 // Open opens the network namespace of a target and checks that it can be
 // entered; the caller closes it. Errors are those of package netns.
 func Open(t target.Target) (*netns.Namespace, error) {
+	var ns *netns.Namespace
+	var err error
 	switch t.Scheme {
 	case target.PID:
-		return netns.OpenPID(t.PID)
+		ns, err = netns.OpenPID(t.PID)
 	case target.NetNS:
-		return netns.OpenPath(t.Path)
+		ns, err = netns.OpenPath(t.Path)
+	default:
+		return nil, fmt.Errorf("target %s: %w", t, target.ErrUnknown)
 	}
-	return nil, fmt.Errorf("target %s: %w", t, target.ErrUnknown)
+	if err != nil {
+		return nil, err
+	}
+	if err := ns.Check(); err != nil {
+		ns.Close()
+		return nil, err
+	}
+	return ns, nil
 }

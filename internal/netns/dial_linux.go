@@ -19,8 +19,8 @@ var loopbacks = [...]netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IP
 
 // Dial connects to a TCP port on the namespace's own loopback, 127.0.0.1 and
 // then ::1. The socket is made inside; connecting and everything after happens
-// outside, so that no thread stays behind. The Conn is a *net.TCPConn. The error is that of 127.0.0.1: an
-// *net.OpError, with syscall.ECONNREFUSED when nothing listens on either, or
+// outside, so that no thread stays behind. The Conn is a *net.TCPConn. The error is
+// that of 127.0.0.1: an *net.OpError, with syscall.ECONNREFUSED when nothing listens on either, or
 // one of this package's own when the namespace cannot be entered.
 func (ns *Namespace) Dial(ctx context.Context, port uint16) (pipe.Conn, error) {
 	var first error
@@ -55,7 +55,25 @@ func (ns *Namespace) dial(ctx context.Context, addr netip.AddrPort) (pipe.Conn, 
 	if err != nil {
 		return nil, err
 	}
-	return conn.(*net.TCPConn), nil // FileConn looked at the socket
+	tcp := conn.(*net.TCPConn) // FileConn looked at the socket
+	if err := refuseItself(tcp); err != nil {
+		return nil, &net.OpError{Op: "dial", Net: "tcp", Addr: net.TCPAddrFromAddrPort(addr), Err: err}
+	}
+	return tcp, nil
+}
+
+// refuseItself ends a connection that has met its own socket. The kernel may choose
+// the very port that is dialed for the near end, and a SYN that comes back to where
+// it is from opens a connection (RFC 9293, section 3.5): nobody listens there, and
+// what is written would be read again.
+func refuseItself(conn *net.TCPConn) error {
+	near, far := conn.LocalAddr().(*net.TCPAddr), conn.RemoteAddr().(*net.TCPAddr)
+	if near.AddrPort() != far.AddrPort() {
+		return nil
+	}
+	_ = conn.SetLinger(0) // TIME_WAIT would keep the port from the server that is awaited
+	_ = conn.Close()
+	return os.NewSyscallError("connect", unix.ECONNREFUSED)
 }
 
 // socket makes a TCP socket inside the namespace.

@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
-	"strconv"
 	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,13 +14,14 @@ import (
 // Namespace is a way into a network namespace. Its methods may be called from
 // any goroutine; whoever opened it closes it, after the last call has returned.
 type Namespace struct {
-	home *os.File // the namespace of this process, to come back to
+	kernel kernel
+	home   *os.File // the namespace of this process, to come back to
 
-	// One of the two is set. A pidfd follows its process and nothing else,
-	// even when the number is used again, and does not keep the namespace
-	// alive. A path is opened anew for every entry, so that a namespace
-	// made again under its old name is found.
-	process *os.File // pidfd
+	// One of the two is set. A process is held as such, even when its number
+	// is used again, and its namespace is not kept alive. A path is opened
+	// anew for every entry, so that a namespace made again under its old
+	// name is found.
+	process *process
 	path    string
 
 	// one lets one thread inside at a time: an entry takes microseconds,
@@ -30,46 +29,46 @@ type Namespace struct {
 	one sync.Mutex
 }
 
-// OpenPID opens the network namespace of a process, and checks that it can be
-// entered. Errors: ErrNoProcess, ErrPermission.
-func OpenPID(pid int) (*Namespace, error) {
-	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
-	switch {
-	case errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL):
-		// EINVAL is a thread's number: a process' namespace goes by its leader.
-		return nil, fmt.Errorf("process %d: %w", pid, ErrNoProcess)
-	case err != nil:
-		return nil, fmt.Errorf("process %d: %w", pid, os.NewSyscallError("pidfd_open", err))
+// OpenPID opens the network namespace of a process, without going in. Errors:
+// ErrNoProcess.
+func OpenPID(pid int) (*Namespace, error) { return openPID(runningKernel(), pid) }
+
+func openPID(k kernel, pid int) (*Namespace, error) {
+	p, err := openProcess(k, pid)
+	if err != nil {
+		return nil, err
 	}
-	// PIDFD_NONBLOCK lets the runtime's poller wait for the exit.
-	ns := &Namespace{process: os.NewFile(uintptr(fd), "pidfd:"+strconv.Itoa(pid))}
-	if err := ns.check(); err != nil {
-		return nil, fmt.Errorf("process %d: %w", pid, err)
-	}
-	return ns, nil
+	return (&Namespace{kernel: k, process: p}).withHome()
 }
 
 // OpenPath opens the network namespace that is bound to a path, such as
-// /run/netns/blue or /proc/4947/ns/net, and checks that it can be entered.
-// Errors: ErrNotExist, ErrNotNamespace, ErrPermission.
+// /run/netns/blue or /proc/4947/ns/net, without going in. Errors: ErrNotExist,
+// ErrNotNamespace, ErrPermission.
 func OpenPath(path string) (*Namespace, error) {
-	ns := &Namespace{path: path}
-	if err := ns.check(); err != nil {
+	f, err := openNamespace(path)
+	if err != nil {
+		return nil, err
+	}
+	f.Close()
+	return (&Namespace{kernel: runningKernel(), path: path}).withHome()
+}
+
+// withHome completes an opening, or closes ns.
+func (ns *Namespace) withHome() (_ *Namespace, err error) {
+	// The process' own would be its first thread's, which may have ended elsewhere.
+	if ns.home, err = os.Open("/proc/thread-self/ns/net"); err != nil {
+		ns.Close()
 		return nil, err
 	}
 	return ns, nil
 }
 
-// check completes an opening: it goes in and out once, and closes ns when that fails.
-func (ns *Namespace) check() (err error) {
-	if ns.home, err = os.Open("/proc/thread-self/ns/net"); err == nil {
-		err = ns.Do(func() error { return nil })
-	}
-	if errors.Is(err, ErrExited) {
-		err = ErrNoProcess // it had exited before we came, a zombie
-	}
-	if err != nil {
-		ns.Close()
+// Check makes sure that the namespace can be entered, by going in and out. Errors:
+// those of opening, and ErrPermission.
+func (ns *Namespace) Check() error {
+	err := ns.Do(func() error { return nil })
+	if ns.process != nil && err != nil {
+		return fmt.Errorf("process %d: %w", ns.process.pid, err)
 	}
 	return err
 }
@@ -77,10 +76,11 @@ func (ns *Namespace) check() (err error) {
 // Close gives back the descriptors. Connections made through ns go on.
 func (ns *Namespace) Close() error {
 	var errs []error
-	for _, f := range []*os.File{ns.home, ns.process} {
-		if f != nil {
-			errs = append(errs, f.Close())
-		}
+	if ns.process != nil {
+		errs = append(errs, ns.process.Close())
+	}
+	if ns.home != nil {
+		errs = append(errs, ns.home.Close())
 	}
 	return errors.Join(errs...)
 }
@@ -93,77 +93,83 @@ func (ns *Namespace) Wait(ctx context.Context) error {
 		<-ctx.Done()
 		return ctx.Err()
 	}
-	stop := context.AfterFunc(ctx, func() { _ = ns.process.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
-	raw, err := ns.process.SyscallConn()
-	if err != nil {
+	if err := ns.process.wait(ctx); err != nil {
 		return err
 	}
-	if err := raw.Read(exited); err != nil {
-		return errors.Join(ctx.Err(), err)
-	}
 	return ErrExited
-}
-
-// exited reports whether a pidfd has become readable, pidfd_open(2)'s word for an exit.
-func exited(pidfd uintptr) bool {
-	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
-	n, err := unix.Poll(fds, 0)
-	return err == nil && n > 0
 }
 
 // Do calls f on a thread that is inside the namespace: sockets that f makes
 // belong there for good. f must not start goroutines that count on it, nor wait
 // for anything: it holds the thread and keeps others out.
 //
-// If the thread cannot be brought back, Do says so in its error and leaves the
-// goroutine locked to it (runtime.LockOSThread), so that the thread ends with
-// the goroutine and never runs another.
+// A thread that cannot come back ends. That happens to those who have entered a
+// user namespace by hand (nsenter -U): they may enter the network namespaces that
+// belong to it, and not their own again (setns(2)).
 func (ns *Namespace) Do(f func() error) error {
 	ns.one.Lock()
 	defer ns.one.Unlock()
-	runtime.LockOSThread()
-	if err := ns.enter(); err != nil {
+	result := make(chan error, 1)
+	go func() {
+		// A goroutine that ends while it is locked takes its thread along.
+		runtime.LockOSThread()
+		err := ns.enter()
+		if err == nil {
+			err = f()
+			if ns.kernel.setns(int(ns.home.Fd()), unix.CLONE_NEWNET) != nil {
+				result <- err
+				return
+			}
+		}
 		runtime.UnlockOSThread()
-		return err
-	}
-	err := f()
-	if back := unix.Setns(int(ns.home.Fd()), unix.CLONE_NEWNET); back != nil {
-		return errors.Join(err, fmt.Errorf("leave the network namespace: %w", os.NewSyscallError("setns", back)))
-	}
-	runtime.UnlockOSThread()
-	return err
+		result <- err
+	}()
+	return <-result
 }
 
 // enter moves the calling thread, which is locked, into the namespace.
 func (ns *Namespace) enter() error {
 	if ns.process != nil {
-		return setns(ns.process)
+		return ns.process.enter()
 	}
-	f, err := os.OpenFile(ns.path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a FIFO must not hold us up
-	switch {
-	case errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTDIR):
-		return fmt.Errorf("%s: %w", ns.path, ErrNotExist)
-	case errors.Is(err, os.ErrPermission):
-		return fmt.Errorf("%s: %w", ns.path, ErrPermission)
-	case err != nil:
+	f, err := openNamespace(ns.path)
+	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if err := setns(f); err != nil {
+	if err := ns.kernel.enter(f); err != nil {
 		return fmt.Errorf("%s: %w", ns.path, err)
 	}
 	return nil
 }
 
-// setns names the errors of setns(2).
-func setns(f *os.File) error {
+// openNamespace opens the file of a namespace, of whatever kind.
+func openNamespace(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a FIFO must not hold us up
+	switch {
+	case errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTDIR):
+		return nil, fmt.Errorf("%s: %w", path, ErrNotExist)
+	case errors.Is(err, os.ErrPermission):
+		return nil, fmt.Errorf("%s: %w", path, ErrPermission)
+	case err != nil:
+		return nil, err
+	}
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &fs); err != nil || fs.Type != unix.NSFS_MAGIC {
+		f.Close()
+		return nil, fmt.Errorf("%s: %w", path, ErrNotNamespace)
+	}
+	return f, nil
+}
+
+// enter names the errors of setns(2).
+func (k kernel) enter(f *os.File) error {
 	raw, err := f.SyscallConn() // and not Fd, which would make the descriptor blocking
 	if err != nil {
 		return err
 	}
 	var serr error
-	if err := raw.Control(func(fd uintptr) { serr = unix.Setns(int(fd), unix.CLONE_NEWNET) }); err != nil {
+	if err := raw.Control(func(fd uintptr) { serr = k.setns(int(fd), unix.CLONE_NEWNET) }); err != nil {
 		return err
 	}
 	switch {

@@ -17,6 +17,9 @@ func OpenPID(int) (*Namespace, error) { return nil, ErrUnsupported }
 // OpenPath returns ErrUnsupported.
 func OpenPath(string) (*Namespace, error) { return nil, ErrUnsupported }
 
+// Check returns ErrUnsupported.
+func (*Namespace) Check() error { return ErrUnsupported }
+
 // Close does nothing.
 func (*Namespace) Close() error { return nil }
 

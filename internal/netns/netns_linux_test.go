@@ -162,6 +162,10 @@ func TestOpenErrors(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			ns, err := test.open()
+			if err == nil {
+				err = ns.Check()
+				_ = ns.Close()
+			}
 			if !errors.Is(err, test.want) {
 				t.Errorf("opened %v, %v, want %v", ns, err, test.want)
 			}

@@ -114,6 +114,28 @@ func TestBackendsRefused(t *testing.T) {
 	}
 }
 
+// A connection that meets its own socket, since the port dialed is among the two
+// that the kernel chooses for the near end, counts as refused.
+func TestBackendsMeetThemselves(t *testing.T) {
+	for name, b := range backends {
+		t.Run(name, func(t *testing.T) {
+			testenv.NoLeaks(t)
+			pod := testenv.NewPod(t)
+			err := pod.NS.Do(func() error {
+				return os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", []byte("40000 40001"), 0)
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for range 12 {
+				if conn, err := b.dial(t.Context(), sandboxOf(pod), 40000); !errors.Is(err, syscall.ECONNREFUSED) {
+					t.Fatalf("dial = %v, %v, want ECONNREFUSED", conn, err)
+				}
+			}
+		})
+	}
+}
+
 func TestBackendsNamespaceGone(t *testing.T) {
 	for name, b := range backends {
 		t.Run(name, func(t *testing.T) {

@@ -23,7 +23,7 @@ type place struct {
 	started uint64 // when that process began
 }
 
-// open enters the namespace and comes back, to make sure of it. The error wraps
+// open opens the namespace, without going in. The error wraps
 // portforward.ErrNoSandbox if the namespace is gone; the caller closes it.
 func (p place) open() (*netns.Namespace, error) {
 	if p.path == "" {

@@ -95,8 +95,8 @@ func mayEnter() error {
 	if err != nil {
 		return err
 	}
-	ns.Close()
-	return nil
+	defer ns.Close()
+	return ns.Check()
 }
 
 func (n *Node) openUpstream(p *parts) error {

@@ -3,8 +3,10 @@ package node
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"strconv"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -20,7 +22,13 @@ const connectTime = time.Second
 func (c *socatConn) awaitConnect(ctx context.Context) error {
 	limit := time.NewTimer(connectTime)
 	defer limit.Stop()
-	for pause := time.Millisecond; !c.connected(); pause = min(2*pause, 10*time.Millisecond) {
+	for pause := time.Millisecond; ; pause = min(2*pause, 10*time.Millisecond) {
+		switch connected, itself := c.connected(); {
+		case itself:
+			return &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
+		case connected:
+			return nil
+		}
 		select {
 		case <-c.over:
 			return c.ended
@@ -31,35 +39,42 @@ func (c *socatConn) awaitConnect(ctx context.Context) error {
 		case <-time.After(pause):
 		}
 	}
-	return nil
 }
 
-// connected says whether the process has a socket that is.
-func (c *socatConn) connected() (yes bool) {
+// connected says whether the process has a socket that is, and whether that has met
+// itself: see netns.Namespace.Dial.
+func (c *socatConn) connected() (yes, itself bool) {
 	fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", c.cmd.Process.Pid))
 	if err != nil {
-		return false // it is exiting
+		return false, false // it is exiting
 	}
 	_ = c.cmd.Process.WithHandle(func(pidfd uintptr) {
 		for _, entry := range fds {
 			fd, err := strconv.Atoi(entry.Name())
-			yes = yes || err == nil && fd > 2 && connectedFD(int(pidfd), fd)
+			if err == nil && fd > 2 && !yes {
+				yes, itself = connectedFD(int(pidfd), fd)
+			}
 		}
 	})
-	return yes
+	return yes, itself
 }
 
-// connectedFD says whether a descriptor of another process is a connected TCP socket.
-func connectedFD(pidfd, fd int) bool {
+// connectedFD says whether a descriptor of another process is a connected TCP
+// socket, and whether to itself.
+func connectedFD(pidfd, fd int) (yes, itself bool) {
 	ours, err := unix.PidfdGetfd(pidfd, fd, 0)
 	if err != nil {
-		return false
+		return false, false
 	}
 	defer unix.Close(ours)
-	peer, err := unix.Getpeername(ours)
+	name, err := unix.Getpeername(ours)
 	if err != nil {
-		return false
+		return false, false
 	}
-	_, inet := peer.(*unix.SockaddrInet4)
-	return inet
+	peer, inet := name.(*unix.SockaddrInet4)
+	if name, err = unix.Getsockname(ours); !inet || err != nil {
+		return inet, false
+	}
+	near, _ := name.(*unix.SockaddrInet4)
+	return true, near != nil && near.Port == peer.Port && near.Addr == peer.Addr
 }

@@ -1,0 +1,36 @@
+package netns
+
+import (
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// OpenPIDOn opens as OpenPID does on kernels of a version, as far as it matters.
+func OpenPIDOn(version string, pid int) (*Namespace, error) {
+	k := runningKernel()
+	switch version {
+	case "5.9": // knows no PIDFD_NONBLOCK
+		k.pidfdOpen = func(pid, flags int) (int, error) {
+			if flags != 0 {
+				return -1, unix.EINVAL
+			}
+			return unix.PidfdOpen(pid, 0)
+		}
+	case "5.7": // setns takes no pidfd
+		k.setns = setnsWithoutPidfd
+	case "5.2": // no pidfd_open
+		k.pidfdOpen = func(int, int) (int, error) { return -1, unix.ENOSYS }
+		k.setns = setnsWithoutPidfd
+	}
+	return openPID(k, pid)
+}
+
+func setnsWithoutPidfd(fd, nstype int) error {
+	if link, _ := os.Readlink("/proc/self/fd/" + strconv.Itoa(fd)); strings.Contains(link, "pidfd") {
+		return unix.EINVAL
+	}
+	return unix.Setns(fd, nstype)
+}

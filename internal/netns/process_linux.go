@@ -1,0 +1,211 @@
+package netns
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// process holds a process so that its number cannot come to mean another one.
+// Which of the two files is set depends on the kernel's version.
+type process struct {
+	kernel kernel
+	pid    int
+
+	// pidfd becomes readable at the exit; nil before Linux 5.3.
+	pidfd *os.File
+	// dir is /proc/PID, opened when setns turned out not to take a pidfd, which
+	// it does since Linux 5.8. Once the process is gone the directory leads
+	// nowhere, whoever has the number then.
+	dir     *os.File
+	openDir sync.Mutex
+}
+
+// kernel is what processes are opened and entered by. Tests have older ones.
+type kernel struct {
+	pidfdOpen func(pid, flags int) (int, error)
+	setns     func(fd, nstype int) error
+}
+
+func runningKernel() kernel { return kernel{unix.PidfdOpen, unix.Setns} }
+
+// exitPoll is how often an exit is looked for where there are no pidfds.
+const exitPoll = 200 * time.Millisecond
+
+// openProcess takes hold of a running process. Errors: ErrNoProcess.
+func openProcess(k kernel, pid int) (*process, error) {
+	p := &process{kernel: k, pid: pid}
+	fd, err := k.pidfdOpen(pid, 0)
+	switch {
+	case err == nil:
+		// PIDFD_NONBLOCK would do it at once, since Linux 5.10. It lets the
+		// runtime's poller wait for the exit.
+		_ = unix.SetNonblock(fd, true)
+		p.pidfd = os.NewFile(uintptr(fd), "pidfd:"+strconv.Itoa(pid))
+	case errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM): // EPERM is an old seccomp filter's word for it
+		_, err = p.directory()
+	case errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT):
+		// The others are a thread's number: a process' namespace goes by its leader.
+		err = ErrNoProcess
+	default:
+		err = os.NewSyscallError("pidfd_open", err)
+	}
+	if err == nil && p.exited() {
+		err = ErrNoProcess // a zombie
+	}
+	if err != nil {
+		p.Close()
+		return nil, fmt.Errorf("process %d: %w", pid, err)
+	}
+	return p, nil
+}
+
+// directory opens /proc/PID once. Errors: ErrNoProcess.
+func (p *process) directory() (*os.File, error) {
+	p.openDir.Lock()
+	defer p.openDir.Unlock()
+	if p.dir != nil {
+		return p.dir, nil
+	}
+	dir, err := os.OpenFile(fmt.Sprintf("/proc/%d", p.pid), unix.O_PATH|unix.O_DIRECTORY, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, ErrNoProcess
+	}
+	if err != nil {
+		return nil, err
+	}
+	// The number still was this process' if it has not exited up to here.
+	if p.pidfd != nil && p.exited() || !isLeader(dir, p.pid) {
+		dir.Close()
+		return nil, ErrNoProcess
+	}
+	p.dir = dir
+	return dir, nil
+}
+
+// enter moves the calling thread into the process' network namespace. Errors:
+// ErrExited, ErrPermission.
+func (p *process) enter() error {
+	if p.pidfd != nil {
+		err := p.kernel.enter(p.pidfd)
+		if !errors.Is(err, ErrNotNamespace) {
+			return err
+		}
+	}
+	dir, err := p.directory()
+	if errors.Is(err, ErrNoProcess) {
+		return ErrExited
+	}
+	if err != nil {
+		return err
+	}
+	ns, err := openBelow(dir, "ns/net")
+	switch {
+	case errors.Is(err, os.ErrPermission) && !p.exited():
+		return ErrPermission
+	case err != nil:
+		return ErrExited // ESRCH, or ENOENT of a zombie
+	}
+	defer ns.Close()
+	return p.kernel.enter(ns)
+}
+
+// exited says whether the process has, reaped or not.
+func (p *process) exited() bool {
+	if p.pidfd != nil {
+		gone := true // if the descriptor is closed
+		if raw, err := p.pidfd.SyscallConn(); err == nil {
+			_ = raw.Control(func(fd uintptr) { gone = readable(fd) })
+		}
+		return gone
+	}
+	stat, err := readBelow(p.dir, "stat")
+	if err != nil {
+		return true
+	}
+	// The state follows the command in parentheses, which may have anything in
+	// it (proc_pid_stat(5)).
+	state := stat[bytes.LastIndexByte(stat, ')')+1:]
+	return len(state) < 2 || state[1] == 'Z' || state[1] == 'X'
+}
+
+// wait returns nil when the process has exited, or ctx' error when that ends first.
+func (p *process) wait(ctx context.Context) error {
+	if p.pidfd == nil {
+		return p.poll(ctx)
+	}
+	_ = p.pidfd.SetReadDeadline(time.Time{}) // one of an earlier call
+	stop := context.AfterFunc(ctx, func() { _ = p.pidfd.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	raw, err := p.pidfd.SyscallConn()
+	if err != nil {
+		return err
+	}
+	if err := raw.Read(readable); err != nil {
+		return errors.Join(ctx.Err(), err)
+	}
+	return nil
+}
+
+func (p *process) poll(ctx context.Context) error {
+	look := time.NewTicker(exitPoll)
+	defer look.Stop()
+	for !p.exited() {
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// Close gives back the descriptors.
+func (p *process) Close() error {
+	var errs []error
+	for _, f := range []*os.File{p.pidfd, p.dir} {
+		if f != nil {
+			errs = append(errs, f.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// readable reports whether a pidfd has become so, pidfd_open(2)'s word for an exit.
+func readable(pidfd uintptr) bool {
+	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+	n, err := unix.Poll(fds, 0)
+	return err == nil && n > 0
+}
+
+// isLeader says whether a number is a process' and not another thread's: /proc
+// has directories for those as well.
+func isLeader(dir *os.File, pid int) bool {
+	status, err := readBelow(dir, "status")
+	return err == nil && bytes.Contains(status, fmt.Appendf(nil, "\nTgid:\t%d\n", pid))
+}
+
+func readBelow(dir *os.File, name string) ([]byte, error) {
+	f, err := openBelow(dir, name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(f)
+}
+
+func openBelow(dir *os.File, name string) (*os.File, error) {
+	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("openat", err)
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
