@@ -73,13 +73,13 @@ func reset(c *net.TCPConn) {
 	_ = c.SetLinger(0)
 }
 
-// freePort sets variables to ports that are free on both loopback addresses: `freeport A B`.
+// freePort sets variables to ports that nobody uses until the script ends: `freeport A B`.
 func freePort(ts *testscript.TestScript, _ bool, names []string) {
 	for _, name := range names {
-		l, err := net.Listen("tcp6", "[::1]:0")
+		port, release, err := testenv.ReservePort()
 		ts.Check(err)
-		ts.Check(l.Close())
-		ts.Setenv(name, fmt.Sprint(testenv.Port(l)))
+		ts.Defer(release)
+		ts.Setenv(name, fmt.Sprint(port))
 	}
 }
 

@@ -4,12 +4,14 @@ import (
 	"errors"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 
 	"porthole.dev/porthole/internal/forward"
 	"porthole.dev/porthole/internal/target"
+	"porthole.dev/porthole/internal/testenv"
 )
 
 func bound(ls []*forward.Listener) (addresses []string) {
@@ -50,12 +52,12 @@ func TestListen(t *testing.T) {
 
 // A port that one family has no room for is bound on neither.
 func TestListenNeverHalf(t *testing.T) {
-	for _, taken := range []string{"127.0.0.1:0", "[::1]:0"} {
-		l, err := net.Listen("tcp", taken)
+	for _, taken := range []string{"127.0.0.1", "::1"} {
+		local := testenv.FreePort(t)
+		l, err := net.Listen("tcp", net.JoinHostPort(taken, strconv.Itoa(int(local))))
 		if err != nil {
 			t.Fatal(err)
 		}
-		local := l.Addr().(*net.TCPAddr).AddrPort().Port()
 		free := target.Port{Remote: 80}
 		ls, err := forward.Listen(t.Context(), []string{"localhost"}, []target.Port{free, {Local: local, Remote: 80}})
 		if !errors.Is(err, syscall.EADDRINUSE) {

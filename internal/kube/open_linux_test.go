@@ -3,7 +3,6 @@ package kube_test
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"reflect"
 	"strings"
@@ -12,6 +11,7 @@ import (
 
 	"porthole.dev/porthole/internal/kube"
 	"porthole.dev/porthole/internal/target"
+	"porthole.dev/porthole/internal/testenv"
 )
 
 func TestNotReady(t *testing.T) {
@@ -196,17 +196,13 @@ func TestOpenConfig(t *testing.T) {
 
 func TestServerErrors(t *testing.T) {
 	n := newNamespace(t)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = l.Close() // its port is free, and refuses
+	nobody := fmt.Sprintf("https://127.0.0.1:%d", testenv.FreePort(t))
 	good := n.kubeconfig(t, "admin", n.name)
 	for name, test := range map[string]struct {
 		config func(*kube.Config)
 		want   error
 	}{
-		"unreachable":  {func(c *kube.Config) { c.Overrides.ClusterInfo.Server = "https://" + l.Addr().String() }, kube.ErrUnreachable},
+		"unreachable":  {func(c *kube.Config) { c.Overrides.ClusterInfo.Server = nobody }, kube.ErrUnreachable},
 		"unauthorized": {func(c *kube.Config) { c.Overrides.AuthInfo.Token = "expired" }, kube.ErrUnauthorized},
 		"certificate":  {func(c *kube.Config) { c.Overrides.ClusterInfo.TLSServerName = "other" }, kube.ErrCertificate},
 		"plugin": {func(c *kube.Config) {

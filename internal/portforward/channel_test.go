@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+
+	"porthole.dev/porthole/internal/testenv"
 )
 
 // channelClient speaks one of the older WebSocket forms.
@@ -193,7 +195,7 @@ func TestChannelsStalled(t *testing.T) {
 
 func TestChannelsRefused(t *testing.T) {
 	channelForms(t, func(t *testing.T, open func(*node, ...uint16) *channelClient) {
-		port := closedPort(t)
+		port := testenv.FreePort(t)
 		c := open(newNode(t), port)
 		channel, words := c.receive()
 		if channel != 1 || !strings.HasPrefix(string(words), fmt.Sprintf("error forwarding port %d to pod 4f2a, uid : ", port)) {

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"porthole.dev/porthole/internal/pipe"
+	"porthole.dev/porthole/internal/testenv"
 )
 
 // loopback reaches ports of this machine, except for those that err knows.
@@ -216,17 +217,6 @@ func listen(t testing.TB, serve func(*net.TCPConn)) uint16 {
 // echoing sends everything back, and then its end.
 func echoing(conn *net.TCPConn) { io.Copy(conn, conn) }
 
-// closedPort is a port that nobody listens on.
-func closedPort(t testing.TB) uint16 {
-	t.Helper()
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return uint16(l.Addr().(*net.TCPAddr).Port)
-}
-
 // The answer comes long after the question's end, exactly once and whole.
 func TestNodeHalfClose(t *testing.T) {
 	forms(t, func(t *testing.T, form func(*Client)) {
@@ -283,7 +273,7 @@ func TestNodeRefused(t *testing.T) {
 	forms(t, func(t *testing.T, form func(*Client)) {
 		n := newNode(t)
 		c := n.client(t, form)
-		port := closedPort(t)
+		port := testenv.FreePort(t)
 		for range 20 {
 			conn := reach(t, c, port)
 			_, err := io.ReadAll(conn)

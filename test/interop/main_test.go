@@ -220,17 +220,6 @@ func listen(t testing.TB, serve func(*net.TCPConn)) uint16 {
 
 func echo(conn *net.TCPConn) { io.Copy(conn, conn) }
 
-// closedPort is a port that nobody listens on.
-func closedPort(t testing.TB) uint16 {
-	t.Helper()
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return uint16(l.Addr().(*net.TCPAddr).Port)
-}
-
 func dial(t testing.TB, c *ours.Client, port uint16) pipe.Conn {
 	t.Helper()
 	conn, err := c.Dial(t.Context(), port)

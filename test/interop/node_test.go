@@ -23,6 +23,7 @@ import (
 
 	"porthole.dev/porthole/internal/pipe"
 	ours "porthole.dev/porthole/internal/portforward"
+	"porthole.dev/porthole/internal/testenv"
 )
 
 // loopback reaches ports of this machine.
@@ -253,7 +254,7 @@ func TestStockClientPortResets(t *testing.T) {
 // session.
 func TestStockClientRefused(t *testing.T) {
 	stockWays(t, func(t *testing.T, n *node, begin func(uint16) *kubectl) {
-		k := begin(closedPort(t))
+		k := begin(testenv.FreePort(t))
 		io.ReadAll(k.dial(t))
 		select {
 		case err := <-k.ended:
@@ -325,7 +326,7 @@ func TestBothEnds(t *testing.T) {
 		if err := exchange(c, port, 32<<20); err != nil {
 			t.Error(err)
 		}
-		conn := dial(t, c, closedPort(t))
+		conn := dial(t, c, testenv.FreePort(t))
 		var refused *ours.PortError
 		if _, err := io.ReadAll(conn); !errors.As(err, &refused) || refused.Reason != ours.ReasonRefused {
 			t.Errorf("read: %v", err)

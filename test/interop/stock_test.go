@@ -15,6 +15,7 @@ import (
 
 	"porthole.dev/porthole/internal/pipe"
 	ours "porthole.dev/porthole/internal/portforward"
+	"porthole.dev/porthole/internal/testenv"
 )
 
 // servers runs a test against a server that half-closes exactly and against one
@@ -68,7 +69,7 @@ func TestRefused(t *testing.T) {
 	servers(t, func(t *testing.T, r runtime, way func(*ours.Client)) {
 		s := start(t, r)
 		c := s.client(t, way)
-		port := closedPort(t)
+		port := testenv.FreePort(t)
 		for range 100 {
 			conn := dial(t, c, port)
 			_, err := io.ReadAll(conn)
@@ -91,7 +92,7 @@ func TestRefused(t *testing.T) {
 func TestRefusedAtOnce(t *testing.T) {
 	servers(t, func(t *testing.T, r runtime, way func(*ours.Client)) {
 		c := start(t, r).client(t, way)
-		port := closedPort(t)
+		port := testenv.FreePort(t)
 		var work sync.WaitGroup
 		for range 200 {
 			work.Go(func() {

@@ -2,26 +2,21 @@ package e2e
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 
+	"porthole.dev/porthole/internal/testenv"
 	"porthole.dev/porthole/test/cluster"
 )
 
-// freePort is one that nobody listens on, on either loopback address.
+// freePort is one that nobody uses until the test ends, for a program to listen on.
 func freePort(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "[::]:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	return port
+	return strconv.Itoa(int(testenv.FreePort(t)))
 }
 
 // TestForms holds for every form of a target that its bytes arrive at the right pod and port, and that the lines on

@@ -1,0 +1,70 @@
+package testenv
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"testing"
+)
+
+// FreePort is a port, on all addresses of this machine, that nobody uses until
+// the test ends, so that a program may be told to listen on it, or to meet
+// nobody there.
+func FreePort(t testing.TB) uint16 {
+	t.Helper()
+	port, release, err := ReservePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(release)
+	return port
+}
+
+// ReservePort is FreePort for those that have no test at hand; release gives the port back.
+//
+// A port that was bound and closed again is anybody's. This one is not among
+// those that the system gives to whoever wants any, and other tests, in this
+// process and in others, are kept from it by its twin among UDP's ports.
+func ReservePort() (port uint16, release func(), err error) {
+	first, last := ephemeral()
+	for range 10_000 {
+		port := 10_000 + rand.N[uint16](20_000) // Kubernetes' node ports come next
+		if first <= port && port <= last {
+			continue
+		}
+		if twin := reserve(port); twin != nil {
+			return port, func() { _ = twin.Close() }, nil
+		}
+	}
+	return 0, nil, errors.New("no port from 10000 to 29999 is free and outside of net.ipv4.ip_local_port_range")
+}
+
+// reserve makes a port the caller's own, or returns nil.
+func reserve(port uint16) io.Closer {
+	address := fmt.Sprintf(":%d", port)
+	twin, err := net.ListenPacket("udp", address)
+	if err != nil {
+		return nil
+	}
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		_ = twin.Close()
+		return nil // a program that is no test listens there
+	}
+	_ = l.Close()
+	return twin
+}
+
+// ephemeral are the ports that Linux gives to whoever wants any. Other systems
+// give none of those that ReservePort may choose.
+func ephemeral() (first, last uint16) {
+	text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
+	if err != nil {
+		return 0, 0
+	}
+	_, _ = fmt.Sscan(string(text), &first, &last)
+	return first, last
+}
