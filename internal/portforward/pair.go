@@ -13,8 +13,13 @@ import (
 const (
 	// pairTime is how long a stream waits for the one that belongs to it.
 	pairTime = 30 * time.Second
-	// maxUnpaired is how many may wait in a tunnel.
-	maxUnpaired = 256
+	// maxUnpaired is how many may wait in a tunnel. Stock clients open the error
+	// streams of all connections that come at once before the first data stream, so
+	// it is half of the streams that a tunnel may have.
+	maxUnpaired = 1024
+	// maxRefused is how many streams' names are remembered whose other half was
+	// refused: more than that cannot be open.
+	maxRefused = 2048
 	// maxRequestID is how long the name may be by which streams find each other.
 	maxRequestID = 256
 )
@@ -27,18 +32,27 @@ type pair struct {
 
 // pairs are the streams of a tunnel that wait for each other. The zero value is
 // ready.
+//
+// A data stream that waits must not hold up the tunnel, in which the other one is yet
+// to come: it is expendable until it is taken. What is refused is remembered by name,
+// since a client that has not heard of it yet opens the other stream all the same.
 type pairs struct {
 	mu      sync.Mutex
 	closed  bool
 	waiting map[string]*pair
+	refused map[string]bool
+	order   []string // of refused, the oldest first
 }
 
 // takeStock does what a stream in the stock protocol asks for, or resets it alone.
 func (s *session) takeStock(stream *spdy.Stream) {
-	_, ok := portHeader(stream)
 	id := requestID(stream)
-	if !ok || id == "" || len(id) > maxRequestID {
+	if id == "" || len(id) > maxRequestID {
 		stream.Reset()
+		return
+	}
+	if _, ok := portHeader(stream); !ok {
+		s.pairs.refuse(id, stream)
 		return
 	}
 	if p := s.pairs.add(id, stream); p != nil {
@@ -69,17 +83,21 @@ func requestID(stream *spdy.Stream) string {
 }
 
 // add returns the pair that the stream completes, or keeps it waiting. One too
-// many, of its kind or at all, is reset.
+// many, of its kind or at all, is reset, and so is one whose other half was refused.
 func (p *pairs) add(id string, stream *spdy.Stream) *pair {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	w := p.waiting[id]
-	if w == nil {
-		if p.closed || len(p.waiting) >= maxUnpaired {
-			stream.Reset()
-			return nil
-		}
-		w = p.wait(id)
+	switch {
+	case p.refused[id]:
+		stream.Reset()
+		return nil
+	case w == nil && (p.closed || len(p.waiting) >= maxUnpaired):
+		p.remember(id)
+		stream.Reset()
+		return nil
+	case w == nil:
+		w = p.wait(id, stream)
 	}
 	place := &w.data
 	if stream.Headers().Get("streamType") == "error" {
@@ -95,34 +113,68 @@ func (p *pairs) add(id string, stream *spdy.Stream) *pair {
 	}
 	w.timer.Stop()
 	delete(p.waiting, id)
+	w.data.SetExpendable(false)
 	return w
 }
 
-// wait makes a new pair; p.mu is held.
-func (p *pairs) wait(id string) *pair {
+// wait makes a new pair of which one stream is here; p.mu is held.
+func (p *pairs) wait(id string, stream *spdy.Stream) *pair {
 	if p.waiting == nil {
 		p.waiting = make(map[string]*pair)
 	}
 	w := &pair{}
-	w.timer = time.AfterFunc(pairTime, func() { p.expire(id, w) })
+	w.timer = time.AfterFunc(pairTime, func() { p.giveUp(id, w) })
 	p.waiting[id] = w
+	stream.SetExpendable(true)
+	stream.AfterLoss(func() { p.giveUp(id, w) })
 	return w
 }
 
-// expire gives a pair up whose other stream has not come.
-func (p *pairs) expire(id string, w *pair) {
+// giveUp ends a pair whose other stream has not come in time, or one of whose streams
+// was reset meanwhile.
+func (p *pairs) giveUp(id string, w *pair) {
 	p.mu.Lock()
-	overdue := p.waiting[id] == w
-	if overdue {
+	alone := p.waiting[id] == w
+	if alone {
 		delete(p.waiting, id)
+		w.timer.Stop()
+		p.remember(id)
 	}
 	p.mu.Unlock()
 	switch {
-	case !overdue:
+	case !alone:
 	case w.data != nil:
 		w.data.Reset()
 	default:
 		sayLast(w.text, "timed out waiting for streams")
+	}
+}
+
+// refuse resets a stream, and the other half too, whether it waits or is yet to come.
+func (p *pairs) refuse(id string, stream *spdy.Stream) {
+	stream.Reset()
+	p.mu.Lock()
+	w := p.waiting[id]
+	p.remember(id)
+	p.mu.Unlock()
+	if w != nil {
+		p.giveUp(id, w)
+	}
+}
+
+// remember notes that a half was refused; p.mu is held.
+func (p *pairs) remember(id string) {
+	if p.closed || p.refused[id] {
+		return
+	}
+	if p.refused == nil {
+		p.refused = make(map[string]bool)
+	}
+	p.refused[id] = true
+	p.order = append(p.order, id)
+	if len(p.order) > maxRefused {
+		delete(p.refused, p.order[0])
+		p.order = p.order[1:]
 	}
 }
 
@@ -134,7 +186,7 @@ func (p *pairs) close() {
 	for _, w := range p.waiting {
 		w.timer.Stop()
 	}
-	p.waiting = nil
+	p.waiting, p.refused, p.order = nil, nil, nil
 }
 
 // stockLine is a connection in the stock protocol: its data stream, and the stream

@@ -1,11 +1,14 @@
 package portforward
 
 import (
+	"crypto/rand"
 	"errors"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -121,6 +124,122 @@ func TestUnpairedStreams(t *testing.T) {
 	}
 }
 
+// A thousand connections at once, as a stock client opens them: their streams in
+// whatever order.
+func TestThousandConnections(t *testing.T) {
+	port := listen(t, echoing)
+	const conns = 1000
+	var errorsFirst, dataFirst, mixed []string
+	for i := range conns {
+		id := strconv.Itoa(i)
+		errorsFirst = append(errorsFirst, "error "+id)
+		dataFirst = append(dataFirst, "data "+id)
+		mixed = append(mixed, "error "+id, "data "+strconv.Itoa(conns-1-i))
+	}
+	for name, order := range map[string][]string{
+		"all error streams first": append(slices.Clone(errorsFirst), dataFirst...),
+		"all data streams first":  append(slices.Clone(dataFirst), errorsFirst...),
+		"interleaved":             mixed,
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := stockTunnel(t, newNode(t))
+			question := strings.Repeat("q", 10_000)
+			var work sync.WaitGroup
+			for _, next := range order {
+				kind, id, _ := strings.Cut(next, " ")
+				s := openStream(t, c, kind, port, id)
+				work.Go(func() {
+					s.SetDeadline(time.Now().Add(time.Minute))
+					want := ""
+					if kind == "data" {
+						want = question
+						io.WriteString(s, question)
+						s.CloseWrite()
+					}
+					if got, err := io.ReadAll(s); err != nil || string(got) != want {
+						t.Errorf("%s: %d octets, %v", next, len(got), err)
+					}
+				})
+			}
+			work.Wait()
+		})
+	}
+}
+
+// What belongs to a stream that was refused is reset at once, and its octets are
+// dropped: they hold nobody up.
+func TestRefusedHalf(t *testing.T) {
+	for _, first := range []string{"error", "data"} {
+		t.Run(first+" refused", func(t *testing.T) {
+			port := listen(t, echoing)
+			c := stockTunnel(t, newNode(t))
+			beside := openPair(t, c, port, "beside")
+			for i := range maxUnpaired {
+				openStream(t, c, "error", port, strconv.Itoa(i))
+			}
+			wantReset(t, openStream(t, c, first, port, "over"))
+			openStream(t, c, "data", port, "0").CloseWrite() // there is room again
+			second := openStream(t, c, map[string]string{"error": "data", "data": "error"}[first], port, "over")
+			if first == "error" {
+				second.SetWriteDeadline(time.Now().Add(10 * time.Second))
+				if _, err := second.Write(make([]byte, 8<<20)); !errors.Is(err, ErrReset) {
+					t.Errorf("writing: %v", err)
+				}
+			}
+			wantReset(t, second)
+			beside.SetDeadline(time.Now().Add(10 * time.Second))
+			mustWrite(t, beside, "alive")
+			mustRead(t, beside, "alive")
+		})
+	}
+}
+
+// Nor does one that is still waited for hold up the tunnel, in which the other is to
+// come.
+func TestUnpairedIsFull(t *testing.T) {
+	port := listen(t, echoing)
+	c := stockTunnel(t, newNode(t))
+	beside := openPair(t, c, port, "beside")
+	alone := openStream(t, c, "data", port, "alone")
+	alone.SetWriteDeadline(time.Now().Add(10 * time.Second))
+	if _, err := alone.Write(make([]byte, 8<<20)); !errors.Is(err, ErrReset) {
+		t.Errorf("writing: %v", err)
+	}
+	wantReset(t, openStream(t, c, "error", port, "alone"))
+	beside.SetDeadline(time.Now().Add(10 * time.Second))
+	mustWrite(t, beside, "alive")
+	mustRead(t, beside, "alive")
+}
+
+// A stream that its client resets leaves its place to another.
+func TestUnpairedIsReset(t *testing.T) {
+	port := listen(t, echoing)
+	c := stockTunnel(t, newNode(t))
+	for i := range 3 * maxUnpaired {
+		openStream(t, c, "data", port, strconv.Itoa(i)).Reset()
+	}
+	within(t, 10*time.Second, "room", func() bool {
+		id := rand.Text()
+		s, text := openStream(t, c, "data", port, id), openStream(t, c, "error", port, id)
+		defer text.Reset()
+		defer s.Reset()
+		s.SetDeadline(time.Now().Add(10 * time.Second))
+		io.WriteString(s, "x")
+		_, err := io.ReadFull(s, make([]byte, 1))
+		return err == nil
+	})
+}
+
+// openPair is a connection whose both streams are open.
+func openPair(t *testing.T, c *spdy.Conn, port uint16, id string) *spdy.Stream {
+	t.Helper()
+	openStream(t, c, "error", port, id)
+	data := openStream(t, c, "data", port, id)
+	mustWrite(t, data, "hello")
+	mustRead(t, data, "hello")
+	return data
+}
+
 // One whose other half does not come is given up.
 func TestPairExpires(t *testing.T) {
 	client, server := spdyTunnel(t)
@@ -136,7 +255,7 @@ func TestPairExpires(t *testing.T) {
 		p.mu.Lock()
 		w := p.waiting[kind]
 		p.mu.Unlock()
-		p.expire(kind, w)
+		p.giveUp(kind, w)
 		got, err := io.ReadAll(s)
 		if kind == "data" && !errors.Is(err, ErrReset) || kind == "error" && string(got) != "timed out waiting for streams" {
 			t.Errorf("%s: %q, %v", kind, got, err)

@@ -276,7 +276,7 @@ func TestStockClientManyAtOnce(t *testing.T) {
 	stockWays(t, func(t *testing.T, n *node, begin func(uint16) *kubectl) {
 		k := begin(listen(t, echo))
 		var work sync.WaitGroup
-		for range 100 {
+		for range 1000 {
 			work.Go(func() {
 				conn := k.dial(t)
 				io.WriteString(conn, strings.Repeat("x", 10_000))

@@ -21,6 +21,10 @@ const (
 	maxStreamWindow = 8 << 20
 	// maxGrowth is by how much all windows of a tunnel grow together.
 	maxGrowth = 64 << 20
+
+	// maxExpendable is how many octets wait in all expendable streams of a tunnel
+	// together.
+	maxExpendable = 32 << 20
 )
 
 // chunk is a piece of a stream's receive buffer: buf[r:w] waits to be read,
@@ -35,6 +39,7 @@ type chunk struct {
 type chunkPool struct {
 	small, large sync.Pool
 	growth       atomic.Int64
+	expendable   atomic.Int64 // octets that wait in expendable streams
 }
 
 // get returns an empty chunk for a payload of which n octets are still to come.
@@ -72,6 +77,7 @@ type inbox struct {
 	buffered int    // octets waiting in chunks
 	end      error  // what follows them: io.EOF, ErrReset, ErrTunnel; nil while open
 	closed   bool   // the stream's owner takes no more
+	spare    bool   // expendable: rather reset than waited for
 	deadline deadline
 
 	// Flow control (section 2.6.8); unused without.
@@ -95,11 +101,14 @@ func (b *inbox) space(n int, stalled func(bool)) []byte {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for b.buffered >= b.limit && b.end == nil && !b.closed {
+		if b.spare {
+			return nil
+		}
 		stalled(true)
 		b.room.Wait()
 		stalled(false)
 	}
-	if b.end != nil || b.closed {
+	if b.end != nil || b.closed || b.spare && b.pool.expendable.Load() >= maxExpendable {
 		return nil
 	}
 	b.filling = b.tail(n)
@@ -128,6 +137,9 @@ func (b *inbox) commit(n int) {
 	if b.filling != nil {
 		b.filling.w += n
 		b.buffered += n
+		if b.spare {
+			b.pool.expendable.Add(int64(n))
+		}
 		b.filling = nil
 		b.more.Signal()
 	}
@@ -176,6 +188,9 @@ func (b *inbox) consume(n int) (credit int) {
 	c := b.chunks[0]
 	c.r += n
 	b.buffered -= n
+	if b.spare {
+		b.pool.expendable.Add(int64(-n))
+	}
 	b.room.Signal()
 	if c.r == c.w && c != b.filling {
 		b.pop()
@@ -269,12 +284,30 @@ func (b *inbox) close() (lost bool) {
 // drop leaves the chunks to the garbage collector: the reader and the read loop
 // may each still hold one.
 func (b *inbox) drop() {
+	if b.spare {
+		b.pool.expendable.Add(int64(-b.buffered))
+	}
 	b.chunks, b.filling, b.buffered = nil, nil, 0
 	b.shrink()
 }
 
 func (b *inbox) wake() {
 	b.more.Broadcast()
+	b.room.Broadcast()
+}
+
+// setSpare makes the stream expendable, or no longer. A read loop that waits for room
+// looks again.
+func (b *inbox) setSpare(yes bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case yes && !b.spare:
+		b.pool.expendable.Add(int64(b.buffered))
+	case !yes && b.spare:
+		b.pool.expendable.Add(int64(-b.buffered))
+	}
+	b.spare = yes
 	b.room.Broadcast()
 }
 

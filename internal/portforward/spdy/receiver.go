@@ -71,6 +71,9 @@ func (c *Conn) receive(r *frameReader, s *Stream, n int) error {
 	for n > 0 {
 		dst := s.in.space(n, c.stalled)
 		if dst == nil {
+			if ended, closed := s.in.state(); !ended && !closed { // expendable, and full
+				c.reset(s, statusFlowControlError)
+			}
 			return r.discard(n)
 		}
 		m, err := r.read(dst)

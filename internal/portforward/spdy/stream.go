@@ -63,6 +63,11 @@ func (s *Stream) SentFin() bool { return s.conn.send.sentFin(s) }
 // in any other way never calls it. There is one such f, the last.
 func (s *Stream) AfterLoss(f func()) { s.loss.watch(f) }
 
+// SetExpendable says whether the stream is reset, rather than that it holds up the
+// tunnel, when its buffer is full, or when 32 MiB wait in all expendable streams of the
+// tunnel: nobody reads it yet, and perhaps nobody will. Streams begin without it.
+func (s *Stream) SetExpendable(yes bool) { s.in.setSpare(yes) }
+
 // SendHeaders sends headers behind what was written. They reach the peer ahead of
 // a FIN or a reset that follows. The error is ErrReset once the stream has ended in
 // both directions.

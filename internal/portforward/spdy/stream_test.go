@@ -320,3 +320,34 @@ func TestCloseCutsWrite(t *testing.T) {
 		t.Errorf("read: %v", err)
 	}
 }
+
+// Expendable streams hold no more together than they may, and what is over that costs
+// the stream that is over, and no other.
+func TestExpendable(t *testing.T) {
+	const size = 256 << 10
+	client, server := tunnel(t, Config{ReceiveBuffer: size})
+	beside, besides := pair(t, client, server)
+	var kept [][2]*Stream
+	for range maxExpendable/size + 1 {
+		a, b := pair(t, client, server)
+		b.SetExpendable(true)
+		mustWrite(t, a, strings.Repeat("x", size-1))
+		kept = append(kept, [2]*Stream{a, b})
+	}
+	mustWrite(t, beside, "alive")
+	mustRead(t, besides, "alive") // behind all that, so it has been taken in
+	last := kept[len(kept)-1]
+	if _, err := io.Copy(io.Discard, last[1]); !errors.Is(err, ErrReset) {
+		t.Errorf("the last: %v", err)
+	}
+	for i, s := range kept[:len(kept)-1] {
+		s[1].SetExpendable(false)
+		s[0].CloseWrite()
+		if n, err := io.Copy(io.Discard, s[1]); n != size-1 || err != nil {
+			t.Fatalf("stream %d: %d octets, %v", i, n, err)
+		}
+	}
+	if n := server.chunks.expendable.Load(); n != 0 {
+		t.Errorf("%d octets are still counted", n)
+	}
+}
