@@ -24,6 +24,8 @@ type Namespace struct {
 	process *process
 	path    string
 
+	forbidden []ID // see Forbid
+
 	// one lets one thread inside at a time: an entry takes microseconds,
 	// and a burst must not make the runtime start a thread for each.
 	one sync.Mutex
@@ -115,7 +117,9 @@ func (ns *Namespace) Do(f func() error) error {
 		runtime.LockOSThread()
 		err := ns.enter()
 		if err == nil {
-			err = f()
+			if err = ns.permitted(); err == nil {
+				err = f()
+			}
 			if ns.kernel.setns(int(ns.home.Fd()), unix.CLONE_NEWNET) != nil {
 				result <- err
 				return

@@ -16,6 +16,8 @@ var (
 	ErrNotNamespace = errors.New("not a network namespace")
 	// ErrPermission: entering takes CAP_SYS_ADMIN over the namespace (setns(2)).
 	ErrPermission = errors.New("not permitted to enter the network namespace")
+	// ErrForbidden: the namespace is one of those that Forbid names.
+	ErrForbidden = errors.New("the network namespace may not be entered")
 	// ErrUnsupported: this system has no network namespaces.
 	ErrUnsupported = errors.New("network namespaces need Linux")
 )

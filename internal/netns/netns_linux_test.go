@@ -290,3 +290,45 @@ func BenchmarkDial(b *testing.B) {
 		_ = c.Close()
 	}
 }
+
+// What is forbidden is not entered, whichever way it is found, also if it became so
+// after the opening.
+func TestForbid(t *testing.T) {
+	testenv.NoLeaks(t)
+	pod := testenv.NewPod(t)
+	path := fmt.Sprintf("/proc/%d/ns/net", pod.PID)
+	inside, err := netns.IDOf(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	own, err := netns.IDOf("/proc/self/ns/net")
+	if err != nil || own == inside {
+		t.Fatalf("own namespace is %+v, the pod's %+v, %v", own, inside, err)
+	}
+	byPath, err := netns.OpenPath(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer byPath.Close()
+	byProcess, err := netns.OpenPID(pod.PID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer byProcess.Close()
+	for _, ns := range []*netns.Namespace{byPath, byProcess} {
+		ns.Forbid(own)
+		if err := ns.Do(func() error { return nil }); err != nil {
+			t.Error("a namespace that is not forbidden:", err)
+		}
+		ns.Forbid(own, inside)
+		if err := ns.Do(func() error { t.Error("entered"); return nil }); !errors.Is(err, netns.ErrForbidden) {
+			t.Errorf("Do = %v, want ErrForbidden", err)
+		}
+		if now, err := netns.IDOf("/proc/self/ns/net"); now != own || err != nil {
+			t.Errorf("came back to %+v, %v, from %+v", now, err, own)
+		}
+		if _, err := ns.Dial(t.Context(), 80); !errors.Is(err, netns.ErrForbidden) {
+			t.Errorf("Dial = %v, want ErrForbidden", err)
+		}
+	}
+}

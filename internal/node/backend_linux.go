@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 
+	"porthole.dev/porthole/internal/netns"
 	"porthole.dev/porthole/internal/pipe"
 )
 
@@ -12,11 +13,12 @@ type backend interface {
 	dial(ctx context.Context, s *sandbox, port uint16) (pipe.Conn, error)
 }
 
-func newBackend(b Backend, log *slog.Logger) backend {
+// newBackend makes the backend b, which enters none of the forbidden namespaces.
+func newBackend(b Backend, forbidden []netns.ID, log *slog.Logger) backend {
 	if b == Socat {
-		return socat{log: log}
+		return socat{log: log, forbidden: forbidden}
 	}
-	return &native{}
+	return &native{entrances{forbidden: forbidden}}
 }
 
 // native makes the socket inside the pod's namespace and connects from outside.

@@ -13,6 +13,8 @@ import (
 // would take a thread each on a busy machine. The last to leave closes it. The zero
 // value is ready to use.
 type entrances struct {
+	forbidden []netns.ID // are not entered
+
 	mu  sync.Mutex
 	all map[place]*entrance
 }
@@ -32,7 +34,7 @@ func (e *entrances) dial(ctx context.Context, p place, port uint16) (pipe.Conn, 
 	}
 	conn, err := ns.Dial(ctx, port)
 	if err != nil {
-		return nil, gone(err)
+		return nil, gone(denied(err))
 	}
 	return conn, nil
 }
@@ -45,7 +47,7 @@ func (e *entrances) join(p place) *entrance {
 		if e.all == nil {
 			e.all = map[place]*entrance{}
 		}
-		at = &entrance{open: sync.OnceValues(p.open)}
+		at = &entrance{open: sync.OnceValues(func() (*netns.Namespace, error) { return p.openExcept(e.forbidden) })}
 		e.all[p] = at
 	}
 	at.users++

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"net"
@@ -31,6 +32,7 @@ type runtimeServer struct {
 	mu         sync.Mutex
 	sandboxes  map[string]*cri.PodSandboxStatusResponse
 	containers map[string]string // info, by id
+	container  string            // the sandbox that all containers are of; "" for the one asked for
 
 	version    func(context.Context, *cri.VersionRequest) (*cri.VersionResponse, error)
 	listImages func(context.Context, *cri.ListImagesRequest) (*cri.ListImagesResponse, error)
@@ -69,10 +71,10 @@ func (r *runtimeServer) PodSandboxStatus(_ context.Context, q *cri.PodSandboxSta
 	return s, nil
 }
 
-func (r *runtimeServer) ListContainers(context.Context, *cri.ListContainersRequest) (*cri.ListContainersResponse, error) {
+func (r *runtimeServer) ListContainers(_ context.Context, q *cri.ListContainersRequest) (*cri.ListContainersResponse, error) {
 	list := &cri.ListContainersResponse{}
 	for id := range r.containers {
-		list.Containers = append(list.Containers, &cri.Container{Id: id})
+		list.Containers = append(list.Containers, &cri.Container{Id: id, PodSandboxId: cmp.Or(r.container, q.GetFilter().GetPodSandboxId())})
 	}
 	return list, nil
 }

@@ -40,6 +40,24 @@ func (p place) open() (*netns.Namespace, error) {
 	return ns, gone(err)
 }
 
+// openExcept is open for who must not enter the forbidden namespaces: each entry is
+// looked at, whatever the runtime tells of the pod.
+func (p place) openExcept(forbidden []netns.ID) (*netns.Namespace, error) {
+	ns, err := p.open()
+	if err == nil {
+		ns.Forbid(forbidden...)
+	}
+	return ns, err
+}
+
+// denied gives the refusal of a forbidden namespace the policy's words.
+func denied(err error) error {
+	if errors.Is(err, netns.ErrForbidden) {
+		return errHostNetwork
+	}
+	return err
+}
+
 // openProcess enters by the process' number.
 func (p place) openProcess() (*netns.Namespace, error) {
 	ns, err := netns.OpenPID(p.pid)
@@ -56,18 +74,31 @@ func (p place) openProcess() (*netns.Namespace, error) {
 }
 
 // check makes sure of the namespace for who enters by the process' number, or by
-// the path if there is none.
-func (p place) check() error {
-	open := p.open
+// the path if there is none, and that it is not a forbidden one.
+func (p place) check(forbidden []netns.ID) error {
 	if p.pid != 0 {
-		open = p.openProcess
+		p.path = ""
 	}
-	ns, err := open()
+	ns, err := p.openExcept(forbidden)
 	if err != nil {
 		return err
 	}
-	ns.Close()
-	return nil
+	defer ns.Close()
+	return gone(denied(ns.Do(func() error { return nil })))
+}
+
+// hostNamespaces are the network namespaces of the node: this process' own, on whose
+// loopback the kubelet reaches it, and that of the first process.
+func hostNamespaces() ([]netns.ID, error) {
+	own, err := netns.IDOf(nodeNamespace)
+	if err != nil {
+		return nil, err
+	}
+	hosts := []netns.ID{own}
+	if first, err := netns.IDOf("/proc/1/ns/net"); err == nil { // else /proc is not the host's
+		hosts = append(hosts, first)
+	}
+	return hosts, nil
 }
 
 // goneError is what happened to a namespace that was there before.

@@ -19,11 +19,14 @@ type Policy struct {
 	Deny Ports
 }
 
+// errHostNetwork refuses pods on the node's network.
+const errHostNetwork = deniedError("the pod uses the node's network, which is denied by the node's policy (--deny-host-network)")
+
 // check returns nil, or an error that wraps portforward.ErrDenied.
 func (p Policy) check(hostNetwork bool, port uint16) error {
 	switch {
 	case hostNetwork && p.DenyHostNetwork:
-		return deniedError("the pod uses the node's network, which is denied by the node's policy (--deny-host-network)")
+		return errHostNetwork
 	case p.Deny.Contain(port):
 		return deniedError(fmt.Sprintf("port %d is denied by the node's policy (--deny-ports)", port))
 	case len(p.Allow) > 0 && !p.Allow.Contain(port):

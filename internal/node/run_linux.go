@@ -71,6 +71,10 @@ func (n *Node) open(p *parts) (err error) {
 	if err := n.openStreaming(p); err != nil {
 		return err
 	}
+	forbidden, err := n.forbidden()
+	if err != nil {
+		return err
+	}
 	methods := criMethods()
 	counts := newMetrics(n.Version, methods, p.upstream.up)
 	if err := n.openTold(p, counts); err != nil {
@@ -78,7 +82,7 @@ func (n *Node) open(p *parts) (err error) {
 	}
 	f := &forwards{
 		resolver: resolver{cri: runtime.NewRuntimeServiceClient(p.upstream.conn)},
-		backend:  newBackend(n.Backend, p.log), policy: n.Policy, server: p.server, url: "http://" + p.streaming.addr(),
+		backend:  newBackend(n.Backend, forbidden, p.log), policy: n.Policy, server: p.server, url: "http://" + p.streaming.addr(),
 		metrics: counts, events: p.events, log: p.log,
 	}
 	if path, err := socketPath(n.Docker); err == nil {
@@ -87,6 +91,14 @@ func (n *Node) open(p *parts) (err error) {
 	p.cri = (&proxy{upstream: p.upstream, portForward: f.portForward, observe: counts.request, methods: methods}).server()
 	p.listener, err = openSocket(n.Listen)
 	return err
+}
+
+// forbidden are the network namespaces that no backend enters.
+func (n *Node) forbidden() ([]netns.ID, error) {
+	if !n.Policy.DenyHostNetwork {
+		return nil, nil
+	}
+	return hostNamespaces()
 }
 
 // mayEnter tells early of a permission that every forward would lack.

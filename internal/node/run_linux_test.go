@@ -415,6 +415,58 @@ func silentPort(t *testing.T, pod *testenv.Pod) (port uint16) {
 	return port
 }
 
+// A pod on the node's network is refused by where it is, also if the runtime says
+// nothing of its namespaces; one with a network of its own is not.
+func TestDenyHostNetwork(t *testing.T) {
+	own := fmt.Sprintf("/proc/%d/ns/net", os.Getpid())
+	for _, backend := range []Backend{Native, Socat} {
+		for what, info := range map[string]string{
+			"by path": fmt.Sprintf(containerdInfo, os.Getpid(), own), "by process": fmt.Sprintf(containerdHostInfo, os.Getpid()),
+			"by path alone": fmt.Sprintf(crioInfo, 0, own),
+		} {
+			t.Run(string(backend)+" "+what, func(t *testing.T) {
+				testenv.NoLeaks(t)
+				pod := testenv.NewPod(t)
+				r := startNode(t, pod, Node{Backend: backend, Policy: Policy{DenyHostNetwork: true}})
+				served := answer(t, pod, func(c *net.TCPConn) { _, _ = io.WriteString(c, "x") })
+				if err := r.dialOnce(t, served); err != nil {
+					t.Error("a pod with its own network:", err)
+				}
+				r.runtime.add("s1", info).Linux = nil
+				here, err := net.Listen("tcp", "127.0.0.1:0")
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer here.Close()
+				if err := r.dialOnce(t, testenv.Port(here)); !errors.Is(err, portforward.ErrDenied) ||
+					!strings.Contains(err.Error(), "(--deny-host-network)") {
+					t.Errorf("a pod on the node's network: %v, want ErrDenied", err)
+				}
+				r.stop()
+			})
+		}
+	}
+}
+
+// dialOnce has a byte sent and waits for one of the answer, which nobody gives
+// that only listens.
+func (r *running) dialOnce(t *testing.T, port uint16) error {
+	t.Helper()
+	client := &portforward.Client{URL: r.url(t), Transport: &http.Transport{}, SPDYOnly: true}
+	defer client.Close()
+	conn, err := client.Dial(t.Context(), port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.(net.Conn).SetDeadline(time.Now().Add(waitTime))
+	if _, err := io.WriteString(conn, "x"); err != nil {
+		return err
+	}
+	_, err = io.ReadFull(conn, make([]byte, 1))
+	return err
+}
+
 func TestPortForwardFails(t *testing.T) {
 	testenv.NoLeaks(t)
 	r := startNode(t, testenv.NewPod(t), Node{})

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"path/filepath"
@@ -49,8 +50,12 @@ func (r *resolver) ask(ctx context.Context, id string) (*sandbox, error) {
 		return nil, err
 	}
 	st := response.GetStatus()
+	if st == nil { // whose state would count as ready, and whose network as the pod's own
+		return nil, status.Errorf(codes.FailedPrecondition, "porthole node: the runtime tells no status of sandbox %s", id)
+	}
 	s := &sandbox{
-		id: st.GetId(), namespace: st.GetMetadata().GetNamespace(), pod: st.GetMetadata().GetName(),
+		// By this id containers are looked for: none would find those of all pods.
+		id: cmp.Or(st.GetId(), id), namespace: st.GetMetadata().GetNamespace(), pod: st.GetMetadata().GetName(),
 		hostNetwork: st.GetLinux().GetNamespaces().GetOptions().GetNetwork() == runtime.NamespaceMode_NODE,
 	}
 	ready := st.GetState() == runtime.PodSandboxState_SANDBOX_READY
@@ -100,6 +105,9 @@ func (r *resolver) ofContainers(ctx context.Context, id string) place {
 		return place{}
 	}
 	for _, c := range list.GetContainers() {
+		if c.GetPodSandboxId() != id {
+			continue // of another pod: the runtime takes no filter
+		}
 		st, err := r.cri.ContainerStatus(ctx, &runtime.ContainerStatusRequest{ContainerId: c.GetId(), Verbose: true})
 		if err != nil {
 			continue

@@ -209,7 +209,7 @@ func TestNumberUsedAgain(t *testing.T) {
 	if _, err := p.open(); !errors.Is(err, portforward.ErrNoSandbox) || !errors.Is(err, netns.ErrExited) {
 		t.Errorf("open = %v, want ErrNoSandbox", err)
 	}
-	if err := p.check(); !errors.Is(err, portforward.ErrNoSandbox) {
+	if err := p.check(nil); !errors.Is(err, portforward.ErrNoSandbox) {
 		t.Errorf("check = %v, want ErrNoSandbox", err)
 	}
 }
@@ -232,5 +232,27 @@ func TestMountElsewhere(t *testing.T) {
 	pod.Kill()
 	if _, err := new(native).dial(t.Context(), &sandbox{place: p}, port); !errors.Is(err, portforward.ErrNoSandbox) || !errors.Is(err, netns.ErrNotExist) {
 		t.Errorf("dial = %v, want ErrNoSandbox for the path", err)
+	}
+}
+
+// What is missing in the runtime's answer stands for nothing: not for a sandbox that
+// is ready, nor for the containers of all pods.
+func TestFindMissingFields(t *testing.T) {
+	testenv.NoLeaks(t)
+	const path = "/proc/self/ns/net"
+	r := runtimeServer{containers: map[string]string{"other": fmt.Sprintf(crioInfo, os.Getpid(), path)}}
+	r.add("no-id", "").Id = ""
+	r.add("no-status", fmt.Sprintf(crioInfo, os.Getpid(), path))
+	r.sandboxes["no-status"].Status = nil
+	resolver := startResolver(t, &r, nil)
+	if s, err := resolver.find(t.Context(), "no-id"); err != nil || s.id != "no-id" || s.place.path != path {
+		t.Errorf("without an id: %+v, %v", s, err)
+	}
+	if s, err := resolver.find(t.Context(), "no-status"); status.Code(err) != codes.FailedPrecondition {
+		t.Errorf("without a status: %+v, %v, want FailedPrecondition", s, err)
+	}
+	r.container = "another pod"
+	if s, err := resolver.find(t.Context(), "no-id"); status.Code(err) != codes.FailedPrecondition {
+		t.Errorf("with containers of another pod: %+v, %v, want FailedPrecondition", s, err)
 	}
 }

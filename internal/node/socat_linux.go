@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"porthole.dev/porthole/internal/netns"
 	"porthole.dev/porthole/internal/pipe"
 )
 
@@ -31,7 +32,10 @@ const (
 )
 
 // socat runs nsenter, and in it socat, for each connection.
-type socat struct{ log *slog.Logger }
+type socat struct {
+	log       *slog.Logger
+	forbidden []netns.ID // are not entered
+}
 
 // dial starts the programs and waits until they are connected. If they cannot, the
 // error is what they said.
@@ -40,7 +44,7 @@ func (b socat) dial(ctx context.Context, s *sandbox, port uint16) (pipe.Conn, er
 	if err != nil {
 		return nil, err
 	}
-	if err := s.place.check(); err != nil {
+	if err := s.place.check(b.forbidden); err != nil {
 		return nil, err
 	}
 	b.log.Debug("executing port forwarding command: " + strings.Join(argv, " "))

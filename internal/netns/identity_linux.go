@@ -1,0 +1,44 @@
+package netns
+
+import (
+	"fmt"
+	"os"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// ID tells network namespaces apart for as long as they exist: the device and inode
+// of their files (namespaces(7)).
+type ID struct{ Device, Inode uint64 }
+
+// IDOf returns the ID of the network namespace that a path leads to, such as
+// /proc/1/ns/net.
+func IDOf(path string) (ID, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return ID{}, fmt.Errorf("network namespace: %w", &os.PathError{Op: "stat", Path: path, Err: err})
+	}
+	return ID{uint64(st.Dev), st.Ino}, nil
+}
+
+// Forbid makes every later entry into one of these namespaces fail with ErrForbidden,
+// and so every entry of which it cannot be told where it leads. The entry itself is
+// looked at, since what a path or a process leads to may change. Call it before
+// others use ns.
+func (ns *Namespace) Forbid(ids ...ID) { ns.forbidden = ids }
+
+// permitted says whether the calling thread, which has entered, may be where it is.
+func (ns *Namespace) permitted() error {
+	if len(ns.forbidden) == 0 {
+		return nil
+	}
+	id, err := IDOf("/proc/thread-self/ns/net")
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrForbidden, err)
+	}
+	if slices.Contains(ns.forbidden, id) {
+		return ErrForbidden
+	}
+	return nil
+}
