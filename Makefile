@@ -8,7 +8,7 @@ SUDO  := $(if $(filter 0,$(shell id -u)),,sudo)
 # What every porthole is built with; expanded where it is used.
 BUILD  = go build -trimpath -ldflags "-s -w -X main.built=$(shell scripts/version)"
 
-.PHONY: all build install demo test test-interop cluster-up cluster-down test-cluster lint generate cross bench fuzz licenses clean
+.PHONY: all build install demo test test-interop cluster-build cluster-up cluster-down test-cluster test-trace test-busy lint generate cross bench fuzz licenses clean
 
 all: build
 
@@ -29,20 +29,43 @@ install: build ## the binary, kubectl's plugin, completions, and the node's syst
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
 	sed 's|/usr/local/|$(PREFIX)/|' packaging/porthole.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/porthole.service
 
-demo: build ## kuard in a pod-like sandbox on this machine, forwarded to http://127.0.0.1:8080
-	$(SUDO) $(BIN) demo
+demo: build ## kuard in a pod-like sandbox on this machine, forwarded to http://127.0.0.1:8080, or to PORT
+	$(SUDO) $(BIN) demo $(if $(PORT),--port $(PORT))
 
-# The race detector needs a C compiler. PORTHOLE_STRICT, as in CI, fails what would be skipped.
-test: build ## all tests of this machine, and what was skipped
-	@scripts/need gcc:gcc curl:curl chromium:chromium nsenter:util-linux socat:socat hostname:hostname ps:procps
-	CGO_ENABLED=1 PORTHOLE_BIN=$(CURDIR)/$(BIN) $(TOOL) gotestsum --format pkgname --format-hide-empty-pkg -- \
-		-race -count=1 $(if $(SUDO),-exec "sudo -E env PATH=$(PATH)") ./...
+# What runs tests, as the target's name is. At the end it says which were skipped; PORTHOLE_STRICT, as in CI, fails those.
+TESTS = go tool -modfile=$(CURDIR)/tools/go.mod gotestsum --format pkgname --format-hide-empty-pkg --hide-summary=skipped \
+	--jsonfile $(CURDIR)/bin/$@.json --post-run-command $(CURDIR)/scripts/skipped --
+ROOT    := $(if $(SUDO),sudo -E env PATH=$(PATH))
+AS_ROOT := $(if $(SUDO),-exec "$(ROOT)")
+
+# Some tests start an API server: the one of the real Kubernetes, where that is compiled.
+CLUSTER_BIN := $(CURDIR)/.cache/cluster/bin
+PORTHOLE_CLUSTER_BIN ?= $(if $(wildcard $(CLUSTER_BIN)/tools-kubernetes.key),$(CLUSTER_BIN))
+export PORTHOLE_CLUSTER_BIN
+
+# The race detector needs a C compiler.
+test: build ## the tests of this machine, and at the end what was skipped; those in need of a real Kubernetes are not among them
+	@scripts/need gcc:gcc curl:curl chromium:chromium nsenter:util-linux socat:socat hostname:hostname ps:procps ss:iproute2 git:git
+	CGO_ENABLED=1 PORTHOLE_BIN=$(CURDIR)/$(BIN) $(TESTS) -race -count=1 -timeout 20m $(AS_ROOT) ./...
 
 test-interop: ## the protocol against the code of stock servers
 	@scripts/need
-	cd test/interop && go tool -modfile=../../tools/go.mod gotestsum --format pkgname -- -count=1 ./...
+	@mkdir -p bin
+	cd test/interop && $(TESTS) -count=1 -timeout 20m ./...
+
+test-trace: ## the tests of tracing once more, in mount namespaces with and without tracefs
+	@scripts/need unshare:util-linux setpriv:util-linux
+	for how in mounted unmounted; do \
+		within="$(ROOT) unshare -m $(CURDIR)/scripts/tracefs $$how"; \
+		go test -count=1 -timeout 10m -exec "$$within" ./internal/trace && \
+		go test -count=1 -timeout 10m -exec "$$within" -run TestScripts/trace ./cmd/porthole || exit 1; \
+	done
 
 CLUSTER := go -C test/cluster run ./cmd/cluster
+
+cluster-build: ## compiles the real Kubernetes that tests run on, which takes a quarter of an hour the first time
+	@scripts/need
+	$(CLUSTER) build
 
 cluster-up: ## a real one-node Kubernetes on this machine; the first time it is compiled, which takes minutes
 	@scripts/need
@@ -53,10 +76,13 @@ cluster-down: ## takes it down again
 	$(CLUSTER) down
 
 test-cluster: build ## the tests that need a real Kubernetes
-	@scripts/need gcc:gcc ps:procps
+	@scripts/need gcc:gcc chromium:chromium socat:socat nsenter:util-linux ps:procps
 	$(CLUSTER) build
-	cd test/cluster && CGO_ENABLED=1 PORTHOLE_BIN=$(CURDIR)/$(BIN) go tool -modfile=../../tools/go.mod gotestsum --format pkgname -- \
-		-count=1 -p 1 -timeout 20m $(if $(SUDO),-exec "sudo -E env PATH=$(PATH)") ./...
+	cd test/cluster && CGO_ENABLED=1 PORTHOLE_BIN=$(CURDIR)/$(BIN) $(TESTS) -count=1 -p 1 -timeout 30m $(AS_ROOT) ./...
+
+BUSY ?= 5
+test-busy: cluster-build ## test and test-cluster, BUSY times, beside four programs that take all processors
+	@scripts/busy $(BUSY) $(MAKE) test test-cluster
 
 lint:
 	@test -z "$$(gofmt -l .)" || { echo "not gofmt-clean:"; gofmt -l .; exit 1; }

@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"os/exec"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -16,6 +19,8 @@ import (
 
 // demoPort is where kuard listens inside its pod.
 const demoPort = 8080
+
+var errDemoPort = errors.New("the demo's port is taken")
 
 func newDemo() *cobra.Command {
 	local := uint16(8080)
@@ -47,6 +52,9 @@ func runDemo(cmd *cobra.Command, local uint16) (err error) {
 	// The port first: there is no point in a pod that cannot be shown.
 	ports := []target.Port{{Local: local, Remote: demoPort}}
 	listeners, err := forward.Listen(cmd.Context(), []string{target.Localhost}, ports)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("%w: %w", errDemoPort, err)
+	}
 	if err != nil {
 		return err
 	}
@@ -77,15 +85,56 @@ func runDemo(cmd *cobra.Command, local uint16) (err error) {
 
 // introduce says what the demo did and what to try next.
 func introduce(w io.Writer, pod *demo.Pod, l *forward.Listener) {
-	fmt.Fprintf(w, `kuard runs in a sandbox like a pod's: process %[1]d, with network, mount, PID,
-UTS and IPC namespaces of its own, and the address %[2]s on the bridge %[3]s.
-It listens on 127.0.0.1:%[4]d inside, where only a forwarder reaches it.
+	fmt.Fprintf(w, `kuard runs in a sandbox like a pod's: process %d, with network, mount, PID,
+UTS and IPC namespaces of its own, and the address %s on the bridge %s.
+It listens on 127.0.0.1:%d inside, where only a forwarder reaches it.
 
-Open                   http://%[5]s
-The same by hand       sudo porthole forward pid://%[1]d :%[4]d
-Look inside            sudo nsenter -t %[1]d -n ss -ltn
-It is not outside      curl http://%[2]s:%[4]d   (refused)
+Open                   http://%s
+The same by hand       %s forward pid://%d :%d
+`, pod.PID, pod.IP, pod.Bridge, demoPort, l.Local, asRoot(self()), pod.PID, demoPort)
+	if installed("nsenter", "ss") {
+		fmt.Fprintf(w, "Look inside            %s -t %d -n ss -ltn\n", asRoot("nsenter"), pod.PID)
+	}
+	if installed("curl") {
+		fmt.Fprintf(w, "It is not outside      curl http://%s:%d   (refused)\n", pod.IP, demoPort)
+	}
+	fmt.Fprint(w, "\nCtrl-C takes it all down.\n")
+}
 
-Ctrl-C takes it all down.
-`, pod.PID, pod.IP, pod.Bridge, demoPort, l.Local)
+// self is how a person calls this program: by its name if the PATH leads to it, or else by its path.
+func self() string {
+	path, err := os.Executable()
+	if err != nil {
+		return "porthole"
+	}
+	if found, err := exec.LookPath("porthole"); err == nil && sameFile(found, path) {
+		return "porthole"
+	}
+	return quote(path)
+}
+
+func sameFile(a, b string) bool {
+	first, err := os.Stat(a)
+	if err != nil {
+		return false
+	}
+	second, err := os.Stat(b)
+	return err == nil && os.SameFile(first, second)
+}
+
+// asRoot is a command line for who is at the terminal: sudo tells whether that is not root.
+func asRoot(command string) string {
+	if user := os.Getenv("SUDO_UID"); user == "" || user == "0" || !installed("sudo") {
+		return command
+	}
+	return "sudo " + command
+}
+
+func installed(commands ...string) bool {
+	for _, command := range commands {
+		if _, err := exec.LookPath(command); err != nil {
+			return false
+		}
+	}
+	return true
 }

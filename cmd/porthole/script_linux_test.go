@@ -6,6 +6,8 @@ import (
 	"io"
 	"net"
 	"os"
+	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -42,6 +44,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"freeport": freePort,
+			"has":      has,
 			"listens":  listens,
 			"say":      say,
 		},
@@ -83,21 +86,46 @@ func freePort(ts *testscript.TestScript, _ bool, names []string) {
 	}
 }
 
-// listens waits until somebody listens on a port of 127.0.0.1, or, negated,
-// until nobody does: `listens PORT`. It looks, and does not connect.
+// patience is how long what a script waits for may take. It does as a rule not take any time.
+const patience = time.Minute
+
+// listens waits until somebody listens on a port of 127.0.0.1, or of ::1, or,
+// negated, until nobody does: `listens PORT`, `listens [::1]:PORT`. It looks, and does not connect.
 func listens(ts *testscript.TestScript, neg bool, args []string) {
-	var port int
-	_, err := fmt.Sscan(args[0], &port)
+	table, entry, port := "/proc/net/tcp", " 0100007F:%04X 00000000:0000 0A ", args[0]
+	if six, ok := strings.CutPrefix(args[0], "[::1]:"); ok {
+		table, entry, port = "/proc/net/tcp6", " 00000000000000000000000001000000:%04X 00000000000000000000000000000000:0000 0A ", six
+	}
+	number, err := strconv.Atoi(port)
 	ts.Check(err)
-	entry := fmt.Sprintf(" 0100007F:%04X 00000000:0000 0A ", port)
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-		table, err := os.ReadFile("/proc/net/tcp")
+	entry = fmt.Sprintf(entry, number)
+	within(ts, fmt.Sprintf("somebody listens on %s: %v", args[0], !neg), func() bool {
+		sockets, err := os.ReadFile(table)
 		ts.Check(err)
-		if strings.Contains(string(table), entry) != neg {
-			return
+		return strings.Contains(string(sockets), entry) != neg
+	})
+}
+
+// has waits until a file has what a pattern matches: `has FILE PATTERN`. It is
+// for the output of what runs in the background.
+func has(ts *testscript.TestScript, neg bool, args []string) {
+	if neg {
+		ts.Fatalf("has: what is not there yet may come")
+	}
+	pattern, err := regexp.Compile("(?m)" + args[1])
+	ts.Check(err)
+	within(ts, fmt.Sprintf("%s has %s", args[0], pattern), func() bool {
+		text, err := os.ReadFile(ts.MkAbs(args[0]))
+		return err == nil && pattern.Match(text)
+	})
+}
+
+func within(ts *testscript.TestScript, what string, ok func() bool) {
+	for end := time.Now().Add(patience); !ok(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			ts.Fatalf("after %v it is still not so that %s", patience, what)
 		}
 	}
-	ts.Fatalf("listens on port %d: want %v", port, !neg)
 }
 
 // say sends a text, ends its side and prints the answer: `say ADDRESS TEXT`.

@@ -12,6 +12,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"porthole.dev/porthole/internal/testenv"
 )
 
 // startDemo runs a demo in a process of its own and returns its pod's PID.
@@ -38,7 +40,7 @@ func startDemo(t *testing.T, cfg Config) (demo *exec.Cmd, pod int) {
 }
 
 func TestKilledDemoTakesItsPodAlong(t *testing.T) {
-	needRoot(t)
+	testenv.Root(t)
 	wantNoTrace(t)
 	cfg := testConfig(t)
 	demo, pid := startDemo(t, cfg)
@@ -64,7 +66,7 @@ func TestKilledDemoTakesItsPodAlong(t *testing.T) {
 
 // TestKilledWhileStarting kills a demo at many points of its start.
 func TestKilledWhileStarting(t *testing.T) {
-	needRoot(t)
+	testenv.Root(t)
 	wantNoTrace(t)
 	cfg := testConfig(t)
 	for wait := time.Duration(0); wait < 250*time.Millisecond; wait += 15 * time.Millisecond {
@@ -111,7 +113,7 @@ func wantGone(t *testing.T, p process) {
 
 // TestLeftoverProcess is for a pod that outlived its demo after all.
 func TestLeftoverProcess(t *testing.T) {
-	needRoot(t)
+	testenv.Root(t)
 	wantNoTrace(t)
 	cfg := testConfig(t)
 	leftover, innocent := exec.Command("/proc/self/exe", "idle"), exec.Command("/proc/self/exe", "idle")
@@ -154,7 +156,7 @@ func abandon(t *testing.T, cfg Config, pod process) {
 }
 
 func TestForeignBridgeStays(t *testing.T) {
-	needRoot(t)
+	testenv.Root(t)
 	wantNoTrace(t)
 	cfg := testConfig(t)
 	attrs := netlink.NewLinkAttrs()

@@ -18,14 +18,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-)
 
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: the demo makes namespaces and a bridge")
-	}
-}
+	"porthole.dev/porthole/internal/testenv"
+)
 
 func testConfig(t *testing.T) Config {
 	t.Helper()
@@ -51,7 +46,7 @@ func inside(t *testing.T, pod *Pod, args ...string) (string, error) {
 	t.Helper()
 	nsenter, err := exec.LookPath("nsenter")
 	if err != nil {
-		t.Skip("needs nsenter (util-linux), to look from inside the pod")
+		testenv.Lacking(t, "nsenter, of util-linux")
 	}
 	args = append([]string{"-m", "-n", "-p", "-u", "-i", "-t", strconv.Itoa(pod.PID), programPath}, args...)
 	cmd := exec.Command(nsenter, args...)
@@ -66,7 +61,7 @@ func inside(t *testing.T, pod *Pod, args ...string) (string, error) {
 }
 
 func TestPodIsReachableOnlyInside(t *testing.T) {
-	needRoot(t)
+	testenv.Root(t)
 	wantNoTrace(t)
 	pod := startPod(t, testConfig(t))
 
@@ -89,7 +84,7 @@ func TestPodIsReachableOnlyInside(t *testing.T) {
 }
 
 func TestPodHasItsOwnNamespaces(t *testing.T) {
-	needRoot(t)
+	testenv.Root(t)
 	wantNoTrace(t)
 	pod := startPod(t, testConfig(t))
 
@@ -127,7 +122,7 @@ func readProc(t *testing.T, pod *Pod, name string) string {
 }
 
 func TestPodSeesOnlyItsFiles(t *testing.T) {
-	needRoot(t)
+	testenv.Root(t)
 	wantNoTrace(t)
 	pod := startPod(t, testConfig(t))
 
@@ -175,7 +170,7 @@ func TestPodSeesOnlyItsFiles(t *testing.T) {
 }
 
 func TestPodResolvesTheClustersNames(t *testing.T) {
-	needRoot(t)
+	testenv.Root(t)
 	wantNoTrace(t)
 	pod := startPod(t, testConfig(t))
 
@@ -199,7 +194,7 @@ func TestPodResolvesTheClustersNames(t *testing.T) {
 }
 
 func TestSecondDemoIsRefused(t *testing.T) {
-	needRoot(t)
+	testenv.Root(t)
 	wantNoTrace(t)
 	cfg := testConfig(t)
 	pod := startPod(t, cfg)
@@ -214,7 +209,7 @@ func TestSecondDemoIsRefused(t *testing.T) {
 }
 
 func TestCloseTwiceAndStartAgain(t *testing.T) {
-	needRoot(t)
+	testenv.Root(t)
 	wantNoTrace(t)
 	cfg := testConfig(t)
 	for range 3 {
@@ -234,7 +229,7 @@ func TestCloseTwiceAndStartAgain(t *testing.T) {
 }
 
 func TestDoneWhenTheApplicationDies(t *testing.T) {
-	needRoot(t)
+	testenv.Root(t)
 	wantNoTrace(t)
 	pod := startPod(t, testConfig(t))
 	if err := unix.Kill(pod.PID, unix.SIGKILL); err != nil {
@@ -251,7 +246,7 @@ func TestDoneWhenTheApplicationDies(t *testing.T) {
 }
 
 func TestApplicationThatDiesAtStart(t *testing.T) {
-	needRoot(t)
+	testenv.Root(t)
 	wantNoTrace(t)
 	cfg := testConfig(t)
 	cfg.Args = []string{"die", "--frobnicate"}
@@ -267,7 +262,7 @@ func TestApplicationThatDiesAtStart(t *testing.T) {
 }
 
 func TestApplicationThatDoesNotListen(t *testing.T) {
-	needRoot(t)
+	testenv.Root(t)
 	wantNoTrace(t)
 	cfg := testConfig(t)
 	cfg.Args = []string{"idle"}
@@ -279,7 +274,7 @@ func TestApplicationThatDoesNotListen(t *testing.T) {
 }
 
 func TestProgramThatOnlyRootMayExecute(t *testing.T) {
-	needRoot(t)
+	testenv.Root(t)
 	wantNoTrace(t)
 	cfg := testConfig(t)
 	cfg.Exe = filepath.Join(t.TempDir(), "porthole")
@@ -297,7 +292,7 @@ func TestProgramThatOnlyRootMayExecute(t *testing.T) {
 }
 
 func TestApplicationsOutput(t *testing.T) {
-	needRoot(t)
+	testenv.Root(t)
 	wantNoTrace(t)
 	reads, writes := io.Pipe()
 	cfg := testConfig(t)

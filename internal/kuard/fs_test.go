@@ -146,7 +146,7 @@ func FuzzTree(f *testing.F) {
 		dir := t.TempDir()
 		for link, target := range map[string]string{"a": a, "b": b} {
 			if os.Symlink(target, filepath.Join(dir, link)) != nil {
-				t.Skip("not a link's target")
+				return // not a link's target
 			}
 		}
 		tr, err := openTree(dir)

@@ -13,7 +13,6 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -68,7 +67,7 @@ func TestMain(m *testing.M) {
 func newAPIServer(t *testing.T) *apiServer {
 	t.Helper()
 	if os.Getenv(binVar) == "" {
-		testenv.Lacking(t, "an API server: set "+binVar+" to a folder with etcd and kube-apiserver")
+		testenv.Lacking(t, "a compiled Kubernetes, for its API server: `make cluster-build`, which takes a quarter of an hour once; "+binVar+" is where it is")
 	}
 	s, err := shared()
 	if err != nil {
@@ -109,12 +108,11 @@ func startAPIServer() (*apiServer, error) {
 // prepare chooses ports, and writes tokens and the key of service accounts.
 func (s *apiServer) prepare() error {
 	for i := range s.ports {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		port, _, err := testenv.ReservePort() // until this process ends
 		if err != nil {
 			return err
 		}
-		defer l.Close()
-		s.ports[i] = l.Addr().(*net.TCPAddr).Port
+		s.ports[i] = int(port)
 	}
 	s.url = fmt.Sprintf("https://127.0.0.1:%d", s.ports[0])
 	s.client = &http.Client{Transport: &http.Transport{

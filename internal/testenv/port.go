@@ -31,7 +31,7 @@ func FreePort(t testing.TB) uint16 {
 func ReservePort() (port uint16, release func(), err error) {
 	first, last := ephemeral()
 	for range 10_000 {
-		port := 10_000 + rand.N[uint16](20_000) // Kubernetes' node ports come next
+		port := 21_000 + rand.N[uint16](9_000) // below are those of test/cluster, above Kubernetes' node ports
 		if first <= port && port <= last {
 			continue
 		}
@@ -39,7 +39,7 @@ func ReservePort() (port uint16, release func(), err error) {
 			return port, func() { _ = twin.Close() }, nil
 		}
 	}
-	return 0, nil, errors.New("no port from 10000 to 29999 is free and outside of net.ipv4.ip_local_port_range")
+	return 0, nil, errors.New("no port from 21000 to 29999 is free and outside of net.ipv4.ip_local_port_range")
 }
 
 // reserve makes a port the caller's own, or returns nil.

@@ -25,7 +25,7 @@ type Page struct {
 }
 
 // Open starts a Chromium that talks to nobody but the page, has it open the URL,
-// and ends it with the test. It has a minute for everything.
+// and ends it with the test. It has three minutes for everything.
 func Open(t *testing.T, url string) *Page {
 	t.Helper()
 	path, err := exec.LookPath("chromium")
@@ -39,7 +39,7 @@ func Open(t *testing.T, url string) *Page {
 	t.Cleanup(cancel)
 	ctx, cancel = chromedp.NewContext(ctx)
 	t.Cleanup(cancel)
-	ctx, cancel = context.WithTimeout(ctx, time.Minute)
+	ctx, cancel = context.WithTimeout(ctx, 3*time.Minute)
 	t.Cleanup(cancel)
 	p := &Page{t: t, ctx: ctx}
 	p.Do(chromedp.EmulateViewport(1280, 900), chromedp.Navigate(url))

@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"porthole.dev/porthole/internal/testenv"
 	"porthole.dev/porthole/test/cluster"
 )
 
@@ -18,12 +19,8 @@ const helloImage = "porthole.dev/hello:1"
 // needRoot ends a test that cannot run; where nothing may be left out, it fails it.
 func needRoot(t *testing.T) {
 	t.Helper()
-	switch {
-	case os.Geteuid() == 0:
-	case os.Getenv("PORTHOLE_STRICT") == "1":
-		t.Fatal("root is missing, and PORTHOLE_STRICT forbids to skip")
-	default:
-		t.Skip("root is missing: a node makes namespaces, mounts and bridges")
+	if os.Geteuid() != 0 {
+		testenv.Lacking(t, "root: a node makes namespaces, mounts and bridges")
 	}
 }
 

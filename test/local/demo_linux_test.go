@@ -1,6 +1,7 @@
 package local
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"strings"
@@ -20,10 +21,30 @@ func TestDemo(t *testing.T) {
 	if page := curl(t, url); !strings.Contains(page, "kuard") {
 		t.Errorf("the page is %.200q", page)
 	}
+	tryPrinted(t, demo)
 	browse(t, url)
 	demo.interrupt(t)
 	if _, err := os.Stat("/sys/class/net/porthole0"); err == nil {
 		t.Error("the bridge is still there after Ctrl-C")
+	}
+}
+
+// tryPrinted does what the demo says that a person may do, as it stands: nothing is installed, and root is who is here.
+func tryPrinted(t *testing.T, demo *program) {
+	t.Helper()
+	byHand := demo.await(t, `^The same by hand +(.+)`)
+	inside, outside := demo.await(t, `^Look inside +(.+)`), demo.await(t, `^It is not outside +(curl \S+) `)
+	hand := startCommand(t, exec.Command("sh", "-c", "exec "+byHand))
+	if page := curl(t, "http://"+hand.await(t, `^Forwarding from (127\S+) ->`)); !strings.Contains(page, "kuard") {
+		t.Errorf("the page is %.200q", page)
+	}
+	hand.interrupt(t)
+	if out, err := exec.Command("sh", "-c", inside).CombinedOutput(); err != nil || !strings.Contains(string(out), "127.0.0.1:8080") {
+		t.Errorf("%s: %v: %s", inside, err, out)
+	}
+	var refused *exec.ExitError
+	if out, err := exec.Command("sh", "-c", outside).CombinedOutput(); !errors.As(err, &refused) || refused.ExitCode() != 7 {
+		t.Errorf("%s: %v, want curl's 7: %s", outside, err, out)
 	}
 }
 

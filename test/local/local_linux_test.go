@@ -53,8 +53,13 @@ type program struct {
 
 func start(t *testing.T, args ...string) *program {
 	t.Helper()
+	return startCommand(t, exec.Command(porthole, args...))
+}
+
+func startCommand(t *testing.T, cmd *exec.Cmd) *program {
+	t.Helper()
 	testenv.Root(t)
-	p := &program{cmd: exec.Command(porthole, args...), lines: make(chan string, 1000)}
+	p := &program{cmd: cmd, lines: make(chan string, 1000)}
 	p.cmd.Stderr = p
 	out, err := p.cmd.StdoutPipe()
 	if err != nil {
@@ -90,7 +95,7 @@ func (p *program) errors() string {
 func (p *program) await(t *testing.T, pattern string) string {
 	t.Helper()
 	re := regexp.MustCompile(pattern)
-	timeout := time.After(20 * time.Second)
+	timeout := time.After(time.Minute)
 	for {
 		select {
 		case line, ok := <-p.lines:
@@ -123,7 +128,7 @@ func (p *program) interrupt(t *testing.T) {
 		if err != nil {
 			t.Errorf("after Ctrl-C: %v; stderr: %s", err, p.errors())
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("porthole goes on after Ctrl-C")
 	}
 }
