@@ -114,6 +114,21 @@ func stop(cmd *exec.Cmd) {
 	_ = cmd.Wait()
 }
 
+// dataPath is the process of a node that carries its forwards, its only child.
+func dataPath(node *exec.Cmd) (pid int) {
+	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", node.Process.Pid))
+	for _, path := range lists {
+		list, _ := os.ReadFile(path) // a thread may be gone
+		_, _ = fmt.Sscan(string(list), &pid)
+	}
+	return pid
+}
+
+// cpuSeconds is what both processes of the node have used.
+func (n *nodeSide) cpuSeconds() float64 {
+	return cpuSeconds(n.node.Process.Pid) + cpuSeconds(dataPath(n.node))
+}
+
 // startClients starts each client while the kubelet is led to its runtime.
 func (n *nodeSide) startClients(ctx context.Context) error {
 	kubectl := n.cluster.kubectls[0]
@@ -226,9 +241,9 @@ func (n *nodeSide) transfers(ctx context.Context) error {
 	for _, conns := range []int{1, 8} {
 		used := map[string][]float64{}
 		rates, err := n.measureEach(ctx, n.clients, func(c client) (float64, error) {
-			before := cpuSeconds(n.node.Process.Pid) + cpuSeconds(runtime)
+			before := n.cpuSeconds() + cpuSeconds(runtime)
 			rate, err := n.downloads(c.peer.dial, conns)
-			used[c.name] = append(used[c.name], (cpuSeconds(n.node.Process.Pid)+cpuSeconds(runtime)-before)/(float64(n.bytes)/(1<<30)))
+			used[c.name] = append(used[c.name], (n.cpuSeconds()+cpuSeconds(runtime)-before)/(float64(n.bytes)/(1<<30)))
 			return rate, err
 		})
 		if err != nil {
@@ -317,7 +332,7 @@ func (n *nodeSide) threads(ctx context.Context) error {
 	if err := n.lead(ctx, c.runtime); err != nil {
 		return err
 	}
-	before := status(n.node.Process.Pid, "Threads")
+	before := status(dataPath(n.node), "Threads")
 	conns, err := openEchoes(c.peer.dial, 1000)
 	defer closeAll(conns)
 	if err != nil {
@@ -326,7 +341,7 @@ func (n *nodeSide) threads(ctx context.Context) error {
 	if _, err := echoP99(conns); err != nil {
 		return err
 	}
-	more := status(n.node.Process.Pid, "Threads") - before
+	more := status(dataPath(n.node), "Threads") - before
 	n.add(row{"node: threads more with 1,000 live connections", fmt.Sprint(more), fmt.Sprintf("%d (idle)", before), "-", "at most 20", more <= 20})
 	return nil
 }
@@ -344,9 +359,9 @@ func (n *nodeSide) soaked(ctx context.Context) error {
 	var prints [2]footprint
 	for i, connections := range []int{soakWarm, n.soak} {
 		var err error
-		if prints[i], err = soakFor(c.peer.dial, n.node.Process.Pid, connections); err == nil {
+		if prints[i], err = soakFor(c.peer.dial, dataPath(n.node), connections); err == nil {
 			var goroutines float64
-			goroutines, err = metric(nodeMetrics, "go_goroutines")
+			goroutines, err = metric(nodeMetrics, `go_goroutines{process="data_path"}`)
 			prints[i].goroutines = int(goroutines)
 		}
 		if err != nil {
@@ -357,7 +372,7 @@ func (n *nodeSide) soaked(ctx context.Context) error {
 	return nil
 }
 
-// metric is one of a program's Prometheus metrics that has no labels.
+// metric is one of a program's Prometheus metrics, by its name with its labels.
 func metric(address, name string) (float64, error) {
 	resp, err := http.Get("http://" + address + "/metrics")
 	if err != nil {

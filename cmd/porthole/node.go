@@ -6,6 +6,8 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/exec"
+	"strconv"
 
 	"github.com/spf13/cobra"
 
@@ -69,19 +71,61 @@ func (o *nodeOptions) flags(cmd *cobra.Command) {
 	flags.BoolVar(&o.StreamingAnywhere, "streaming-anywhere", false, "let --streaming-address be one that others can reach; forwards are not encrypted there")
 	flags.StringVar(&o.Metrics, "metrics-address", "127.0.0.1:9753", `address of the Prometheus metrics, at /metrics; "" for none`)
 	flags.StringVar(&o.Events, "events", node.DefaultEvents, `socket to make for "porthole trace forward"; "" for none`)
-	flags.StringVar(&o.logFormat, "log-format", "text", "text or json, on stderr")
-	flags.IntVarP(&o.verbosity, "v", "v", 0, "how much to log, from 0 to 4")
+	o.logFlags(cmd)
+}
+
+func (o *nodeOptions) logFlags(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&o.logFormat, "log-format", "text", "text or json, on stderr")
+	cmd.Flags().IntVarP(&o.verbosity, "v", "v", 0, "how much to log, from 0 to 4")
+}
+
+// dataPathCommand is what the process that carries the forwards runs.
+const dataPathCommand = "node-data-path"
+
+// newNodeDataPath makes the command that `porthole node` starts.
+func newNodeDataPath() *cobra.Command {
+	o := &nodeOptions{}
+	cmd := &cobra.Command{
+		Use:    dataPathCommand,
+		Hidden: true,
+		Args:   noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := o.openLog(cmd.ErrOrStderr()); err != nil {
+				return usageError{err}
+			}
+			keepToOneProcessor()
+			return node.RunDataPath(cmd.Context(), o.Log)
+		},
+	}
+	o.logFlags(cmd)
+	return cmd
+}
+
+// dataPath is the command line of that, of the file that runs here: the one at its path
+// may be another version by now.
+func (o *nodeOptions) dataPath() *exec.Cmd {
+	cmd := exec.Command("/proc/self/exe", dataPathCommand, "--log-format", o.logFormat, "--v", strconv.Itoa(o.verbosity))
+	cmd.Args[0] = os.Args[0]
+	cmd.Stderr = os.Stderr
+	return cmd
 }
 
 // parse completes the Node from the flags.
 func (o *nodeOptions) parse(stderr io.Writer) (err error) {
-	o.Backend, o.Version = node.Backend(o.backend), version()
+	o.Backend, o.Version, o.DataPath = node.Backend(o.backend), version(), o.dataPath
 	if o.Policy.Allow, err = node.ParsePorts(o.allow); err != nil {
 		return err
 	}
 	if o.Policy.Deny, err = node.ParsePorts(o.deny); err != nil {
 		return err
 	}
+	if err := o.openLog(stderr); err != nil {
+		return err
+	}
+	return o.Check()
+}
+
+func (o *nodeOptions) openLog(stderr io.Writer) error {
 	if o.verbosity < 0 || o.verbosity > 4 {
 		return fmt.Errorf("node: verbosity %d: want 0 to 4", o.verbosity)
 	}
@@ -95,7 +139,7 @@ func (o *nodeOptions) parse(stderr io.Writer) (err error) {
 	default:
 		return fmt.Errorf("node: unknown log format %q, want text or json", o.logFormat)
 	}
-	return o.Check()
+	return nil
 }
 
 func (o *nodeOptions) run(cmd *cobra.Command) error {

@@ -8,8 +8,11 @@ import (
 	"net"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"porthole.dev/porthole/internal/portforward"
@@ -17,14 +20,41 @@ import (
 
 // forwards answers PortForward, and tells of what comes of it.
 type forwards struct {
+	upstream *upstream // the runtime
 	resolver resolver
 	backend  backend
 	policy   Policy
 	server   *portforward.Server
 	url      string // of server, without a path
-	metrics  *metrics
+	metrics  *forwardMetrics
 	events   *events
 	log      *slog.Logger
+}
+
+// answer answers the CRI's PortForward.
+func (f *forwards) answer(down grpc.ServerStream) error {
+	var in frame
+	if err := down.RecvMsg(&in); err != nil {
+		return err
+	}
+	var request runtime.PortForwardRequest
+	err := proto.Unmarshal(in.octets.Materialize(), &request)
+	in.octets.Free()
+	if err != nil {
+		return status.Errorf(codes.InvalidArgument, "porthole node: read PortForward request: %v", err)
+	}
+	if err := f.upstream.await(down.Context()); err != nil {
+		return err
+	}
+	response, err := f.portForward(down.Context(), &request)
+	if err != nil {
+		return err
+	}
+	octets, err := proto.Marshal(response)
+	if err != nil {
+		return err
+	}
+	return down.SendMsg(&frame{mem.BufferSlice{mem.SliceBuffer(octets)}})
 }
 
 // portForward is the CRI's PortForward: it returns the URL for one upgrade. The

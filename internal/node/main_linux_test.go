@@ -3,19 +3,80 @@ package node
 import (
 	"cmp"
 	"context"
+	"io"
 	"log/slog"
 	"net"
+	"os"
+	"os/exec"
+	"os/signal"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
+
+// dataPathEnv is set where the test's own program is the data path of a Node.
+const dataPathEnv = "PORTHOLE_TEST_DATA_PATH"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(dataPathEnv) != "" {
+		os.Exit(runDataPath())
+	}
+	os.Exit(m.Run())
+}
+
+// runDataPath runs the data path, and makes sure that it leaves nothing behind.
+func runDataPath() int {
+	before := openFiles()
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	log := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	err := RunDataPath(ctx, log)
+	stop()
+	leaks := goleak.Find(goleak.IgnoreTopFunction("os/signal.loop"), goleak.IgnoreTopFunction("os/signal.signal_recv"))
+	files := len(openFiles()) > len(before)
+	for end := time.Now().Add(waitTime); files && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		files = len(openFiles()) > len(before)
+	}
+	if err != nil || leaks != nil || files {
+		log.Error("data path", "err", err, "leaks", leaks, "files", openFiles(), "before", before)
+		return 1
+	}
+	return 0
+}
+
+// openFiles are those of this process but for what it gets from its parent, and the
+// poller.
+func openFiles() (files []string) {
+	entries, _ := os.ReadDir("/proc/self/fd")
+	for _, e := range entries {
+		to, err := os.Readlink("/proc/self/fd/" + e.Name())
+		if n, _ := strconv.Atoi(e.Name()); err == nil && (n < controlFD || n > eventsFD || !strings.HasPrefix(to, "socket:")) &&
+			!strings.HasPrefix(to, "anon_inode:[event") {
+			files = append(files, e.Name()+" "+to)
+		}
+	}
+	return files
+}
+
+// dataPathTo is the command of a data path whose log goes to w.
+func dataPathTo(w io.Writer) func() *exec.Cmd {
+	return func() *exec.Cmd {
+		cmd := exec.Command("/proc/self/exe")
+		cmd.Env = append(os.Environ(), dataPathEnv+"=1")
+		cmd.Stderr = w
+		return cmd
+	}
+}
 
 // waitTime is how long a test waits for what must come; on a loaded machine it
 // comes late.
@@ -150,7 +211,7 @@ func startProxy(t testing.TB, upstream string, patience time.Duration) (path str
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	p := &proxy{upstream: u, observe: func(string, codes.Code) {}, methods: criMethods()}
-	server := p.server()
+	server := newServer(p.handle)
 	var work sync.WaitGroup
 	work.Go(func() { u.follow(ctx) })
 	work.Go(func() { _ = server.Serve(l) })

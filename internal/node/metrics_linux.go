@@ -1,33 +1,68 @@
 package node
 
 import (
+	"bytes"
 	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
 	"net/http"
 	"runtime"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 )
 
-// metrics are those of one Node, in a registry of their own. No label is a pod's or
-// a client's: these are without number.
-type metrics struct {
+// proxyMetrics are those of the process that the kubelet calls, in a registry of their
+// own. The page is the data path's, which asks for them.
+type proxyMetrics struct {
 	registry *prometheus.Registry
 	methods  map[string]criMethod
+	requests *prometheus.CounterVec
+}
+
+// newProxyMetrics makes the metrics; up says whether the runtime is there.
+func newProxyMetrics(version string, methods map[string]criMethod, up func() bool) *proxyMetrics {
+	m := &proxyMetrics{
+		registry: newRegistry("proxy"),
+		methods:  methods,
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "porthole_cri_requests_total", Help: "CRI calls that have ended, by method (\"other\" for those that this version does not know) and gRPC code.",
+		}, []string{"method", "code"}),
+	}
+	m.registry.MustRegister(m.requests, upstreamUp(up), buildInfo(version))
+	return m
+}
+
+// newRegistry makes a registry with the metrics that Go and the kernel have of one of
+// the two processes.
+func newRegistry(process string) *prometheus.Registry {
+	r := prometheus.NewRegistry()
+	prometheus.WrapRegistererWith(prometheus.Labels{"process": process}, r).MustRegister(
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return r
+}
+
+// forwardMetrics are those of the data path, in a registry of their own. No label is a
+// pod's or a client's: these are without number.
+type forwardMetrics struct {
+	registry *prometheus.Registry
 	open     prometheus.Gauge
 	forwards *prometheus.CounterVec
 	octets   *prometheus.CounterVec
 	connect  prometheus.Histogram
-	requests *prometheus.CounterVec
 }
 
-// newMetrics makes the metrics; up says whether the runtime is there.
-func newMetrics(version string, methods map[string]criMethod, up func() bool) *metrics {
-	m := &metrics{
-		registry: prometheus.NewRegistry(),
-		methods:  methods,
+func newForwardMetrics() *forwardMetrics {
+	m := &forwardMetrics{
+		registry: newRegistry("data_path"),
 		open: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "porthole_forwards_open", Help: "Forwarded connections that are open.",
 		}),
@@ -41,12 +76,8 @@ func newMetrics(version string, methods map[string]criMethod, up func() bool) *m
 			Name: "porthole_forward_connect_seconds", Help: "Time to enter a pod and connect to its port, where that worked.",
 			Buckets: []float64{.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .1, .5, 2.5, 10},
 		}),
-		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "porthole_cri_requests_total", Help: "CRI calls that have ended, by method (\"other\" for those that this version does not know) and gRPC code.",
-		}, []string{"method", "code"}),
 	}
-	m.registry.MustRegister(m.open, m.forwards, m.octets, m.connect, m.requests, upstreamUp(up), buildInfo(version),
-		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.registry.MustRegister(m.open, m.forwards, m.octets, m.connect)
 	for _, result := range results {
 		m.forwards.WithLabelValues(result) // so that rates begin at 0
 	}
@@ -73,7 +104,7 @@ func buildInfo(version string) prometheus.Collector {
 }
 
 // request counts a CRI call.
-func (m *metrics) request(method string, code codes.Code) {
+func (m *proxyMetrics) request(method string, code codes.Code) {
 	name := cmp.Or(m.methods[method].name, "other")
 	if code > codes.Unauthenticated {
 		code = codes.Unknown // no code of gRPC's, hence without bound
@@ -82,7 +113,7 @@ func (m *metrics) request(method string, code codes.Code) {
 }
 
 // count counts what a Record tells.
-func (m *metrics) count(r Record) {
+func (m *forwardMetrics) count(r Record) {
 	if r.Event == EventOpened {
 		m.open.Inc()
 		m.connect.Observe(r.ConnectSeconds)
@@ -96,8 +127,88 @@ func (m *metrics) count(r Record) {
 	m.octets.WithLabelValues("received").Add(float64(r.Received))
 }
 
-func (m *metrics) handler() http.Handler {
+// handler is the page, which has what the parent counts too.
+func (m *forwardMetrics) handler(parent prometheus.Gatherer) http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(prometheus.Gatherers{m.registry, parent}, promhttp.HandlerOpts{}))
 	return mux
+}
+
+// encodeMetrics writes down what there is to gather, for parentCounts.
+func encodeMetrics(from prometheus.Gatherer, log *slog.Logger) []byte {
+	families, err := from.Gather()
+	if err != nil {
+		log.Warn("node: gather metrics", "err", err) // those that could be are there
+	}
+	var text bytes.Buffer
+	encoder := expfmt.NewEncoder(&text, expfmt.NewFormat(expfmt.TypeProtoDelim))
+	for _, family := range families {
+		if err := encoder.Encode(family); err != nil {
+			log.Warn("node: encode metrics", "err", err)
+		}
+	}
+	return text.Bytes()
+}
+
+// askTime is how long the parent may take to tell what it counts.
+const askTime = 5 * time.Second
+
+// parentCounts gathers the parent's metrics, by its call of countsMethod.
+type parentCounts struct{ asks chan chan<- []byte }
+
+func newParentCounts() *parentCounts { return &parentCounts{asks: make(chan chan<- []byte)} }
+
+// ask asks on behalf of Gather for as long as the parent's call lasts.
+func (c *parentCounts) ask(down grpc.ServerStream) error {
+	for {
+		select {
+		case answer := <-c.asks:
+			var f frame
+			if err := down.SendMsg(&frame{}); err != nil {
+				return err
+			}
+			if err := down.RecvMsg(&f); err != nil {
+				return err
+			}
+			answer <- f.octets.Materialize()
+			f.octets.Free()
+		case <-down.Context().Done():
+			return nil
+		}
+	}
+}
+
+// Gather implements prometheus.Gatherer.
+func (c *parentCounts) Gather() ([]*dto.MetricFamily, error) {
+	limit := time.NewTimer(askTime)
+	defer limit.Stop()
+	answer := make(chan []byte, 1)
+	select {
+	case c.asks <- answer:
+	case <-limit.C:
+		return nil, errParentSilent
+	}
+	select {
+	case octets := <-answer:
+		return decodeMetrics(octets)
+	case <-limit.C:
+		return nil, errParentSilent
+	}
+}
+
+var errParentSilent = errors.New("porthole node's other process does not tell its metrics")
+
+func decodeMetrics(octets []byte) (families []*dto.MetricFamily, err error) {
+	decoder := expfmt.NewDecoder(bytes.NewReader(octets), expfmt.NewFormat(expfmt.TypeProtoDelim))
+	for {
+		family := &dto.MetricFamily{}
+		err := decoder.Decode(family)
+		if errors.Is(err, io.EOF) {
+			return families, nil
+		}
+		if err != nil {
+			return families, fmt.Errorf("decode metrics: %w", err)
+		}
+		families = append(families, family)
+	}
 }

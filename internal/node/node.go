@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os/exec"
 )
 
 // The errors that callers tell apart with errors.Is.
@@ -46,8 +47,8 @@ const (
 	Socat Backend = "socat"
 )
 
-// Node is one `porthole node`. Set the fields, of which Listen and Upstream are
-// needed, and call Run once.
+// Node is one `porthole node`. Set the fields, of which Listen, Upstream and DataPath
+// are needed, and call Run once.
 type Node struct {
 	// Listen is the address of the socket for the kubelet, unix:///PATH.
 	Listen string
@@ -72,13 +73,17 @@ type Node struct {
 	Events string
 	// Version is the program's, for the metrics.
 	Version string
+	// DataPath makes the command of the process that carries the forwards, apart
+	// from the kubelet's calls. It has to run RunDataPath; its stdin and its
+	// descriptors from 3 on are Run's to give.
+	DataPath func() *exec.Cmd `json:"-"`
 	// Log gets a line for each forward, and what else explains a Node's
 	// behaviour; nil is for nobody.
-	Log *slog.Logger
-	// Ready, if set, is called once everything listens, and Stopping when it is
+	Log *slog.Logger `json:"-"`
+	// Ready, if set, is called once everything serves, and Stopping when it is
 	// about to end.
-	Ready    func(Addresses)
-	Stopping func()
+	Ready    func(Addresses) `json:"-"`
+	Stopping func()          `json:"-"`
 }
 
 // DefaultEvents is where a node tells its events, and Follow's callers find it.

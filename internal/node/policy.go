@@ -106,3 +106,12 @@ func (p Ports) String() string {
 	}
 	return strings.Join(items, ",")
 }
+
+// MarshalText implements encoding.TextMarshaler, in String's form.
+func (p Ports) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler, by ParsePorts.
+func (p *Ports) UnmarshalText(text []byte) (err error) {
+	*p, err = ParsePorts(string(text))
+	return err
+}

@@ -10,19 +10,18 @@ import (
 	"google.golang.org/grpc/codes"
 	_ "google.golang.org/grpc/encoding/gzip" // for callers that compress
 	"google.golang.org/grpc/keepalive"
-	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// proxy passes calls on to the runtime, whatever they are, and answers PortForward.
+// proxy passes calls on, whatever they are: PortForward to the data path, all others
+// to the runtime.
 type proxy struct {
-	upstream    *upstream
-	portForward func(context.Context, *runtime.PortForwardRequest) (*runtime.PortForwardResponse, error)
-	observe     func(method string, code codes.Code)
-	methods     map[string]criMethod
+	upstream *upstream // the runtime
+	dataPath *upstream
+	observe  func(method string, code codes.Code)
+	methods  map[string]criMethod
 }
 
 // bidirectional fits any call: for gRPC's transport a message is a message.
@@ -48,10 +47,11 @@ func criMethods() map[string]criMethod {
 	return methods
 }
 
-// server makes the gRPC server; whoever serves with it stops it.
-func (p *proxy) server() *grpc.Server {
+// newServer makes a gRPC server that hands all calls to handle as frames; whoever
+// serves with it stops it.
+func newServer(handle grpc.StreamHandler) *grpc.Server {
 	return grpc.NewServer(
-		grpc.UnknownServiceHandler(p.handle),
+		grpc.UnknownServiceHandler(handle),
 		grpc.ForceServerCodecV2(frameCodec{}),
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxSendMsgSize(maxMessage),
@@ -64,43 +64,17 @@ func (p *proxy) server() *grpc.Server {
 
 func (p *proxy) handle(_ any, down grpc.ServerStream) error {
 	method, _ := grpc.MethodFromServerStream(down) // a server's stream always has it
-	var err error
-	switch {
-	case method == runtime.RuntimeService_PortForward_FullMethodName:
-		err = p.answer(down)
-	case p.methods[method].unary:
-		err = p.passOne(method, down)
-	default:
-		err = p.pass(method, down)
+	to := p.upstream
+	if method == runtime.RuntimeService_PortForward_FullMethodName {
+		to = p.dataPath
 	}
+	pass := to.pass
+	if p.methods[method].unary {
+		pass = to.passOne
+	}
+	err := pass(method, down)
 	p.observe(method, status.Code(err))
 	return err
-}
-
-// answer is our own PortForward.
-func (p *proxy) answer(down grpc.ServerStream) error {
-	var in frame
-	if err := down.RecvMsg(&in); err != nil {
-		return err
-	}
-	var request runtime.PortForwardRequest
-	err := proto.Unmarshal(in.octets.Materialize(), &request)
-	in.octets.Free()
-	if err != nil {
-		return status.Errorf(codes.InvalidArgument, "porthole node: read PortForward request: %v", err)
-	}
-	if err := p.upstream.await(down.Context()); err != nil {
-		return err
-	}
-	response, err := p.portForward(down.Context(), &request)
-	if err != nil {
-		return err
-	}
-	octets, err := proto.Marshal(response)
-	if err != nil {
-		return err
-	}
-	return down.SendMsg(&frame{mem.BufferSlice{mem.SliceBuffer(octets)}})
 }
 
 // onward is the context for the runtime's part of a call: it brings the call's
@@ -116,34 +90,42 @@ func onward(down grpc.ServerStream) context.Context {
 
 // passOne passes on a call that is known to be one message each way, which saves
 // most of the writes and wake-ups that pass takes.
-func (p *proxy) passOne(method string, down grpc.ServerStream) error {
-	var in, out frame
+func (u *upstream) passOne(method string, down grpc.ServerStream) error {
+	var in frame
 	if err := down.RecvMsg(&in); err != nil {
 		return err
 	}
-	ctx := onward(down)
-	if err := p.upstream.await(ctx); err != nil {
-		return err
-	}
-	var header, trailer metadata.MD
-	err := p.upstream.conn.Invoke(ctx, method, &in, &out,
-		grpc.ForceCodecV2(frameCodec{}), grpc.Header(&header), grpc.Trailer(&trailer))
-	_ = down.SetHeader(header) // fails only if it was sent
-	down.SetTrailer(trailer)
+	out, err := u.invoke(method, down, &in)
 	if err != nil {
 		return err
 	}
-	return down.SendMsg(&out)
+	return down.SendMsg(out)
+}
+
+// invoke passes on one message and returns the answer, of which it has passed back
+// all that is not the message.
+func (u *upstream) invoke(method string, down grpc.ServerStream, in *frame) (*frame, error) {
+	ctx := onward(down)
+	if err := u.await(ctx); err != nil {
+		return nil, err
+	}
+	var out frame
+	var header, trailer metadata.MD
+	err := u.conn.Invoke(ctx, method, in, &out,
+		grpc.ForceCodecV2(frameCodec{}), grpc.Header(&header), grpc.Trailer(&trailer))
+	_ = down.SetHeader(header) // fails only if it was sent
+	down.SetTrailer(trailer)
+	return &out, err
 }
 
 // pass passes on any call, as two streams of messages.
-func (p *proxy) pass(method string, down grpc.ServerStream) error {
+func (u *upstream) pass(method string, down grpc.ServerStream) error {
 	ctx, cancel := context.WithCancel(onward(down))
 	defer cancel()
-	if err := p.upstream.await(ctx); err != nil {
+	if err := u.await(ctx); err != nil {
 		return err
 	}
-	up, err := p.upstream.conn.NewStream(ctx, bidirectional, method, grpc.ForceCodecV2(frameCodec{}))
+	up, err := u.conn.NewStream(ctx, bidirectional, method, grpc.ForceCodecV2(frameCodec{}))
 	if err != nil {
 		return err
 	}

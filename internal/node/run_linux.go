@@ -1,7 +1,6 @@
 package node
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,10 +11,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"porthole.dev/porthole/internal/netns"
-	"porthole.dev/porthole/internal/portforward"
 )
 
 // drainTime is how long calls have to finish when the node ends. The kubelet makes
@@ -23,26 +20,22 @@ import (
 const drainTime = 500 * time.Millisecond
 
 // parts are what a Node is made of while it runs. Those that are not wanted are nil.
+// What carries the forwards is in the data path, a process of its own, so that they
+// do not delay the kubelet's calls.
 type parts struct {
-	log       *slog.Logger
-	upstream  *upstream
-	server    *portforward.Server
-	streaming *web
-	metrics   *web
-	events    *events
-	told      *socket // of events
-	listener  *socket // of the CRI
-	cri       *grpc.Server
+	log      *slog.Logger
+	upstream *upstream
+	dataPath *dataPath
+	sockets  sockets
+	listener *socket // of the CRI
+	cri      *grpc.Server
 }
 
 // Run serves until ctx ends, which is no error. Forwards end with it; pods and the
 // runtime do not notice. The errors are this package's, and netns.ErrPermission.
 func (n *Node) Run(ctx context.Context) error {
-	p := &parts{log: n.Log}
-	if p.log == nil {
-		p.log = slog.New(slog.DiscardHandler)
-	}
-	defer p.close()
+	p := &parts{log: n.logger()}
+	defer func() { p.close(); p.dataPath.closeFiles() }()
 	if err := n.Check(); err != nil {
 		return err
 	}
@@ -50,6 +43,13 @@ func (n *Node) Run(ctx context.Context) error {
 		return err
 	}
 	return p.serve(ctx, func() { call(n.Ready, p.addresses()) }, n.Stopping)
+}
+
+func (n *Node) logger() *slog.Logger {
+	if n.Log == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return n.Log
 }
 
 func call(ready func(Addresses), a Addresses) {
@@ -64,31 +64,21 @@ func (n *Node) open(p *parts) (err error) {
 	if err := mayEnter(); err != nil {
 		return err
 	}
+	if _, err := n.forbidden(); err != nil { // which the data path needs
+		return err
+	}
 	if err := n.openUpstream(p); err != nil {
 		return err
 	}
-	p.server = &portforward.Server{Log: p.log}
-	if err := n.openStreaming(p); err != nil {
-		return err
-	}
-	forbidden, err := n.forbidden()
-	if err != nil {
+	if err := p.sockets.open(n); err != nil {
 		return err
 	}
 	methods := criMethods()
-	counts := newMetrics(n.Version, methods, p.upstream.up)
-	if err := n.openTold(p, counts); err != nil {
+	counts := newProxyMetrics(n.Version, methods, p.upstream.up)
+	if p.dataPath, err = newDataPath(n, &p.sockets, counts.registry); err != nil {
 		return err
 	}
-	f := &forwards{
-		resolver: resolver{cri: runtime.NewRuntimeServiceClient(p.upstream.conn)},
-		backend:  newBackend(n.Backend, forbidden, p.log), policy: n.Policy, server: p.server, url: "http://" + p.streaming.addr(),
-		metrics: counts, events: p.events, log: p.log,
-	}
-	if path, err := socketPath(n.Docker); err == nil {
-		f.resolver.docker = newDocker(path)
-	}
-	p.cri = (&proxy{upstream: p.upstream, portForward: f.portForward, observe: counts.request, methods: methods}).server()
+	p.cri = newServer((&proxy{upstream: p.upstream, dataPath: &p.dataPath.upstream, observe: counts.request, methods: methods}).handle)
 	p.listener, err = openSocket(n.Listen)
 	return err
 }
@@ -123,25 +113,6 @@ func (n *Node) openUpstream(p *parts) error {
 	return err
 }
 
-func (n *Node) openStreaming(p *parts) (err error) {
-	p.streaming, err = listenWeb(cmp.Or(n.Streaming, defaultStreaming), p.server, p.log)
-	return err
-}
-
-// openTold opens what tells of the forwards.
-func (n *Node) openTold(p *parts, counts *metrics) (err error) {
-	p.events = newEvents(p.log)
-	if n.Events != "" {
-		if p.told, err = openSocket(n.Events); err != nil {
-			return err
-		}
-	}
-	if n.Metrics != "" {
-		p.metrics, err = listenWeb(n.Metrics, counts.handler(), p.log)
-	}
-	return err
-}
-
 func openSocket(endpoint string) (*socket, error) {
 	path, err := socketPath(endpoint)
 	if err != nil {
@@ -151,57 +122,33 @@ func openSocket(endpoint string) (*socket, error) {
 }
 
 func (p *parts) addresses() Addresses {
-	a := Addresses{CRI: p.listener.path, Streaming: p.streaming.addr()}
-	if p.metrics != nil {
-		a.Metrics = p.metrics.addr()
-	}
-	if p.told != nil {
-		a.Events = p.told.path
-	}
+	a := p.sockets.addresses()
+	a.CRI = p.listener.path
 	return a
 }
 
 // serve runs the parts until ctx ends or one of them fails. On return all of them
 // have ended.
 func (p *parts) serve(ctx context.Context, ready, stopping func()) error {
-	ctx, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
-	var work sync.WaitGroup
-	run := func(what string, serve func() error) {
-		work.Go(func() {
-			if err := serve(); err != nil && !ended(err) {
-				stop(fmt.Errorf("serve %s: %w", what, err))
-			}
-		})
-	}
+	running := newTasks(ctx)
+	defer running.stop(nil)
 	following, unfollow := context.WithCancel(context.Background())
-	work.Go(func() { p.upstream.follow(following) })
-	run("streaming", p.streaming.serve)
-	if p.metrics != nil {
-		run("metrics", p.metrics.serve)
+	defer unfollow()
+	running.work.Go(func() { p.upstream.follow(following) })
+	running.work.Go(func() { p.dataPath.answerCounts(following) })
+	running.run("data path", func() error { return p.dataPath.run(following) })
+	if p.dataPath.awaitFirst(running.ctx) {
+		running.run("CRI", func() error { return p.cri.Serve(p.listener) })
+		ready()
 	}
-	if p.told != nil {
-		work.Go(func() { p.events.serve(p.told) })
-	}
-	run("CRI", func() error { return p.cri.Serve(p.listener) })
-	ready()
-	<-ctx.Done()
+	<-running.ctx.Done()
 	if stopping != nil {
 		stopping()
 	}
 	p.drain()
 	unfollow()
 	p.close()
-	work.Wait()
-	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
-		return err
-	}
-	return nil
-}
-
-// ended says whether a server's error is only that it was ended.
-func ended(err error) bool {
-	return errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) || errors.Is(err, grpc.ErrServerStopped)
+	return running.wait()
 }
 
 // drain takes no more calls, and lets those under way finish, if they are quick.
@@ -219,22 +166,47 @@ func (p *parts) close() {
 	if p.listener != nil {
 		_ = p.listener.Close()
 	}
-	for _, w := range []*web{p.streaming, p.metrics} {
-		if w != nil {
-			_ = w.Close()
-			_ = w.listener.Close() // if it was never served
-		}
+	if p.dataPath != nil {
+		_ = p.dataPath.conn.Close()
 	}
-	if p.server != nil {
-		_ = p.server.Close()
-	}
-	if p.told != nil {
-		_ = p.told.Close()
-	}
-	if p.events != nil {
-		p.events.close()
-	}
+	p.sockets.close()
 	if p.upstream != nil {
 		_ = p.upstream.conn.Close()
 	}
+}
+
+// tasks are what runs at the same time, until its context ends or one of them fails.
+type tasks struct {
+	ctx  context.Context
+	stop context.CancelCauseFunc
+	work sync.WaitGroup
+}
+
+func newTasks(ctx context.Context) *tasks {
+	t := &tasks{}
+	t.ctx, t.stop = context.WithCancelCause(ctx)
+	return t
+}
+
+// run runs a task, whose failure ends the others.
+func (t *tasks) run(what string, serve func() error) {
+	t.work.Go(func() {
+		if err := serve(); err != nil && !ended(err) {
+			t.stop(fmt.Errorf("serve %s: %w", what, err))
+		}
+	})
+}
+
+// wait returns when all have ended, with the error of the one that failed.
+func (t *tasks) wait() error {
+	t.work.Wait()
+	if err := context.Cause(t.ctx); !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// ended says whether a server's error is only that it was ended.
+func ended(err error) bool {
+	return errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) || errors.Is(err, grpc.ErrServerStopped)
 }

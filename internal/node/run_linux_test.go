@@ -2,6 +2,7 @@ package node
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
@@ -51,6 +53,7 @@ func startNode(t *testing.T, pod *testenv.Pod, n Node) *running {
 	n.Listen, n.Upstream = "unix://"+dir+"/cri.sock", "unix://"+dir+"/runtime.sock"
 	n.Metrics, n.Events, n.Version = "127.0.0.1:0", "unix://"+dir+"/events.sock", "v1"
 	n.Log = slog.New(slog.NewJSONHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	n.DataPath = dataPathTo(r.log)
 	ready := make(chan Addresses, 1)
 	n.Ready = func(a Addresses) { ready <- a }
 	ctx, cancel := context.WithCancel(context.Background())
@@ -68,6 +71,9 @@ func startNode(t *testing.T, pod *testenv.Pod, n Node) *running {
 		}
 		if left, _ := filepath.Glob(dir + "/*"); !slices.Equal(left, []string{dir + "/runtime.sock"}) && len(left) > 0 {
 			t.Error("left behind:", left)
+		}
+		if strings.Contains(r.log.String(), "node: end of the data path") {
+			t.Error("the data path did not end well:", r.log.String())
 		}
 	})
 	t.Cleanup(r.stop)
@@ -304,29 +310,31 @@ func TestForwardFails(t *testing.T) {
 		name   string
 		node   Node
 		port   uint16
-		change func(*testing.T, *testenv.Pod)
+		kill   bool   // the pod
+		path   string // of programs
 		want   string
 		result string
 	}{
-		{"refused", Node{}, 9, nil,
+		{"refused", Node{}, 9, false, "",
 			"error forwarding port 9 to pod s1, uid : dial tcp 127.0.0.1:9: connect: connection refused", resultRefused},
-		{"refused to socat", Node{Backend: Socat}, 9, nil, "Connection refused", resultRefused},
-		{"denied", Node{Policy: Policy{Deny: deny}}, 22, nil,
+		{"refused to socat", Node{Backend: Socat}, 9, false, "", "Connection refused", resultRefused},
+		{"denied", Node{Policy: Policy{Deny: deny}}, 22, false, "",
 			"error forwarding port 22 to pod s1, uid : port 22 is denied by the node's policy (--deny-ports)", resultDenied},
-		{"gone", Node{}, 80, func(_ *testing.T, p *testenv.Pod) { p.Kill() },
+		{"gone", Node{}, 80, true, "",
 			"error forwarding port 80 to pod s1, uid : the pod's network namespace is gone: ", resultNoSandbox},
-		{"no socat", Node{Backend: Socat}, 80, func(t *testing.T, _ *testenv.Pod) { t.Setenv("PATH", "") },
+		{"no socat", Node{Backend: Socat}, 80, false, "/nowhere",
 			"error forwarding port 80 to pod s1, uid : unable to do port forwarding: socat not found.", resultFailed},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			testenv.NoLeaks(t)
 			pod := testenv.NewPod(t)
+			t.Setenv("PATH", cmp.Or(test.path, os.Getenv("PATH")))
 			r := startNode(t, pod, test.node)
 			records := follow(t, r.Events)
 			client := &portforward.Client{URL: r.url(t), Transport: &http.Transport{}, SPDYOnly: true, MaxTunnels: 1}
 			defer client.Close()
-			if test.change != nil {
-				test.change(t, pod)
+			if test.kill {
+				pod.Kill()
 			}
 			conn, err := client.Dial(t.Context(), test.port)
 			if err != nil {
@@ -568,7 +576,9 @@ func TestRunErrors(t *testing.T) {
 	}
 	defer l.Close()
 	taken := l.Addr().String()
-	good := Node{Listen: "unix://" + dir + "/cri.sock", Upstream: "unix://" + dir + "/runtime.sock"}
+	good := Node{
+		Listen: "unix://" + dir + "/cri.sock", Upstream: "unix://" + dir + "/runtime.sock", DataPath: dataPathTo(io.Discard),
+	}
 	for name, test := range map[string]struct {
 		change func(*Node)
 		want   error
@@ -604,11 +614,11 @@ func TestRunErrors(t *testing.T) {
 }
 
 func TestMetricsFollowConventions(t *testing.T) {
-	m := newMetrics("v1", criMethods(), func() bool { return true })
+	m := newProxyMetrics("v1", criMethods(), func() bool { return true })
 	m.request(cri.RuntimeService_Version_FullMethodName, codes.OK)
 	m.request("/runtime.v9.Service/Unheard", codes.Unimplemented)
 	m.request("/runtime.v9.Service/Of", codes.Code(4711))
-	problems, err := testutil.GatherAndLint(m.registry)
+	problems, err := testutil.GatherAndLint(prometheus.Gatherers{m.registry, newForwardMetrics().registry})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,7 +2,13 @@
 
 package node
 
-import "context"
+import (
+	"context"
+	"log/slog"
+)
 
 // Run returns ErrUnsupported.
 func (*Node) Run(context.Context) error { return ErrUnsupported }
+
+// RunDataPath returns ErrUnsupported.
+func RunDataPath(context.Context, *slog.Logger) error { return ErrUnsupported }

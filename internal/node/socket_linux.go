@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -32,6 +33,9 @@ func listenSocket(path string) (*socket, error) {
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
 	l, err := listenUnix(path)
+	for end := time.Now().Add(takeOver); errors.Is(err, ErrInUse) && time.Now().Before(end); l, err = listenUnix(path) {
+		time.Sleep(takeOver / 100)
+	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("listen on %s: %w", path, err), unlock(lock))
 	}
@@ -68,6 +72,10 @@ func listenUnix(path string) (*net.UnixListener, error) {
 	}
 	return l.(*net.UnixListener), nil
 }
+
+// takeOver is how long a socket may still be held by the data path of a node that was
+// killed, which the kernel ends a moment later.
+const takeOver = 2 * time.Second
 
 // clearStale removes the socket of a process that is gone, and nothing else.
 func clearStale(path string) error {

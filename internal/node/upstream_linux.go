@@ -30,21 +30,33 @@ const (
 	window = 1 << 20
 )
 
-// upstream is the connection to the runtime. It comes back by itself.
+// upstream is a connection that calls are passed on to: the runtime, or the data
+// path. It comes back by itself.
 type upstream struct {
-	path string
-	conn *grpc.ClientConn
-	log  *slog.Logger
+	name    string // what it is, for messages
+	address string
+	connect func(context.Context) (net.Conn, error)
+	conn    *grpc.ClientConn
+	log     *slog.Logger
 
 	patience time.Duration         // defaultPatience, except in tests
 	failure  atomic.Pointer[error] // why the last connect failed
 }
 
-// newUpstream begins to connect to the runtime; follow keeps at it. The caller
-// closes conn.
+// newUpstream begins to connect to the runtime at a socket's path; follow keeps at
+// it. The caller closes conn.
 func newUpstream(path string, log *slog.Logger) (*upstream, error) {
-	u := &upstream{path: path, log: log, patience: defaultPatience}
-	conn, err := grpc.NewClient("passthrough:///"+path,
+	u := &upstream{name: "container runtime", address: path, log: log}
+	u.connect = func(ctx context.Context) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", path)
+	}
+	return u, u.init()
+}
+
+func (u *upstream) init() error {
+	u.patience = defaultPatience
+	conn, err := grpc.NewClient("passthrough:///"+u.address,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(u.dial),
 		grpc.WithAuthority("localhost"), // as the kubelet has it
@@ -60,15 +72,14 @@ func newUpstream(path string, log *slog.Logger) (*upstream, error) {
 			MinConnectTimeout: 5 * time.Second,
 		}))
 	if err != nil {
-		return nil, fmt.Errorf("runtime %s: %w", path, err)
+		return fmt.Errorf("%s %s: %w", u.name, u.address, err)
 	}
 	u.conn = conn
-	return u, nil
+	return nil
 }
 
 func (u *upstream) dial(ctx context.Context, _ string) (net.Conn, error) {
-	var d net.Dialer
-	c, err := d.DialContext(ctx, "unix", u.path)
+	c, err := u.connect(ctx)
 	if err != nil {
 		u.failure.Store(&err)
 	}
@@ -95,15 +106,15 @@ func (u *upstream) follow(ctx context.Context) {
 
 func (u *upstream) tell(state connectivity.State) {
 	if state == connectivity.Ready {
-		u.log.Info("node: connected to the runtime", "socket", u.path)
+		u.log.Info("node: connected to the runtime", "socket", u.address)
 		return
 	}
-	u.log.Warn("node: waiting for the runtime", "socket", u.path, "err", u.reason())
+	u.log.Warn("node: waiting for the runtime", "socket", u.address, "err", u.reason())
 }
 
 func (u *upstream) up() bool { return u.conn.GetState() == connectivity.Ready }
 
-// await returns once the runtime can be called, or with a status that says why
+// await returns once it can be called, or with a status that says why
 // not. It leaves a part of the caller's time for the answer to arrive.
 func (u *upstream) await(ctx context.Context) error {
 	if u.up() {
@@ -129,12 +140,12 @@ func (u *upstream) absent(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return status.FromContextError(err).Err()
 	}
-	return status.Errorf(codes.Unavailable, "porthole node: the container runtime is not there: %v", u.reason())
+	return status.Errorf(codes.Unavailable, "porthole node: the %s is not there: %v", u.name, u.reason())
 }
 
 func (u *upstream) reason() error {
 	if err := u.failure.Load(); err != nil {
 		return *err
 	}
-	return fmt.Errorf("%s: no answer yet", u.path)
+	return fmt.Errorf("%s: no answer yet", u.address)
 }

@@ -1,7 +1,6 @@
 package node
 
 import (
-	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -27,17 +26,13 @@ type web struct {
 	arriving atomic.Int64
 }
 
-func listenWeb(address string, handler http.Handler, log *slog.Logger) (*web, error) {
-	l, err := net.Listen("tcp", address)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrListen, err)
-	}
+func newWeb(l net.Listener, handler http.Handler, log *slog.Logger) *web {
 	w := &web{listener: l}
 	w.Handler = handler
 	w.ReadHeaderTimeout, w.IdleTimeout, w.MaxHeaderBytes = headerTime, headerTime, maxHeader
 	w.ConnState = w.count
 	w.ErrorLog = slog.NewLogLogger(log.Handler(), slog.LevelDebug)
-	return w, nil
+	return w
 }
 
 func (w *web) serve() error { return w.Serve(w.listener) }

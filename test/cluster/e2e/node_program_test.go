@@ -73,6 +73,20 @@ func (n *node) start(t *testing.T, args ...string) {
 	})
 }
 
+// dataPath is the number of the process that carries its forwards.
+func (n *node) dataPath(t *testing.T) (pid int) {
+	t.Helper()
+	eventually(t, 10*time.Second, "the node has a data path", func() bool {
+		for _, child := range children(t, n.cmd.Process.Pid) {
+			if name, _ := os.ReadFile("/proc/" + child + "/comm"); string(name) == "porthole-data\n" {
+				pid, _ = strconv.Atoi(child)
+			}
+		}
+		return pid != 0
+	})
+	return pid
+}
+
 // again ends it and starts it with other flags. The kubelet finds back by itself.
 func (n *node) again(t *testing.T, args ...string) {
 	t.Helper()

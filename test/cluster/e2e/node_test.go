@@ -39,6 +39,7 @@ func TestNode(t *testing.T) {
 		{"kubelet", nodeKubelet},
 		{"containerd", nodeContainerd},
 		{"killed", nodeKilled},
+		{"data path killed", nodeDataPathKilled},
 		{"other calls after that", nodeOtherCalls},
 		{"policy", nodePolicy},
 		{"socat", nodeSocat},
@@ -183,7 +184,7 @@ func nodeStalled(t *testing.T, _ context.Context, _ *node) {
 
 // nodeThreads: an open connection costs the node no thread, and nothing once it is over.
 func nodeThreads(t *testing.T, _ context.Context, n *node) {
-	pid := n.cmd.Process.Pid
+	pid := n.dataPath(t)
 	threads, files := status(t, pid, "Threads"), descriptors(t, pid)
 	p := start(t, "forward", "pod/solo", ":8080")
 	address := p.address(t, 0)
@@ -199,8 +200,10 @@ func nodeThreads(t *testing.T, _ context.Context, n *node) {
 	if open := metric(t, "porthole_forwards_open", ""); open != 1000 {
 		t.Errorf("with 1,000 connections the node counts %v", open)
 	}
-	if n := metric(t, "go_sched_gomaxprocs_threads", ""); n != 1 {
-		t.Errorf("the node keeps to %v processors", n)
+	for _, process := range []string{"proxy", "data_path"} {
+		if n := metric(t, "go_sched_gomaxprocs_threads", process); n != 1 {
+			t.Errorf("the node's %s keeps to %v processors", process, n)
+		}
 	}
 	more := status(t, pid, "Threads") - threads
 	t.Logf("1,000 connections: %d threads more than %d", more, threads)
@@ -406,6 +409,40 @@ func nodeKilled(t *testing.T, ctx context.Context, n *node) {
 	same()
 }
 
+// nodeDataPathKilled kills the process that carries the forwards. They end, and are made again; the kubelet and the
+// node's own counts go on.
+func nodeDataPathKilled(t *testing.T, ctx context.Context, n *node) {
+	same := untouched(t, ctx)
+	p := start(t, "forward", "pod/solo", ":8080")
+	address := p.address(t, 0)
+	conn := dial(t, address)
+	if _, err := io.WriteString(conn, "download 1073741824\n"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	// Of the kubelet's calls only those for forwards may have met an absence.
+	failed := func() float64 {
+		return metric(t, "porthole_cri_requests_total", `"Unavailable"`) - metric(t, "porthole_cri_requests_total", `code="Unavailable",method="PortForward"`)
+	}
+	calls, before := metric(t, "porthole_cri_requests_total", ""), failed()
+	if err := syscall.Kill(n.dataPath(t), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(io.Discard, conn); err == nil {
+		t.Error("a transfer that was cut ended as if complete")
+	}
+	who(t, address)
+	if now := metric(t, "porthole_cri_requests_total", ""); now < calls {
+		t.Errorf("the node counts %v calls, and counted %v before", now, calls)
+	}
+	if now := failed(); now != before {
+		t.Errorf("%v of the kubelet's calls were not answered", now-before)
+	}
+	same()
+}
+
 // nodePolicy: what the operator denies reaches the user in words.
 func nodePolicy(t *testing.T, ctx context.Context, n *node) {
 	apply(t, ctx, pod("onhost", `{hostNetwork: true, terminationGracePeriodSeconds: 0, automountServiceAccountToken: false,
@@ -439,7 +476,7 @@ func nodeSocat(t *testing.T, _ context.Context, n *node) {
 		wantDownload(t, address, 8<<20)
 	}
 	n.await(t, n.stderr, `executing port forwarding command: .*nsenter -t \d+ -n .*socat - TCP4:localhost:8080`)
-	eventually(t, 10*time.Second, "the processes are gone", func() bool { return len(children(t, n.cmd.Process.Pid)) == 0 })
+	eventually(t, 10*time.Second, "the processes are gone", func() bool { return len(children(t, n.dataPath(t))) == 0 })
 	n.again(t)
 }
 
