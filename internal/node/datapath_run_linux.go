@@ -163,9 +163,13 @@ func inheritWeb(fd uintptr, handler http.Handler, log *slog.Logger) (*web, error
 // On return all of them have ended.
 func (p *dataPathParts) serve(ctx context.Context) error {
 	running := newTasks(ctx)
-	defer running.stop(nil)
 	following, unfollow := context.WithCancel(context.Background())
-	defer unfollow()
+	defer func() {
+		running.stop(nil)
+		unfollow()
+		p.close()
+		running.work.Wait()
+	}()
 	running.work.Go(func() { p.upstream.follow(following) })
 	running.run("streaming", p.streaming.serve)
 	if p.metrics != nil {
@@ -179,9 +183,7 @@ func (p *dataPathParts) serve(ctx context.Context) error {
 		running.stop(context.Canceled)
 	})
 	<-running.ctx.Done()
-	unfollow()
-	p.close()
-	return running.wait()
+	return running.failure()
 }
 
 // close ends all parts that there are. More than once is fine.

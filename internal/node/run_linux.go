@@ -27,7 +27,6 @@ type parts struct {
 	upstream *upstream
 	dataPath *dataPath
 	sockets  sockets
-	listener *socket // of the CRI
 	cri      *grpc.Server
 }
 
@@ -42,7 +41,7 @@ func (n *Node) Run(ctx context.Context) error {
 	if err := n.open(p); err != nil {
 		return err
 	}
-	return p.serve(ctx, func() { call(n.Ready, p.addresses()) }, n.Stopping)
+	return n.serve(ctx, p)
 }
 
 func (n *Node) logger() *slog.Logger {
@@ -58,8 +57,7 @@ func call(ready func(Addresses), a Addresses) {
 	}
 }
 
-// open makes all parts. The kubelet's socket is the last, so that nobody finds half
-// a node behind it.
+// open makes all parts but the kubelet's socket.
 func (n *Node) open(p *parts) (err error) {
 	if err := mayEnter(); err != nil {
 		return err
@@ -79,8 +77,7 @@ func (n *Node) open(p *parts) (err error) {
 		return err
 	}
 	p.cri = newServer((&proxy{upstream: p.upstream, dataPath: &p.dataPath.upstream, observe: counts.request, methods: methods}).handle)
-	p.listener, err = openSocket(n.Listen)
-	return err
+	return nil
 }
 
 // forbidden are the network namespaces that no backend enters.
@@ -121,34 +118,42 @@ func openSocket(endpoint string) (*socket, error) {
 	return listenSocket(path)
 }
 
-func (p *parts) addresses() Addresses {
+func (p *parts) addresses(cri string) Addresses {
 	a := p.sockets.addresses()
-	a.CRI = p.listener.path
+	a.CRI = cri
 	return a
 }
 
 // serve runs the parts until ctx ends or one of them fails. On return all of them
 // have ended.
-func (p *parts) serve(ctx context.Context, ready, stopping func()) error {
+func (n *Node) serve(ctx context.Context, p *parts) error {
 	running := newTasks(ctx)
-	defer running.stop(nil)
 	following, unfollow := context.WithCancel(context.Background())
-	defer unfollow()
+	defer func() {
+		running.stop(nil)
+		unfollow()
+		p.close()
+		running.work.Wait()
+	}()
 	running.work.Go(func() { p.upstream.follow(following) })
 	running.work.Go(func() { p.dataPath.answerCounts(following) })
 	running.run("data path", func() error { return p.dataPath.run(following) })
-	if p.dataPath.awaitFirst(running.ctx) {
-		running.run("CRI", func() error { return p.cri.Serve(p.listener) })
-		ready()
+	if !p.dataPath.awaitFirst(running.ctx) {
+		return running.failure()
 	}
+	// The kubelet's socket is the last, so that nobody finds half a node behind it.
+	listener, err := openSocket(n.Listen)
+	if err != nil {
+		return err
+	}
+	running.run("CRI", func() error { return p.cri.Serve(listener) })
+	call(n.Ready, p.addresses(listener.path))
 	<-running.ctx.Done()
-	if stopping != nil {
-		stopping()
+	if n.Stopping != nil {
+		n.Stopping()
 	}
 	p.drain()
-	unfollow()
-	p.close()
-	return running.wait()
+	return running.failure()
 }
 
 // drain takes no more calls, and lets those under way finish, if they are quick.
@@ -162,9 +167,6 @@ func (p *parts) drain() {
 func (p *parts) close() {
 	if p.cri != nil {
 		p.cri.Stop()
-	}
-	if p.listener != nil {
-		_ = p.listener.Close()
 	}
 	if p.dataPath != nil {
 		_ = p.dataPath.conn.Close()
@@ -197,9 +199,8 @@ func (t *tasks) run(what string, serve func() error) {
 	})
 }
 
-// wait returns when all have ended, with the error of the one that failed.
-func (t *tasks) wait() error {
-	t.work.Wait()
+// failure is the error of the one that failed first, once ctx has ended.
+func (t *tasks) failure() error {
 	if err := context.Cause(t.ctx); !errors.Is(err, context.Canceled) {
 		return err
 	}
