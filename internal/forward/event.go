@@ -15,10 +15,12 @@ const (
 	Ready        Kind = "ready"        // the target can be reached, at first or again; the route tells
 	Reconnecting Kind = "reconnecting" // the route is broken and being made again, Err says why; the route tells
 
+	Ended Kind = "ended" // the target is gone for good, or never could be reached, Err says why; whoever opened it tells
+
 	Opened   Kind = "opened"   // a connection was accepted; Client is set
 	Failed   Kind = "failed"   // it could not reach the target, or (Client not set) none can be accepted for now; Err is set
 	Closed   Kind = "closed"   // it has ended; bytes and Duration are set, and Err unless both sides ended it cleanly
-	Draining Kind = "draining" // the session ends and waits for Live connections
+	Draining Kind = "draining" // the session ends, and waits for Live connections that are in use
 )
 
 // Event is one thing that happened in a session.

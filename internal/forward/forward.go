@@ -35,18 +35,22 @@ type Session struct {
 	// up; 0 means 30 s.
 	DialTimeout time.Duration
 	// Drain is how long connections may go on after Run's context has ended,
-	// before they are reset; 0 resets them at once.
+	// before they are reset; 0 resets them at once. Those that nothing moves on,
+	// such as a browser's that waits for the next request, are reset at once too.
 	Drain time.Duration
+	// Now ends Drain early when it is closed; nil is never.
+	Now <-chan struct{}
 
 	copier pipe.Copier
-	live   atomic.Int64
+	mu     sync.Mutex
+	live   map[*connection]bool
 }
 
 // defaultDialTimeout is a generous guess at what a person waits for.
 const defaultDialTimeout = 30 * time.Second
 
 // Run serves the listeners until ctx ends, closes them, gives live connections
-// s.Drain to finish and returns when all of them are gone. It returns nil when
+// s.Drain to finish if something moves on them, and returns when all of them are gone. It returns nil when
 // ctx ended it, and otherwise the error of the listener that failed.
 func (s *Session) Run(ctx context.Context, listeners []*Listener) error {
 	ctx, stop := context.WithCancelCause(ctx)
@@ -73,14 +77,48 @@ func (s *Session) Run(ctx context.Context, listeners []*Listener) error {
 	return failure
 }
 
-// drain waits for the connections, with a limit.
+// drainTick is between two looks for connections on which nothing moves any more.
+const drainTick = 50 * time.Millisecond
+
+// drain waits for the connections that are in use, with a limit.
 func (s *Session) drain(serving *sync.WaitGroup, reset func()) {
-	if n := s.live.Load(); n > 0 && s.Drain > 0 {
-		s.emit(Event{Kind: Draining, Live: int(n)})
+	over := make(chan struct{})
+	go func() { serving.Wait(); close(over) }()
+	limit, tick := time.NewTimer(s.Drain), time.NewTicker(drainTick)
+	defer limit.Stop()
+	defer tick.Stop()
+	if s.Drain <= 0 {
+		reset()
+	} else if n := s.resetIdle(); n > 0 {
+		s.emit(Event{Kind: Draining, Live: n})
 	}
-	timer := time.AfterFunc(s.Drain, reset)
-	defer timer.Stop()
-	serving.Wait()
+	for now := s.Now; ; {
+		select {
+		case <-over:
+			return
+		case <-tick.C:
+			s.resetIdle()
+		case <-limit.C:
+			reset()
+		case <-now:
+			reset()
+			now = nil
+		}
+	}
+}
+
+// resetIdle resets the connections on which nothing moves, and counts the others.
+func (s *Session) resetIdle() (busy int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.live {
+		if c.busy() {
+			busy++
+		} else {
+			c.reset()
+		}
+	}
+	return busy
 }
 
 // accept serves one listener until ctx ends.
@@ -116,11 +154,42 @@ func passing(err error) bool {
 	return false
 }
 
+// connection is one that was accepted, while it lives.
+type connection struct {
+	activity
+	began time.Time
+	up    atomic.Bool // it has reached the target
+	reset func()
+}
+
+// busy reports whether the connection may have something to finish.
+func (c *connection) busy() bool {
+	if !c.up.Load() {
+		return time.Since(c.began) < moveTime // else the target is waited for, and may be for long
+	}
+	return c.moves()
+}
+
+func (s *Session) enter(c *connection) (leave func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.live == nil {
+		s.live = map[*connection]bool{}
+	}
+	s.live[c] = true
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.live, c)
+	}
+}
+
 // serve carries one connection to its end. conns ends when it is to be reset.
 func (s *Session) serve(conns context.Context, l *Listener, local *net.TCPConn) {
-	s.live.Add(1)
-	defer s.live.Add(-1)
-	start := time.Now()
+	conns, reset := context.WithCancel(conns)
+	defer reset()
+	c := &connection{activity: activityOf(local), began: time.Now(), reset: reset}
+	defer s.enter(c)()
 	event := Event{Kind: Opened, Listen: l.Local, Remote: l.Remote, Client: clientOf(local)}
 	s.emit(event)
 
@@ -131,14 +200,15 @@ func (s *Session) serve(conns context.Context, l *Listener, local *net.TCPConn) 
 		s.emit(event)
 		return
 	}
+	c.up.Store(true)
 	defer context.AfterFunc(conns, func() {
 		_ = pipe.Reset(local)
 		_ = pipe.Reset(remote)
 	})()
-	counts, err := s.copier.Copy(local, remote)
+	counts, err := s.copier.Copy(c.conn(), remote)
 	event.Kind, event.Err = Closed, err
 	event.Sent, event.Received = counts.FromA, counts.FromB
-	event.Duration = time.Since(start)
+	event.Duration = time.Since(c.began)
 	s.emit(event)
 }
 

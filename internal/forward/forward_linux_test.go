@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -36,6 +37,7 @@ type running struct {
 	*forward.Session
 	listeners []*forward.Listener
 	interrupt context.CancelFunc
+	now       chan struct{}
 	done      chan error
 
 	mu     sync.Mutex
@@ -49,8 +51,8 @@ func start(t *testing.T, route forward.Dialer, remote uint16, drain time.Duratio
 		t.Fatal(err)
 	}
 	ctx, interrupt := context.WithCancel(t.Context())
-	r := &running{listeners: listeners, interrupt: interrupt, done: make(chan error, 1)}
-	r.Session = &forward.Session{Dialer: route, Drain: drain, Events: r.note}
+	r := &running{listeners: listeners, interrupt: interrupt, now: make(chan struct{}), done: make(chan error, 1)}
+	r.Session = &forward.Session{Dialer: route, Drain: drain, Now: r.now, Events: r.note}
 	go func() { r.done <- r.Run(ctx, listeners) }()
 	t.Cleanup(interrupt)
 	return r
@@ -149,7 +151,7 @@ func TestSessionTellsWhatHappens(t *testing.T) {
 
 func (r *running) awaitKinds(t *testing.T, want string) {
 	t.Helper()
-	for end := time.Now().Add(2 * time.Second); fmt.Sprint(r.kinds()) != want; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(10 * time.Second); fmt.Sprint(r.kinds()) != want; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("told %v, want %s", r.kinds(), want)
 		}
@@ -197,34 +199,174 @@ func dialAndRead(address string) error {
 	return err
 }
 
-func TestDrainLetsFinish(t *testing.T) {
+// slow is a server that answers each request, and its end, when it is told to.
+type slow struct {
+	port   uint16
+	asked  chan string
+	answer chan string
+}
+
+func newSlow(t *testing.T) *slow {
+	t.Helper()
+	s := &slow{asked: make(chan string), answer: make(chan string)}
+	ended := make(chan struct{})
+	s.port = serve(t, func(c *net.TCPConn) {
+		for buf := make([]byte, 100); ; {
+			n, err := c.Read(buf)
+			if err != nil && err != io.EOF {
+				return
+			}
+			select {
+			case s.asked <- string(buf[:n]):
+			case <-ended:
+				return
+			}
+			select {
+			case answer := <-s.answer:
+				_, _ = io.WriteString(c, answer)
+			case <-ended:
+				return
+			}
+			if err != nil {
+				return
+			}
+		}
+	})
+	t.Cleanup(func() { close(ended) })
+	return s
+}
+
+// exchange makes one request and has it answered.
+func (s *slow) exchange(t *testing.T, c *net.TCPConn) {
+	t.Helper()
+	if _, err := io.WriteString(c, "request"); err != nil {
+		t.Fatal(err)
+	}
+	<-s.asked
+	s.answer <- "answer"
+	wantRead(t, c, "answer")
+}
+
+func wantRead(t *testing.T, c *net.TCPConn, text string) {
+	t.Helper()
+	got := make([]byte, len(text))
+	if _, err := io.ReadFull(c, got); err != nil || string(got) != text {
+		t.Fatalf("read %q, %v, want %q", got, err, text)
+	}
+}
+
+// calm is after how long what was idle all the while counts as idle.
+const calm = 700 * time.Millisecond
+
+// A connection with a request under way is let finish; one that nothing moves on is not
+// waited for.
+func TestDrain(t *testing.T) {
 	testenv.NoLeaks(t)
-	r := start(t, loopback{}, serve(t, echo), 5*time.Second)
-	c := r.dial(t)
-	wantEcho(t, c, "before")
+	s := newSlow(t)
+	r := start(t, loopback{}, s.port, time.Hour)
+	idle, asking := r.dial(t), r.dial(t)
+	s.exchange(t, idle)
+	s.exchange(t, asking)
+	time.Sleep(calm)
+	if _, err := io.WriteString(asking, "request"); err != nil {
+		t.Fatal(err)
+	}
+	<-s.asked
 	r.interrupt()
-	r.awaitKinds(t, "[opened draining]")
+	r.awaitKinds(t, "[opened opened draining closed]")
+	if n := r.events[2].Live; n != 1 {
+		t.Errorf("%d connections are waited for, want 1", n)
+	}
+	if _, err := idle.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the idle client reads %v, want ECONNRESET", err)
+	}
 	if _, err := net.Dial("tcp", r.listeners[0].Local.String()); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("a session that ends answers a dial with %v, want ECONNREFUSED", err)
 	}
-	wantEcho(t, c, "after")
-	_ = c.Close()
-	if err := r.wait(t, time.Second); err != nil {
+	time.Sleep(calm) // the answer takes its time
+	s.answer <- "answer"
+	wantRead(t, asking, "answer")
+	if err := r.wait(t, 10*time.Second); err != nil { // idle now, too
 		t.Error(err)
 	}
 }
 
-func TestDrainEnds(t *testing.T) {
+// One whose client has ended its side waits for the rest of an answer.
+func TestDrainWaitsForTheRest(t *testing.T) {
 	testenv.NoLeaks(t)
-	r := start(t, loopback{}, serve(t, echo), 100*time.Millisecond)
+	s := newSlow(t)
+	r := start(t, loopback{}, s.port, time.Hour)
 	c := r.dial(t)
-	wantEcho(t, c, "before")
+	if _, err := io.WriteString(c, "request"); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	<-s.asked
+	s.answer <- "begin"
+	wantRead(t, c, "begin")
+	<-s.asked
+	time.Sleep(calm)
 	r.interrupt()
-	if err := r.wait(t, time.Second); err != nil {
+	r.awaitKinds(t, "[opened draining]")
+	time.Sleep(calm)
+	s.answer <- "end"
+	if all, err := io.ReadAll(c); err != nil || string(all) != "end" {
+		t.Errorf("read %q, %v, want the end", all, err)
+	}
+	if err := r.wait(t, 10*time.Second); err != nil {
 		t.Error(err)
 	}
-	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
-		t.Errorf("the client reads %v, want ECONNRESET", err)
+}
+
+func TestDrainOfIdleEndsAtOnce(t *testing.T) {
+	testenv.NoLeaks(t)
+	r := start(t, loopback{}, serve(t, echo), time.Hour)
+	c := r.dial(t)
+	wantEcho(t, c, "before")
+	silent := r.dial(t)
+	r.awaitKinds(t, "[opened opened]")
+	time.Sleep(calm)
+	r.interrupt()
+	if err := r.wait(t, 10*time.Second); err != nil {
+		t.Error(err)
+	}
+	for _, c := range []*net.TCPConn{c, silent} {
+		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("the client reads %v, want ECONNRESET", err)
+		}
+	}
+	if kinds := r.kinds(); slices.Contains(kinds, forward.Draining) {
+		t.Errorf("told %v: there was nothing to wait for", kinds)
+	}
+}
+
+// A transfer that the client does not read goes on to the limit, or until nothing is to be
+// waited for any more.
+func TestDrainEnds(t *testing.T) {
+	for name, drain := range map[string]time.Duration{"in time": 100 * time.Millisecond, "early": time.Hour, "at once": 0} {
+		t.Run(name, func(t *testing.T) {
+			testenv.NoLeaks(t)
+			s := newSlow(t)
+			r := start(t, loopback{}, s.port, drain)
+			c := r.dial(t)
+			if _, err := io.WriteString(c, "request"); err != nil {
+				t.Fatal(err)
+			}
+			<-s.asked
+			r.interrupt()
+			if drain == time.Hour {
+				r.awaitKinds(t, "[opened draining]")
+				close(r.now)
+			}
+			if err := r.wait(t, 10*time.Second); err != nil {
+				t.Error(err)
+			}
+			if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("the client reads %v, want ECONNRESET", err)
+			}
+		})
 	}
 }
 

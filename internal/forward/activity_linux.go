@@ -1,0 +1,45 @@
+package forward
+
+import (
+	"net"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"porthole.dev/porthole/internal/pipe"
+)
+
+// activity tells what passes on a client's connection. The kernel keeps account of
+// it (TCP_INFO, tcp(7)), so that nobody else has to while bytes move.
+type activity struct{ socket *net.TCPConn }
+
+func activityOf(c *net.TCPConn) activity { return activity{c} }
+
+// conn is the connection to be used.
+func (a activity) conn() pipe.Conn { return a.socket }
+
+// moves reports whether the connection is in use.
+func (a activity) moves() bool {
+	raw, err := a.socket.SyscallConn()
+	if err != nil {
+		return false
+	}
+	var info *unix.TCPInfo
+	var unread, unsent int
+	var infoErr error
+	err = raw.Control(func(fd uintptr) {
+		info, infoErr = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+		unread, _ = unix.IoctlGetInt(int(fd), unix.SIOCINQ)
+		unsent, _ = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ)
+	})
+	if err != nil || infoErr != nil {
+		return false // it is closed
+	}
+	if unread > 0 || unsent > 0 {
+		return true
+	}
+	came := time.Duration(info.Last_data_recv) * time.Millisecond
+	went := time.Duration(info.Last_data_sent) * time.Millisecond
+	unanswered := came < went || info.Data_segs_in > 0 && info.Data_segs_out == 0
+	return inUse(came, went, unanswered || info.State == unix.BPF_TCP_CLOSE_WAIT)
+}

@@ -1,0 +1,59 @@
+//go:build !linux
+
+package forward
+
+import (
+	"net"
+	"sync/atomic"
+	"time"
+
+	"porthole.dev/porthole/internal/pipe"
+)
+
+// activity tells what passes on a client's connection.
+type activity struct{ *watched }
+
+// watched is a connection that keeps the times of what passes.
+type watched struct {
+	socket     *net.TCPConn
+	born       time.Time
+	came, went atomic.Int64 // since born, in ns
+	ended      atomic.Bool  // by the client
+}
+
+func activityOf(c *net.TCPConn) activity { return activity{&watched{socket: c, born: time.Now()}} }
+
+// conn is the connection to be used.
+func (a activity) conn() pipe.Conn { return a.watched }
+
+// moves reports whether the connection is in use.
+func (a activity) moves() bool {
+	now := time.Since(a.born)
+	came, went := now-time.Duration(a.came.Load()), now-time.Duration(a.went.Load())
+	return inUse(came, went, came < went || a.ended.Load())
+}
+
+func (w *watched) Read(p []byte) (int, error) {
+	n, err := w.socket.Read(p)
+	if n > 0 {
+		w.came.Store(int64(time.Since(w.born)))
+	}
+	if err != nil {
+		w.ended.Store(true)
+	}
+	return n, err
+}
+
+func (w *watched) Write(p []byte) (int, error) {
+	n, err := w.socket.Write(p)
+	if n > 0 {
+		w.went.Store(int64(time.Since(w.born)))
+	}
+	return n, err
+}
+
+func (w *watched) CloseWrite() error { return w.socket.CloseWrite() }
+func (w *watched) Close() error      { return w.socket.Close() }
+
+// Reset implements what pipe.Reset looks for.
+func (w *watched) Reset() error { return pipe.Reset(w.socket) }
