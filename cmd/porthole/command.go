@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -43,7 +44,7 @@ const grace = 10 * time.Second
 // a commandError. When ctx ends first, the command gets SIGTERM.
 func runCommand(ctx context.Context, argv, environment []string) error {
 	signals := make(chan os.Signal, 8)
-	signal.Notify(signals, passedSignals...)
+	signal.Notify(signals, passedSignals()...)
 	defer signal.Stop(signals)
 
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
@@ -51,14 +52,12 @@ func runCommand(ctx context.Context, argv, environment []string) error {
 	cmd.Env = append(os.Environ(), environment...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = grace
-	if err := cmd.Start(); err != nil {
+	endsWithParent(cmd)
+	started, done := make(chan error), make(chan struct{})
+	go holdCommand(cmd, started, done)
+	if err := <-started; err != nil {
 		return startError(err)
 	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = cmd.Wait() // ProcessState has the whole of it
-	}()
 	for {
 		select {
 		case s := <-signals:
@@ -68,6 +67,19 @@ func runCommand(ctx context.Context, argv, environment []string) error {
 		case <-done:
 			return endError(cmd.ProcessState)
 		}
+	}
+}
+
+// holdCommand starts a command and waits for its end, all on one thread: the kernel
+// takes the end of the thread that forked for the parent's (PR_SET_PDEATHSIG, prctl(2)).
+func holdCommand(cmd *exec.Cmd, started chan<- error, done chan<- struct{}) {
+	defer close(done)
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	err := cmd.Start()
+	started <- err
+	if err == nil {
+		_ = cmd.Wait() // ProcessState has the whole of it
 	}
 }
 

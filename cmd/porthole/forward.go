@@ -34,7 +34,12 @@ asks for what docs/kubernetes.md lists.
 With a COMMAND, it is started once the target can be reached, with the address
 in PORTHOLE_ADDR (host:port) and PORTHOLE_PORT; each remote port, 5432 say, also
 has PORTHOLE_ADDR_5432 and PORTHOLE_PORT_5432. Signals are passed to it, and the
-session ends with it, with its exit status. stdout is then the command's alone.`
+session ends with it, with its exit status. stdout is then the command's alone.
+
+SIGINT (Ctrl-C), SIGTERM, SIGQUIT and SIGHUP end the session, with exit status 0:
+connections that are in use get 2 seconds to finish, idle ones are closed. A
+second signal closes all. The exit status is 1 after a failure, or when the target
+is gone for good (with a file: all of them), and 2 for what was typed wrong.`
 
 const forwardExample = `  porthole forward kuard 8080                  # localhost:8080 to port 8080 of a pod
   porthole forward svc/web 8080:http           # a service's port by its name
@@ -77,6 +82,7 @@ type forwarding struct {
 	addresses  []string
 	file       string
 	readyFile  string
+	readyWhen  string
 	output     string
 	quiet      bool
 	verbose    bool
@@ -88,6 +94,15 @@ type forwarding struct {
 	specs   []spec
 	command []string // what to run meanwhile; nil for nothing
 }
+
+// What --ready-when takes.
+const (
+	readyAll = "all"
+	readyAny = "any"
+)
+
+// waitsForReady says whether anything waits for the targets to be reached.
+func (f *forwarding) waitsForReady() bool { return f.readyFile != "" || f.command != nil }
 
 // spec is one target as the command line or a file has it.
 type spec struct {
@@ -103,6 +118,8 @@ func (f *forwarding) flags(cmd *cobra.Command) {
 	flags.StringVarP(&f.file, "file", "f", "", "YAML file of targets and ports, instead of arguments")
 	flags.StringVar(&f.readyFile, "ready-file", "",
 		"file to write once the target can be reached, a line ADDRESS:PORT REMOTE for each listener; removed at the end")
+	flags.StringVar(&f.readyWhen, "ready-when", readyAll,
+		"with a file: all or any, which of its forwards the ready file and a COMMAND wait for")
 	flags.StringVarP(&f.output, "output", "o", f.output, "text, or json for one event a line")
 	flags.BoolVarP(&f.quiet, "quiet", "q", false, "print errors only")
 	flags.BoolVarP(&f.verbose, "verbose", "v", false, "tell of the end of each connection, and of pods, too")
@@ -123,6 +140,8 @@ func (f *forwarding) parse(args []string) (err error) {
 		return errors.New("forward: want a command after --")
 	case f.output != "text" && f.output != "json":
 		return fmt.Errorf("forward: unknown output %q, want text or json", f.output)
+	case f.readyWhen != readyAll && f.readyWhen != readyAny:
+		return fmt.Errorf("forward: --ready-when %q: want all or any", f.readyWhen)
 	}
 	for i, a := range f.addresses {
 		if f.addresses[i], err = target.ParseAddress(a); err != nil {

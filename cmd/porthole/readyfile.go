@@ -4,34 +4,93 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"porthole.dev/porthole/internal/forward"
 )
 
-// writeReady writes the ready file, if it has a name: a line ADDRESS:PORT REMOTE for each
-// listener, all at once, so that whoever sees the file can read all of it.
-func writeReady(path string, listeners []*forward.Listener) (remove func(), err error) {
+// readyFile is the file of --ready-file. Its methods are safe to call at the same
+// time; without a path they do nothing.
+type readyFile struct {
+	path string
+
+	mu      sync.Mutex
+	text    string      // that was written last
+	mine    os.FileInfo // of the file with it; nil for none
+	removed bool        // it is not to come back
+}
+
+// newReadyFile takes away what a porthole left that was killed: it would say that
+// this one is ready.
+func newReadyFile(path string) (*readyFile, error) {
+	r := &readyFile{path: path}
 	if path == "" {
-		return func() {}, nil
+		return r, nil
 	}
+	old, err := os.Lstat(path)
+	switch {
+	case err != nil: // write will say what is wrong, if anything
+		return r, nil
+	case !old.Mode().IsRegular():
+		return nil, fmt.Errorf("ready file: %s: not a regular file", path)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("ready file: %w", err)
+	}
+	return r, nil
+}
+
+// write writes a line ADDRESS:PORT REMOTE for each listener, all at once, so that
+// whoever sees the file can read all of it.
+func (r *readyFile) write(listeners []*forward.Listener) error {
 	var text bytes.Buffer
 	for _, l := range listeners {
 		fmt.Fprintf(&text, "%s %d\n", l.Local, l.Remote)
 	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.path == "" || r.removed || r.mine != nil && r.text == text.String() {
+		return nil
+	}
+	mine, err := replaceFile(r.path, text.Bytes())
+	if err != nil {
+		return fmt.Errorf("ready file: %w", err)
+	}
+	r.text, r.mine = text.String(), mine
+	return nil
+}
+
+// replaceFile writes a new file and gives it the name of the old one.
+func replaceFile(path string, text []byte) (os.FileInfo, error) {
 	f, err := os.CreateTemp(filepath.Dir(path), ".porthole-ready-*")
 	if err != nil {
-		return nil, fmt.Errorf("ready file: %w", err)
+		return nil, err
 	}
-	_, err = f.Write(text.Bytes())
-	err = errors.Join(err, f.Chmod(0o644), f.Close())
+	_, err = f.Write(text)
+	info, statErr := f.Stat()
+	err = errors.Join(err, statErr, f.Chmod(0o644), f.Close())
 	if err == nil {
 		err = os.Rename(f.Name(), path)
 	}
 	if err != nil {
 		_ = os.Remove(f.Name())
-		return nil, fmt.Errorf("ready file: %w", err)
 	}
-	return func() { _ = os.Remove(path) }, nil
+	return info, err
+}
+
+// remove removes the file for good, unless it is another's by now.
+func (r *readyFile) remove() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.removed = true
+	if r.mine == nil {
+		return
+	}
+	if now, err := os.Lstat(r.path); err == nil && os.SameFile(now, r.mine) {
+		_ = os.Remove(r.path)
+	}
+	r.mine = nil
 }

@@ -29,6 +29,8 @@ type route interface {
 type opener struct {
 	options *forwarding
 	tell    *teller
+	ready   *readyFile
+	ending  *ending
 
 	mu       sync.Mutex
 	clusters map[[2]string]*kube.Cluster // by context and namespace

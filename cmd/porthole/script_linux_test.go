@@ -26,7 +26,7 @@ func TestMain(m *testing.M) {
 // line. Each script has a pod of its own: $PID is its process, and inside it
 // $ECHO is the port of a server that echoes, $LATE of one that answers 3
 // seconds after the end of the request, $RESET of one that answers "half" and
-// resets.
+// resets. $SILENT is the port of a server of this host that never says anything.
 func TestScripts(t *testing.T) {
 	testenv.Root(t)
 	testscript.Run(t, testscript.Params{
@@ -35,6 +35,12 @@ func TestScripts(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			pod := testenv.NewPod(t)
 			env.Setenv("PID", fmt.Sprint(pod.PID))
+			silent, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				return err
+			}
+			env.Defer(func() { _ = silent.Close() })
+			env.Setenv("SILENT", fmt.Sprint(testenv.Port(silent)))
 			for name, answer := range map[string]func(*net.TCPConn){"ECHO": echo, "LATE": late, "RESET": reset} {
 				l := pod.Listen(t, "127.0.0.1:0")
 				env.Setenv(name, fmt.Sprint(testenv.Port(l)))
@@ -47,6 +53,7 @@ func TestScripts(t *testing.T) {
 			"has":      has,
 			"listens":  listens,
 			"say":      say,
+			"hold":     hold,
 		},
 	})
 }
@@ -138,12 +145,24 @@ func say(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
+// hold sends a text and keeps the connection open until the script's end: `hold ADDRESS TEXT`.
+func hold(ts *testscript.TestScript, _ bool, args []string) {
+	c, err := net.Dial("tcp", args[0])
+	ts.Check(err)
+	ts.Defer(func() { _ = c.Close() })
+	_, err = io.WriteString(c, args[1])
+	ts.Check(err)
+}
+
 func converse(address, text string) (string, error) {
 	c, err := net.Dial("tcp", address)
 	if err != nil {
 		return "", err
 	}
 	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+		return "", err
+	}
 	if _, err := io.WriteString(c, text); err != nil {
 		return "", err
 	}

@@ -18,11 +18,11 @@ const drain = 2 * time.Second
 // session is a target that can be reached, with its listeners bound.
 type session struct {
 	name      string
-	variable  string // the name that a file gives it, for variables; or ""
 	route     route
 	listeners []*forward.Listener
 	tell      *teller
-	wait      time.Duration // how long a connection may wait for the route
+	wait      time.Duration   // how long a connection may wait for the route
+	now       <-chan struct{} // closed when nothing is waited for any more; nil is never
 }
 
 // dialTime is what a connection may take to come up beside waiting.
@@ -30,27 +30,62 @@ const dialTime = 10 * time.Second
 
 // run is `porthole forward`, parsed.
 func (f *forwarding) run(cmd *cobra.Command) error {
-	tell := f.teller(cmd)
-	defer tell.close()
-	o := newOpener(f, tell)
-	defer o.close()
-	if f.file != "" {
-		return newGroup(f, o).run(cmd.Context())
-	}
-	s, err := o.session(cmd.Context(), f.specs[0])
-	if err != nil {
-		return interrupted(cmd.Context(), err)
-	}
-	defer s.close()
-	remove, err := writeReady(f.readyFile, s.listeners)
+	ready, err := newReadyFile(f.readyFile)
 	if err != nil {
 		return err
 	}
-	defer remove()
+	defer ready.remove()
+	ctx, stop := context.WithCancel(cmd.Context())
+	defer stop()
+	end := newEnding(ctx)
+	defer end.close()
+	o := newOpener(f, f.teller(cmd))
+	o.ready, o.ending = ready, end
 	if f.command == nil {
-		return s.serve(cmd.Context())
+		o.tell.unread = stop // a command goes on
 	}
-	return whileCommand(cmd.Context(), f.command, environment(s.listeners), s.serve)
+	served := make(chan error, 1)
+	go func() {
+		err := o.serve(ctx)
+		o.close()
+		o.tell.close()
+		served <- err
+	}()
+	select {
+	case err := <-served:
+		return err
+	case <-end.late:
+		return nil
+	}
+}
+
+// serve serves all targets until ctx ends or the command does.
+func (o *opener) serve(ctx context.Context) error {
+	if o.options.file != "" {
+		return newGroup(o.options, o).run(ctx)
+	}
+	return o.run(ctx, o.options.specs[0])
+}
+
+// run serves one target until ctx ends or the command does.
+func (o *opener) run(ctx context.Context, sp spec) error {
+	to, err := o.open(ctx, sp)
+	if err != nil {
+		return interrupted(ctx, err)
+	}
+	defer to.route.Close()
+	s, err := o.bind(ctx, sp, to)
+	if err != nil {
+		return interrupted(ctx, err)
+	}
+	defer forward.CloseAll(s.listeners)
+	if err := o.ready.write(s.listeners); err != nil {
+		return err
+	}
+	if o.options.command == nil {
+		return s.serve(ctx)
+	}
+	return o.whileCommand(ctx, environment(s.listeners), s.serve)
 }
 
 // interrupted makes no error of what only Ctrl-C has ended.
@@ -61,23 +96,16 @@ func interrupted(ctx context.Context, err error) error {
 	return err
 }
 
-// session opens the route to a target and binds its listeners.
-func (o *opener) session(ctx context.Context, sp spec) (*session, error) {
-	to, err := o.open(ctx, sp)
-	if err != nil {
-		return nil, err
-	}
+// bind binds the listeners of a target that is open.
+func (o *opener) bind(ctx context.Context, sp spec, to *opened) (*session, error) {
 	listeners, err := forward.Listen(ctx, sp.Addresses, to.ports)
-	if err != nil {
-		_ = to.route.Close()
-	}
 	if errors.Is(err, forward.ErrTwice) {
 		err = usageError{err}
 	}
 	if err != nil {
 		return nil, err
 	}
-	s := &session{name: sp.name, variable: sp.Name, route: to.route, listeners: listeners, tell: o.tell, wait: o.options.wait}
+	s := &session{name: sp.name, route: to.route, listeners: listeners, tell: o.tell, wait: o.options.wait, now: o.ending.now}
 	for _, l := range listeners {
 		e := forward.Event{Kind: forward.Listening, Target: s.name, Listen: l.Local, Remote: l.Remote}
 		if to.podPort != nil {
@@ -89,22 +117,21 @@ func (o *opener) session(ctx context.Context, sp spec) (*session, error) {
 	return s, nil
 }
 
-func (s *session) close() {
-	forward.CloseAll(s.listeners)
-	_ = s.route.Close()
+// alive returns a context that ends with ctx, or when the target is gone for good,
+// which is its cause then.
+func alive(ctx context.Context, r route) (inner context.Context, stop func()) {
+	inner, end := context.WithCancelCause(ctx)
+	var watch sync.WaitGroup
+	watch.Go(func() { end(r.Wait(inner)) })
+	return inner, func() { end(nil); watch.Wait() }
 }
 
 // serve carries connections until ctx ends, which is no error, or the target is
 // gone for good, which is one.
 func (s *session) serve(ctx context.Context) error {
-	inner, stop := context.WithCancelCause(ctx)
-	var watch sync.WaitGroup
-	watch.Go(func() { stop(s.route.Wait(inner)) })
-	defer watch.Wait()
-	defer stop(nil)
-
-	carrier := forward.Session{Name: s.name, Dialer: s.route, Events: s.tell.event, Drain: drain, DialTimeout: s.wait + dialTime}
-	if err := carrier.Run(inner, s.listeners); err != nil {
+	inner, stop := alive(ctx, s.route)
+	defer stop()
+	if err := s.carry(inner); err != nil {
 		return err
 	}
 	if ctx.Err() != nil {
@@ -113,9 +140,19 @@ func (s *session) serve(ctx context.Context) error {
 	return fmt.Errorf("%s: %w", s.name, context.Cause(inner))
 }
 
-// whileCommand serves for as long as a command runs. Signals are the command's
+// carry carries connections until ctx ends.
+func (s *session) carry(ctx context.Context) error {
+	carrier := forward.Session{
+		Name: s.name, Dialer: s.route, Events: s.tell.event,
+		DialTimeout: s.wait + dialTime, Drain: drain, Now: s.now,
+	}
+	return carrier.Run(ctx, s.listeners)
+}
+
+// whileCommand serves for as long as the command runs. Signals are the command's
 // then, and so is the exit status, unless serve fails first.
-func whileCommand(ctx context.Context, argv, environment []string, serve func(context.Context) error) error {
+func (o *opener) whileCommand(ctx context.Context, environment []string, serve func(context.Context) error) error {
+	resume := o.ending.pause()
 	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	served := make(chan error, 1)
@@ -123,7 +160,8 @@ func whileCommand(ctx context.Context, argv, environment []string, serve func(co
 		served <- serve(ctx)
 		stop()
 	}()
-	ended := runCommand(ctx, argv, environment)
+	ended := runCommand(ctx, o.options.command, environment)
+	resume()
 	stop()
 	if err := <-served; err != nil {
 		return err

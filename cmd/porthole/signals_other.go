@@ -2,10 +2,19 @@
 
 package main
 
-import "os"
+import (
+	"os"
+	"syscall"
+)
+
+// endSignals end the work in order. A console's end comes as SIGTERM.
+func endSignals() []os.Signal { return []os.Signal{os.Interrupt, syscall.SIGTERM} }
 
 // passedSignals are handed on to a command.
-var passedSignals = []os.Signal{os.Interrupt}
+func passedSignals() []os.Signal { return []os.Signal{os.Interrupt} }
+
+// survivePipes has nothing to do: there is no SIGPIPE.
+func survivePipes() {}
 
 // fromTerminal is always true: a console's Ctrl-C goes to all of its processes.
 func fromTerminal(os.Signal) bool { return true }

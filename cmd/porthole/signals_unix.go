@@ -4,14 +4,33 @@ package main
 
 import (
 	"os"
+	"os/signal"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
+// endSignals end the work in order. Under nohup(1) SIGHUP is ignored, and stays so.
+func endSignals() []os.Signal {
+	return withHangup(syscall.SIGINT, syscall.SIGTERM, syscall.SIGQUIT)
+}
+
 // passedSignals are handed on to a command.
-var passedSignals = []os.Signal{
-	syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGWINCH,
+func passedSignals() []os.Signal {
+	return withHangup(syscall.SIGINT, syscall.SIGTERM, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGWINCH)
+}
+
+func withHangup(signals ...os.Signal) []os.Signal {
+	if signal.Ignored(syscall.SIGHUP) {
+		return signals
+	}
+	return append(signals, syscall.SIGHUP)
+}
+
+// survivePipes has writing to a pipe that nobody reads fail, and not end the process.
+func survivePipes() {
+	// Ignored, SIGPIPE would be ignored by a command too.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 }
 
 // fromTerminal reports whether a signal is one that the terminal sends to all

@@ -34,7 +34,9 @@ func (s textStyle) line(e forward.Event) (out, err string) {
 	case forward.Ready:
 		return "", s.ready(e)
 	case forward.Draining:
-		return "", fmt.Sprintf("porthole: giving %d live connections %v to finish; once more to end them now", e.Live, drain)
+		return "", draining(e.Live)
+	case forward.Ended:
+		return "", fmt.Sprintf("porthole: %s: %s", e.Target, words(e.Err))
 	case forward.Closed:
 		return "", s.closed(e)
 	}
@@ -57,6 +59,14 @@ func (s textStyle) ready(e forward.Event) string {
 		return ""
 	}
 	return fmt.Sprintf("porthole: %s: connections go to pod %s", e.Target, e.Pod)
+}
+
+// draining says what the session waits for.
+func draining(live int) string {
+	if live == 1 {
+		return fmt.Sprintf("porthole: waiting up to %v for an open connection to finish; press Ctrl-C again to cut it off", drain)
+	}
+	return fmt.Sprintf("porthole: waiting up to %v for %d open connections to finish; press Ctrl-C again to cut them off", drain, live)
 }
 
 func failed(e forward.Event) string {
@@ -86,7 +96,7 @@ type jsonStyle struct{}
 // jsonEvent is an event as `-o json` prints it. Fields that say nothing are left out.
 type jsonEvent struct {
 	Time     time.Time `json:"time"`
-	Event    string    `json:"event"` // listening, waiting, ready, opened, closed, reconnecting, draining or error
+	Event    string    `json:"event"` // listening, waiting, ready, opened, closed, reconnecting, ended, draining or error
 	Target   string    `json:"target,omitempty"`
 	Pod      string    `json:"pod,omitempty"`    // that connections go to, of ready
 	Listen   string    `json:"listen,omitempty"` // ADDRESS:PORT

@@ -2,9 +2,11 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"porthole.dev/porthole/internal/forward"
@@ -21,6 +23,7 @@ type style interface {
 type teller struct {
 	style    style
 	out, err io.Writer
+	unread   func() // called when the reader of out or err has gone; nil is for nobody
 	lines    chan lines
 	dropped  atomic.Int64
 	done     chan struct{}
@@ -55,8 +58,11 @@ func (t *teller) print() {
 		if n := t.dropped.Swap(0); n > 0 {
 			fmt.Fprintf(&errs, "porthole: %d lines were not read in time and are lost\n", n)
 		}
-		_, _ = out.WriteTo(t.out)
-		_, _ = errs.WriteTo(t.err)
+		_, outErr := out.WriteTo(t.out)
+		_, errsErr := errs.WriteTo(t.err)
+		if t.unread != nil && (errors.Is(outErr, syscall.EPIPE) || errors.Is(errsErr, syscall.EPIPE)) {
+			t.unread()
+		}
 		time.Sleep(rest)
 	}
 }
