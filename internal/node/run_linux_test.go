@@ -521,10 +521,10 @@ func TestHalfOpen(t *testing.T) {
 		}
 		conns = append(conns, c)
 	}
-	last := conns[len(conns)-1]
-	_ = last.SetReadDeadline(time.Now().Add(waitTime))
-	if _, err := last.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("one too many is not closed: %v", err)
+	first := conns[0]
+	_ = first.SetReadDeadline(time.Now().Add(waitTime))
+	if _, err := first.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the oldest does not give way: %v", err)
 	}
 	if got := say(t, local[0], "hello"); got != "hello" {
 		t.Errorf("echo %q", got)

@@ -30,7 +30,7 @@ const (
 // forms v4.channel.k8s.io and v4.base64.channel.k8s.io.
 //
 // Requests that are slow to come are the http.Server's to end: set its
-// ReadHeaderTimeout and MaxHeaderBytes. Nothing is held here for one that has not
+// ReadTimeout, WriteTimeout and MaxHeaderBytes. Nothing is held here for one that has not
 // come as a whole, and upgraded connections are not subject to its timeouts.
 type Server struct {
 	// TokenTime is how long an Offer waits for its upgrade; 0 means a minute.
