@@ -28,11 +28,12 @@ const nodeVar = "PORTHOLE_TEST_NODE"
 type node struct {
 	mu   sync.Mutex
 	down map[string]bool // NAMESPACE/POD to which it refuses to forward
+	anew map[string]int  // how often the sandbox of NAMESPACE/POD was made anew
 }
 
 // runNode serves until the test that started it is gone.
 func runNode() {
-	server := httptest.NewTLSServer(&node{down: map[string]bool{}})
+	server := httptest.NewTLSServer(&node{down: map[string]bool{}, anew: map[string]int{}})
 	fmt.Println(server.Listener.Addr().(*net.TCPAddr).Port)
 	_, _ = io.Copy(io.Discard, os.Stdin)
 }
@@ -41,8 +42,12 @@ func runNode() {
 func (n *node) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	verb, pod, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
 	n.mu.Lock()
-	down := n.down[pod]
-	if verb != "portForward" {
+	down, made := n.down[pod], n.anew[pod]
+	switch verb {
+	case "portForward":
+	case "anew":
+		n.anew[pod]++
+	default:
 		n.down[pod] = verb == "down"
 	}
 	n.mu.Unlock()
@@ -51,15 +56,26 @@ func (n *node) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case down:
 		http.Error(w, "the runtime is not there", http.StatusInternalServerError)
 	default:
-		portforward.ServePortForward(w, r, pods{}, name, "", nil, time.Hour, time.Minute, []string{"portforward.k8s.io"})
+		portforward.ServePortForward(w, r, &sandbox{n, pod, made}, name, "", nil, time.Hour, time.Minute, []string{"portforward.k8s.io"})
 	}
 }
 
-type pods struct{}
+// sandbox is what a tunnel leads to.
+type sandbox struct {
+	node *node
+	pod  string
+	made int
+}
 
 // PortForward serves a connection in a pod: it says which pod and port it is, and
 // then echoes. Port 1 is refused.
-func (pods) PortForward(_ context.Context, name, _ string, port int32, stream io.ReadWriteCloser) error {
+func (s *sandbox) PortForward(_ context.Context, name, _ string, port int32, stream io.ReadWriteCloser) error {
+	s.node.mu.Lock()
+	now := s.node.anew[s.pod]
+	s.node.mu.Unlock()
+	if now != s.made { // containerd's words
+		return fmt.Errorf("network namespace for sandbox %q is closed", name)
+	}
 	if port == 1 {
 		return fmt.Errorf("connect to port 1: connection refused")
 	}
@@ -92,7 +108,7 @@ func startNode() (port int, end func(), err error) {
 	return port, func() { _ = stdin.Close(); _ = cmd.Wait() }, err
 }
 
-// tellNode sets whether the node forwards to a pod: up or down.
+// tellNode sets whether the node forwards to a pod, up or down, or makes its sandbox anew.
 func (n *namespace) tellNode(t testing.TB, state, pod string) {
 	t.Helper()
 	client := http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true}}

@@ -232,5 +232,9 @@ func (r *Route) emit(e Event) {
 // *WaitError. Other errors: *PortError, *portforward.PortError, net.ErrClosed
 // after Close, the context's.
 func (r *Route) Dial(ctx context.Context, port uint16) (pipe.Conn, error) {
-	return (&call{route: r, port: port}).run(ctx)
+	conn, err := (&call{route: r, port: port}).run(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return r.reopen(conn, port), nil
 }

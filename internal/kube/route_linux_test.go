@@ -401,3 +401,29 @@ func TestOpenEndsWithContext(t *testing.T) {
 		t.Errorf("Open = %v, want the context's error", err)
 	}
 }
+
+// Whoever comes first after a pod's sandbox was made anew is served by the new one, and
+// with all that it has sent.
+func TestSandboxMadeAnew(t *testing.T) {
+	n := newNamespace(t)
+	n.newReady("web")
+	j := n.opened(t, "admin", "pod/web")
+	j.want(80, "web:80")
+	for _, question := range []string{"", "hello", strings.Repeat("x", 60_000)} {
+		n.tellNode(t, "anew", "web")
+		conn, err := j.Dial(t.Context(), 80)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if _, err := io.WriteString(conn, question); err != nil {
+			t.Fatal(err)
+		}
+		if err := conn.CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := io.ReadAll(conn); err != nil || string(got) != "web:80\n"+question {
+			t.Errorf("%d octets sent, %d came back, %v", len(question), len(got), err)
+		}
+	}
+}

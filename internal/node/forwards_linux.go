@@ -29,6 +29,7 @@ type forwards struct {
 	metrics  *forwardMetrics
 	events   *events
 	log      *slog.Logger
+	watch    watch
 }
 
 // answer answers the CRI's PortForward.
@@ -69,12 +70,18 @@ func (f *forwards) portForward(ctx context.Context, r *runtime.PortForwardReques
 		f.log.Warn("node: port-forward refused", "sandbox", r.GetPodSandboxId(), "err", err)
 		return nil, err
 	}
+	there, leave := f.watch.over(s.place)
 	path, err := f.server.Offer(portforward.Offer{
-		Dialer: &route{sandbox: s, backend: f.backend, policy: f.policy},
-		Pod:    s.id,
-		Ports:  ports,
-		Events: func(e portforward.Event) { f.record(s, e) },
+		Dialer:  &route{sandbox: s, backend: f.backend, policy: f.policy},
+		Pod:     s.id,
+		Ports:   ports,
+		Events:  func(e portforward.Event) { f.record(s, e) },
+		Sandbox: there,
+		Done:    leave,
 	})
+	if err != nil {
+		leave()
+	}
 	switch {
 	case errors.Is(err, portforward.ErrTooManyOffers):
 		return nil, status.Errorf(codes.ResourceExhausted, "porthole node: %v", err)

@@ -92,7 +92,7 @@ func (t *channels) run(life context.Context) {
 	for _, l := range t.lines {
 		connections.Go(func() {
 			if l.announce() == nil {
-				t.join(ctx, l, l.port, t.protocol)
+				_ = t.join(ctx, l, l.port, t.protocol)
 			}
 		})
 	}

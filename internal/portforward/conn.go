@@ -23,6 +23,7 @@ import (
 type Conn struct {
 	tunnel *tunnel
 	port   uint16
+	opened time.Time
 	data   *spdy.Stream
 	text   *spdy.Stream // the error stream
 

@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
-	"syscall"
 
 	"porthole.dev/porthole/internal/portforward/spdy"
 )
@@ -18,6 +16,9 @@ var (
 	// ErrTunnel says that the tunnel under the connection is gone. It wraps
 	// the reason, and is never io.EOF: what was in flight may be lost.
 	ErrTunnel = spdy.ErrTunnel
+	// ErrRefused says that the server did nothing for the connection, which can be
+	// opened again. It is an ErrReset too.
+	ErrRefused = spdy.ErrRefused
 	// ErrReset says that the server reset the connection and gave no reason.
 	ErrReset = spdy.ErrReset
 	// ErrDenied says that the node's policy forbids the port.
@@ -61,11 +62,11 @@ func (e *PortError) Error() string { return e.Text }
 
 // Is reports a Reason as the error that stands for it, such as a refused connection
 // as syscall.ECONNREFUSED. The stock protocol has no error codes, so that the
-// runtimes' words are all there is: Go's and socat's are strerror(3)'s, in their own
-// case.
+// runtimes' words are all there is.
 func (e *PortError) Is(target error) bool {
-	if e.Reason == "" {
-		return target == syscall.ECONNREFUSED && strings.Contains(strings.ToLower(e.Text), "connection refused")
+	reason := e.Reason
+	if reason == "" {
+		reason = stockReason(e.Text)
 	}
-	return slices.Contains(e.Reason.errors(), target)
+	return slices.Contains(reason.errors(), target)
 }

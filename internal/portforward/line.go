@@ -28,8 +28,9 @@ type line interface {
 	finished() bool
 }
 
-// join connects a line to its port and moves octets until both ends are through.
-func (c *caller) join(ctx context.Context, l line, port uint16, protocol string) {
+// join connects a line to its port and moves octets until both ends are through. The
+// error is what became of the connection.
+func (c *caller) join(ctx context.Context, l line, port uint16, protocol string) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	l.afterLoss(func() { cancel(ErrReset) })
@@ -52,6 +53,7 @@ func (c *caller) join(ctx context.Context, l line, port uint16, protocol string)
 	}
 	event.Duration, event.Err = time.Since(began), err
 	c.tell(event)
+	return err
 }
 
 // words are those of stock servers, which people and scripts look for.

@@ -30,6 +30,10 @@ type Offer struct {
 	// Events, if set, is called when a connection is opened, when it has ended
 	// and when it could not be opened, from many goroutines at once.
 	Events func(Event)
+	// Sandbox, if set, ends when there is no pod any more that the Dialer could lead
+	// to. The tunnel then ends with the last of its connections, and at once if it has
+	// none.
+	Sandbox context.Context
 	// Done, if set, is called once, when the Dialer is not going to be used any
 	// more: the Offer was not taken up in time, its upgrade failed, or its
 	// tunnel and all connections are gone.

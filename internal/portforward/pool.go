@@ -106,10 +106,27 @@ func (p *pool) pick() *tunnel {
 			best = t
 		}
 	}
-	if best != nil || len(p.tunnels) < p.max {
+	if best != nil || p.mayOpen() {
 		return best
 	}
-	return slices.MinFunc(p.tunnels, func(a, b *tunnel) int { return a.conns - b.conns })
+	var last *tunnel
+	for _, t := range p.tunnels {
+		if !t.gone && (last == nil || t.conns < last.conns) {
+			last = t
+		}
+	}
+	return last
+}
+
+// mayOpen says whether there is room for one more tunnel; p.mu is held.
+func (p *pool) mayOpen() bool {
+	n := 0
+	for _, t := range p.tunnels {
+		if !t.gone {
+			n++
+		}
+	}
+	return n < p.max
 }
 
 // preferred says whether a is a better place than b.
@@ -140,6 +157,20 @@ func (p *pool) retire(t *tunnel) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	t.retired = true
+}
+
+// outlive lets the tunnels of before the given time take no more connections: what they
+// lead to was found to be gone by a connection that was opened then. A pod may go on in
+// another sandbox, to which new tunnels lead.
+func (p *pool) outlive(opened time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, t := range p.tunnels {
+		if !t.born.After(opened) {
+			t.retired, t.gone = true, true
+		}
+	}
+	p.clean()
 }
 
 // clean throws out tunnels that are broken, that only their last connection kept,
@@ -204,7 +235,7 @@ func (p *pool) short() bool {
 		return false
 	}
 	used, idle, sharing := p.census()
-	return used > 0 && idle < min(max(1, sharing), maxSpare) && len(p.tunnels) < p.max
+	return used > 0 && idle < min(max(1, sharing), maxSpare) && p.mayOpen()
 }
 
 // census counts the tunnels with connections, those that lie ready for one, and the

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"strings"
 	"syscall"
 )
 
@@ -40,6 +41,31 @@ func reasonOf(err error) Reason {
 		return ReasonTimeout
 	}
 	return ReasonFailed
+}
+
+// stockReason finds the Reason in the words of a stock server, "" if there is none that
+// is known. Go's and socat's words for a refused connection are strerror(3)'s, in their
+// own case; those for a sandbox that is gone are the runtimes'.
+func stockReason(text string) Reason {
+	text = strings.ToLower(text)
+	if strings.Contains(text, "connection refused") {
+		return ReasonRefused
+	}
+	for _, signs := range [][2]string{
+		{"network namespace for sandbox", "is closed"},    // containerd
+		{"failed to find sandbox", "in store"},            // containerd
+		{"podsandbox with id starting with", "not found"}, // CRI-O
+		{"could not find sandbox", ""},                    // CRI-O
+		{"sandbox", "is not running"},                     // CRI-O
+		{"network namespace path of sandbox", "is empty"}, // CRI-O
+		{"container not running (", ")"},                  // cri-dockerd
+		{"the pod's network namespace is gone", ""},       // porthole node
+	} {
+		if _, rest, found := strings.Cut(text, signs[0]); found && strings.Contains(rest, signs[1]) {
+			return ReasonNoSandbox
+		}
+	}
+	return ""
 }
 
 // errors are those that stand for the Reason.

@@ -2,6 +2,7 @@ package portforward
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"sync"
@@ -37,6 +38,7 @@ type session struct {
 	mu    sync.Mutex
 	conns int
 	idle  *time.Timer // runs while conns is 0
+	gone  bool        // the pod is: conns are the last
 }
 
 // newSession begins to serve a tunnel over transport, which conn carries. The splicer
@@ -63,6 +65,9 @@ func (s *session) run(life context.Context) {
 	s.mu.Lock()
 	s.idle = time.AfterFunc(s.idleTime(), s.expire)
 	s.mu.Unlock()
+	if sandbox := s.offer.Sandbox; sandbox != nil {
+		defer context.AfterFunc(sandbox, s.podGone)()
+	}
 	for {
 		stream, err := s.conn.Accept(life)
 		if err != nil {
@@ -92,6 +97,15 @@ func (s *session) expire() {
 	}
 }
 
+// podGone ends the tunnel of a pod that is no more: its client finds the next one by a
+// new tunnel. Connections that live go on, as they may to a process that is ending.
+func (s *session) podGone() {
+	s.mu.Lock()
+	s.gone = true
+	s.mu.Unlock()
+	s.expire()
+}
+
 // begin serves a connection.
 func (s *session) begin(l line, port uint16) {
 	if !s.count() {
@@ -100,13 +114,25 @@ func (s *session) begin(l line, port uint16) {
 		return
 	}
 	s.work.Go(func() {
-		s.join(s.ctx, l, port, s.protocol)
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if s.conns--; s.conns == 0 {
-			s.idle.Reset(s.idleTime())
-		}
+		err := s.join(s.ctx, l, port, s.protocol)
+		s.leave(errors.Is(err, ErrNoSandbox))
 	})
+}
+
+// leave counts a connection out, and the pod too if it is gone.
+func (s *session) leave(gone bool) {
+	s.mu.Lock()
+	s.gone = s.gone || gone
+	s.conns--
+	last := s.conns == 0
+	if last {
+		s.idle.Reset(s.idleTime())
+	}
+	over := last && s.gone
+	s.mu.Unlock()
+	if over {
+		s.expire()
+	}
 }
 
 // count counts a connection in, if there is room.

@@ -38,6 +38,7 @@ type tunnel struct {
 	// Guarded by pool.mu.
 	conns   int       // connections that the server may not be through with
 	retired bool      // takes no more
+	gone    bool      // leads to a pod that is no more, and does not count
 	idle    time.Time // since when conns is 0
 }
 
@@ -115,7 +116,7 @@ func (t *tunnel) dialStock(port uint16) (*Conn, error) {
 		text.Reset()
 		return nil, err
 	}
-	c := &Conn{tunnel: t, port: port, data: data, text: text,
+	c := &Conn{tunnel: t, port: port, opened: time.Now(), data: data, text: text,
 		over: make(chan struct{}), closed: make(chan struct{})}
 	if !t.pool.watch(c) {
 		text.Reset()

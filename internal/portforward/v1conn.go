@@ -17,6 +17,7 @@ import (
 type v1Conn struct {
 	tunnel  *tunnel
 	port    uint16
+	opened  time.Time
 	stream  *spdy.Stream
 	release sync.Once
 }
@@ -30,7 +31,7 @@ func (t *tunnel) dialV1(port uint16) (*v1Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &v1Conn{tunnel: t, port: port, stream: stream}, nil
+	return &v1Conn{tunnel: t, port: port, opened: time.Now(), stream: stream}, nil
 }
 
 // Read implements net.Conn. It returns io.EOF only for the port's own end of file.
@@ -77,6 +78,9 @@ func (c *v1Conn) explain(err error) error {
 	said := c.stream.LateHeaders()
 	if reason := said.Get("reason"); reason != "" {
 		e.Reason, e.Text = knownReason(reason), clip(said.Get("message"))
+	}
+	if e.Reason == ReasonNoSandbox {
+		c.tunnel.pool.outlive(c.opened)
 	}
 	return e
 }

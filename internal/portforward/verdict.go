@@ -43,6 +43,9 @@ var errUnconfirmed = errors.New("server did not end the connection")
 // connection's opening on and gives the tunnel back in the end.
 func (c *Conn) listen() {
 	c.verdict = c.judge()
+	if errors.Is(c.verdict, ErrNoSandbox) {
+		c.tunnel.pool.outlive(c.opened) // before anybody hears of it, and tries again
+	}
 	close(c.over)
 	// Octets that nobody takes any more block a stock server's reading of the
 	// whole tunnel, hence nobody else should come to this one.

@@ -31,6 +31,8 @@ func TestNode(t *testing.T) {
 		{"clients", nodeClients},
 		{"refusals", nodeRefusals},
 		{"one tunnel", nodeOneTunnel},
+		{"a thousand", nodeThousand},
+		{"sandbox", nodeSandbox},
 		{"stalled", nodeStalled},
 		{"threads", nodeThreads},
 		{"host network", nodeHostNetwork},
