@@ -12,11 +12,6 @@ import (
 	"porthole.dev/porthole/internal/nonblock"
 )
 
-// stallCheck is how long a write may be stalled before its source is asked
-// whether it is still there. A stalled direction does not read, so it would
-// otherwise learn of a reset only when the stall ends.
-const stallCheck = 500 * time.Millisecond
-
 // socket is what splice(2) needs of both Conns. *net.TCPConn has it.
 type socket interface {
 	Conn
@@ -25,21 +20,22 @@ type socket interface {
 }
 
 // move copies from src to dst until src ends, inside the kernel where both are sockets.
-func (c *Copier) move(dst, src Conn) (int64, error) {
-	d, dok := dst.(socket)
-	s, sok := src.(socket)
+func (c *Copier) move(dst, src *end) (int64, error) {
+	d, dok := dst.Conn.(socket)
+	s, sok := src.Conn.(socket)
 	switch {
-	case !sok:
-		return moveBuffered(nonblock.Of(dst), src)
-	case !dok:
-		return feed(dst, s)
+	case dok && sok:
+		return c.splice(dst, src, d, s)
+	case sok:
+		return feed(dst, src, s)
+	case dok:
+		w, err := newSocketWriter(dst, src, d)
+		if err != nil {
+			return 0, err
+		}
+		return moveBuffered(w, src.Conn)
 	}
-	m, err := newMover(c, d, s)
-	if err != nil {
-		return 0, err
-	}
-	defer m.release()
-	return m.run()
+	return moveBuffered(newTimedWriter(dst, src), src.Conn)
 }
 
 // mover moves one direction between two sockets. It waits for bytes empty
@@ -47,45 +43,40 @@ func (c *Copier) move(dst, src Conn) (int64, error) {
 // and borrows a kernel pipe (or, with none to be had, a buffer) while bytes are
 // on their way.
 type mover struct {
-	copier   *Copier
-	dst      socket
-	src, out syscall.RawConn
+	sink
+	copier *Copier
+	in     syscall.RawConn
 
 	pipe *kernelPipe
 	buf  *[bufferSize]byte
 	off  int // where the held bytes start in buf
-	held int // bytes taken from src and not yet given to dst
 	err  error
-
-	// fill and drain are take and give as values, made once: the calls
-	// repeat for every piece, and a method value allocates.
-	fill, drain func(fd uintptr) bool
 }
 
-func newMover(c *Copier, dst, src socket) (*mover, error) {
-	in, err := src.SyscallConn()
+func (c *Copier) splice(dst, src *end, d, s socket) (int64, error) {
+	in, err := s.SyscallConn()
 	if err != nil {
-		return nil, err
+		return 0, err
 	}
-	out, err := dst.SyscallConn()
-	if err != nil {
-		return nil, err
+	m := &mover{copier: c, in: in}
+	if err := m.init(dst, src, d, m.put); err != nil {
+		return 0, err
 	}
-	m := &mover{copier: c, dst: dst, src: in, out: out}
-	m.fill, m.drain = m.take, m.give
-	return m, nil
+	defer m.release()
+	return m.run()
 }
 
 func (m *mover) run() (n int64, err error) {
+	fill := m.take // made once: a method value allocates
 	for {
-		if err := m.src.Read(m.fill); err != nil {
+		if err := m.in.Read(fill); err != nil {
 			return n, err
 		}
 		if m.err != nil {
 			return n, &net.OpError{Op: "read", Net: "tcp", Err: m.err}
 		}
 		if m.held == 0 {
-			return n, nil
+			return n, confirmEnd(m.src, m.in)
 		}
 		got := m.held
 		err := m.deliver()
@@ -114,63 +105,14 @@ func (m *mover) take(fd uintptr) (done bool) {
 	return true
 }
 
-// deliver gives all that is held to the destination.
-func (m *mover) deliver() error {
-	for {
-		err := m.out.Write(m.drain)
-		switch {
-		case errors.Is(err, os.ErrDeadlineExceeded):
-			if err := m.sourceFailure(); err != nil {
-				return err
-			}
-			// Reading on would be wrong, waiting on is right: re-arm.
-			if err := m.dst.SetWriteDeadline(time.Now().Add(stallCheck)); err != nil {
-				return err
-			}
-		case err != nil:
-			return err
-		case m.err != nil:
-			return &net.OpError{Op: "write", Net: "tcp", Err: m.err}
-		default:
-			return nil
-		}
-	}
-}
-
-// give empties the pipe or the buffer into the destination; it reports false
-// to be called again when the destination is writable.
-func (m *mover) give(fd uintptr) (done bool) {
-	for m.held > 0 {
-		n, err := m.put(int(fd))
-		if errors.Is(err, unix.EAGAIN) {
-			// An expired deadline stays behind on purpose: the next stall
-			// then costs one more round of deliver, not a timer per write.
-			_ = m.dst.SetWriteDeadline(time.Now().Add(stallCheck))
-			return false
-		}
-		if err != nil {
-			m.err = err
-			return true
-		}
-		m.held -= n
-		m.off += n
-	}
-	return true
-}
-
+// put writes some of what is held to the destination.
 func (m *mover) put(fd int) (int, error) {
 	if m.pipe == nil {
-		return nonblock.Write(fd, m.buf[m.off:m.off+m.held])
+		n, err := nonblock.Write(fd, m.buf[m.off:m.off+m.held])
+		m.off += n
+		return n, err
 	}
 	return m.pipe.drain(fd, m.held)
-}
-
-func (m *mover) sourceFailure() error {
-	var failure error
-	if err := m.src.Control(func(fd uintptr) { failure = socketError(int(fd)) }); err != nil {
-		return err
-	}
-	return failure
 }
 
 // borrow sees to it that the mover holds a pipe or a buffer.
@@ -211,6 +153,24 @@ func awaitFailure(src Conn) error {
 		return failure != nil
 	})
 	if err != nil {
+		return err
+	}
+	return failure
+}
+
+// pendingError is the error that a socket has for its next reader or writer, who
+// then does not get it any more.
+func pendingError(c Conn) error {
+	s, ok := c.(socket)
+	if !ok {
+		return nil
+	}
+	raw, err := s.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failure error
+	if err := raw.Control(func(fd uintptr) { failure = socketError(int(fd)) }); err != nil {
 		return err
 	}
 	return failure

@@ -3,10 +3,8 @@
 package pipe
 
 import (
-	"errors"
 	"io"
 	"sync"
-	"sync/atomic"
 )
 
 // Conn is a byte stream whose two directions end separately.
@@ -55,17 +53,17 @@ type Copier struct {
 //
 // The end of file on one side becomes CloseWrite on the other, and nothing
 // else: no timer runs, and the other direction goes on for as long as it has
-// to. When one side fails, both are reset, so that nobody takes half an answer
+// to. When one side fails, what it had said before is delivered first, as long as
+// the other side takes it. Then both are reset, so that nobody takes half an answer
 // for a whole one; the error is the first failure, and nil after two ends of
 // file. Copy owns both Conns from the call on. To end it early, Reset or Close
 // either of them.
 func (c *Copier) Copy(a, b Conn) (Counts, error) {
-	l := &link{copier: c, a: a, b: b}
-	l.directions.Store(2)
+	l := newLink(c, a, b)
 	var counts Counts
 	var back sync.WaitGroup
-	back.Go(func() { counts.FromB = l.run(a, b) })
-	counts.FromA = l.run(b, a)
+	back.Go(func() { counts.FromB = l.run(l.a, l.b) })
+	counts.FromA = l.run(l.b, l.a)
 	back.Wait()
 	return counts, l.err
 }
@@ -73,58 +71,30 @@ func (c *Copier) Copy(a, b Conn) (Counts, error) {
 // Close frees the kernel pipes that lie idle. A Copier may be used again after it.
 func (c *Copier) Close() { c.pipes.close() }
 
-// link is one pair of Conns while it lives.
-type link struct {
-	copier     *Copier
-	a, b       Conn
-	directions atomic.Int32 // that have not seen their end of file
-	over       sync.Once
-	err        error // what ended it, set within over
-}
-
-// run moves one direction to its end and returns the bytes that it delivered.
-// Whichever run ends the link closes both Conns, which wakes the other.
-func (l *link) run(dst, src Conn) int64 {
-	n, err := l.copier.move(dst, src)
-	if err == nil {
-		err = dst.CloseWrite()
-	}
-	switch {
-	case err != nil:
-		l.fail(err)
-	case l.directions.Add(-1) == 0:
-		l.finish()
-	default:
-		// src has no more bytes, but can still be reset, and nobody would
-		// notice: the other direction may wait for its own source for hours.
-		if err := awaitFailure(src); err != nil {
-			l.fail(err)
-		}
-	}
-	return n
-}
-
-func (l *link) fail(err error) {
-	l.over.Do(func() {
-		l.err = err
-		_ = Reset(l.a)
-		_ = Reset(l.b)
-	})
-}
-
-func (l *link) finish() {
-	l.over.Do(func() { l.err = errors.Join(l.a.Close(), l.b.Close()) })
-}
-
 // bufferSize is the unit in which bytes pass through this process where the
 // kernel cannot pass them by itself.
 const bufferSize = 64 << 10
 
 var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
 
-// moveBuffered moves bytes of Conns that are no sockets until src ends. One that
-// has a buffer of its own, and says so by WriteTo, needs none here.
-func moveBuffered(dst io.Writer, src io.Reader) (n int64, err error) {
+// output is what bytes are written to. It keeps its own failure, which tells it from
+// one of reading.
+type output interface {
+	io.Writer
+	failure() error
+}
+
+// moveBuffered moves bytes of Conns that are no sockets until src ends.
+func moveBuffered(dst output, src io.Reader) (n int64, err error) {
+	n, err = copyBuffered(dst, src)
+	if failure := dst.failure(); failure != nil {
+		err = failure
+	}
+	return n, err
+}
+
+// copyBuffered needs no buffer for a source that has its own, and says so by WriteTo.
+func copyBuffered(dst io.Writer, src io.Reader) (n int64, err error) {
 	if w, ok := src.(io.WriterTo); ok {
 		return w.WriteTo(dst)
 	}

@@ -39,6 +39,11 @@ func (c *Copier) Trunk(conn net.Conn) *Trunk {
 	return t
 }
 
+// readError is a failure of the socket that was read from.
+type readError struct{ error }
+
+func (e readError) Unwrap() error { return e.error }
+
 // Load takes up to limit octets off a socket, as many as there are, and never waits: 0
 // octets without an error are nothing for now, or no room in the kernel. The error is
 // io.EOF at the socket's end.
@@ -46,10 +51,10 @@ func (t *Trunk) Load(src syscall.RawConn, limit int) (n int, err error) {
 	if t.pipe = t.copier.pipes.get(t.copier.MaxPipes); t.pipe == nil {
 		return 0, nil
 	}
-	if failed := src.Control(func(fd uintptr) { n, err = nonblock.Splice(int(fd), t.pipe.w, limit) }); failed != nil {
-		err = failed
-	}
+	failed := src.Control(func(fd uintptr) { n, err = nonblock.Splice(int(fd), t.pipe.w, limit) })
 	switch {
+	case failed != nil:
+		err = readError{failed}
 	case n > 0:
 		t.held = n
 		return n, nil
@@ -58,7 +63,7 @@ func (t *Trunk) Load(src syscall.RawConn, limit int) (n int, err error) {
 	case errors.Is(err, unix.EAGAIN):
 		err = nil
 	default:
-		err = &net.OpError{Op: "read", Net: "tcp", Err: err}
+		err = readError{&net.OpError{Op: "read", Net: "tcp", Err: err}}
 	}
 	t.release()
 	return 0, err
