@@ -71,6 +71,9 @@ func dialBurst(ctx context.Context, network, address string) (net.Conn, error) {
 	return c, nil
 }
 
+// NetConn returns the socket, as tls.Conn's does.
+func (c *burstConn) NetConn() net.Conn { return c.Conn }
+
 // Write implements net.Conn.
 func (c *burstConn) Write(p []byte) (int, error) { return c.quick.Write(p) }
 

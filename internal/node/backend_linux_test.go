@@ -347,6 +347,9 @@ func TestResultOf(t *testing.T) {
 		{deniedError("no"), resultDenied},
 		{fmt.Errorf("x: %w", portforward.ErrTunnel), resultLost},
 		{portforward.ErrReset, resultReset},
+		{&net.OpError{Op: "read", Net: "tcp", Err: syscall.ECONNRESET}, resultReset},
+		{&net.OpError{Op: "read", Net: "tcp", Err: syscall.EPIPE}, resultReset},
+		{&net.OpError{Op: "close", Net: "tcp", Err: syscall.ENOTCONN}, resultReset},
 		{net.ErrClosed, resultLost},
 		{errors.New("x"), resultFailed},
 	} {

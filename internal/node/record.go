@@ -75,6 +75,8 @@ func resultOf(err error) string {
 		{net.ErrClosed, resultLost},
 		{context.Canceled, resultLost},
 		{syscall.ECONNRESET, resultReset},
+		{syscall.EPIPE, resultReset},    // so Linux calls a reset after an end of file,
+		{syscall.ENOTCONN, resultReset}, // and so shutdown(2) any
 		{portforward.ErrReset, resultReset},
 		{context.DeadlineExceeded, resultTimeout},
 		{os.ErrDeadlineExceeded, resultTimeout},

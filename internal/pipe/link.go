@@ -35,9 +35,7 @@ type end struct {
 
 func newEnd(c Conn) *end {
 	e := &end{Conn: c, lost: make(chan struct{}), drained: make(chan struct{})}
-	if e.teller, _ = c.(lossTeller); e.teller != nil {
-		e.teller.AfterLoss(func() { e.lose(e.teller.Loss()) })
-	}
+	e.teller, _ = c.(lossTeller)
 	return e
 }
 
@@ -86,7 +84,21 @@ type link struct {
 func newLink(c *Copier, a, b Conn) *link {
 	l := &link{copier: c, a: newEnd(a), b: newEnd(b), over: make(chan struct{})}
 	l.directions.Store(2)
+	for _, e := range []*end{l.a, l.b} {
+		if e.teller != nil {
+			e.teller.AfterLoss(func() { l.told(e) })
+		}
+	}
 	return l
+}
+
+// told is called when a Conn tells of its loss. One that was closed on this side is
+// not waited for.
+func (l *link) told(e *end) {
+	e.lose(e.teller.Loss())
+	if errors.Is(e.reason, net.ErrClosed) {
+		l.fail(e, e.reason)
+	}
 }
 
 // run moves one direction to its end and returns the bytes that it delivered.

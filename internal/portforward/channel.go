@@ -62,6 +62,7 @@ type channels struct {
 	protocol string
 	text     bool // the base64 form
 	lines    []*channelLine
+	ctx      context.Context // ends with the tunnel
 
 	sending sync.Mutex
 	waiting atomic.Bool // a port has not taken yet what was received for it
@@ -84,6 +85,7 @@ func (c *caller) newChannels(m *messages, conn net.Conn, name string, ports []ui
 func (t *channels) run(life context.Context) {
 	ctx, cancel := context.WithCancelCause(life)
 	defer cancel(nil)
+	t.ctx = ctx
 	context.AfterFunc(ctx, func() { t.messages.Close() })
 	var work sync.WaitGroup
 	work.Go(func() { t.watch(ctx, cancel, &work) })
@@ -263,8 +265,19 @@ func (l *channelLine) Close() error { return l.r.Close() }
 // Reset implements line.
 func (l *channelLine) Reset() error { return l.Close() }
 
-func (l *channelLine) afterLoss(func()) {}
-func (l *channelLine) finished() bool   { return false }
+// AfterLoss implements line: all connections are lost with their tunnel.
+func (l *channelLine) AfterLoss(f func()) { context.AfterFunc(l.tunnel.ctx, f) }
+
+// Loss implements line.
+func (l *channelLine) Loss() error {
+	err := context.Cause(l.tunnel.ctx)
+	if errors.Is(err, context.Canceled) { // by the Server, or when all is over
+		err = net.ErrClosed
+	}
+	return err
+}
+
+func (l *channelLine) finished() bool { return false }
 
 func (l *channelLine) fail(_ error, text string) {
 	_ = l.tunnel.send(l.data+1, []byte(text))

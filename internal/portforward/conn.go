@@ -115,6 +115,13 @@ func (c *Conn) Reset() error {
 	return c.giveUp((*spdy.Stream).Reset)
 }
 
+// AfterLoss calls f on a goroutine of its own once the port or the tunnel has failed;
+// Loss then says how. What came before is still read.
+func (c *Conn) AfterLoss(f func()) { c.data.AfterLoss(f) }
+
+// Loss says why the connection was lost, nil if it was not.
+func (c *Conn) Loss() error { return c.explain(c.data.Loss()) }
+
 func (c *Conn) giveUp(how func(*spdy.Stream) error) (err error) {
 	c.closing.Do(func() {
 		close(c.closed)

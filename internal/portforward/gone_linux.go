@@ -11,7 +11,11 @@ import (
 // be octets of it left to read: poll(2) tells by POLLRDHUP. What is no socket
 // never is gone.
 func gone(conn net.Conn) bool {
-	if t, ok := conn.(interface{ NetConn() net.Conn }); ok { // TLS
+	for { // TLS, and what else wraps one
+		t, ok := conn.(interface{ NetConn() net.Conn })
+		if !ok {
+			break
+		}
 		conn = t.NetConn()
 	}
 	s, ok := conn.(syscall.Conn)

@@ -17,9 +17,11 @@ const dialTime = 30 * time.Second
 type line interface {
 	pipe.Conn
 	Reset() error
-	// afterLoss calls f on a goroutine of its own once the client has reset the
-	// connection. The end of the tunnel ends the context of join.
-	afterLoss(f func())
+	// AfterLoss calls f on a goroutine of its own once the client has reset the
+	// connection or the tunnel has gone; Loss then says which. A Copy asks for
+	// it, too, and then nobody else is told.
+	AfterLoss(f func())
+	Loss() error
 	// fail ends it with words before anything was joined.
 	fail(err error, text string)
 	// end ends it after it was joined; err is nil after two ends of file.
@@ -33,7 +35,7 @@ type line interface {
 func (c *caller) join(ctx context.Context, l line, port uint16, protocol string) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	l.afterLoss(func() { cancel(ErrReset) })
+	l.AfterLoss(func() { cancel(l.Loss()) })
 	event := Event{Stage: Failed, Port: port, Client: c.addr, UserAgent: c.agent, Protocol: protocol}
 	began := time.Now()
 	pod, err := c.dial(ctx, port)
@@ -67,14 +69,11 @@ func (c *caller) dial(ctx context.Context, port uint16) (pipe.Conn, error) {
 	return c.offer.Dialer.Dial(ctx, port)
 }
 
-// move joins the two sides. When ctx ends the pod's is reset: the client has gone
-// away, and nothing that waits for the pod would notice.
+// move joins the two sides. ctx has ended when the tunnel has.
 func (c *caller) move(ctx context.Context, l line, pod pipe.Conn) (sent, received int64, err error) {
-	stop := context.AfterFunc(ctx, func() { _ = pipe.Reset(pod) })
-	defer stop()
 	counts, err := c.server.copier.Copy(l, pod)
 	if err != nil && ctx.Err() != nil {
-		err = context.Cause(ctx) // and not what the reset made of it
+		err = context.Cause(ctx) // and not what that made of the connection
 	}
 	if errors.Is(err, ErrReset) && l.finished() {
 		err = nil // that is how stock clients hang up on a port that has ended

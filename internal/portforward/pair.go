@@ -197,8 +197,7 @@ type stockLine struct {
 	fin  atomic.Bool
 }
 
-func (l *stockLine) afterLoss(f func()) { l.AfterLoss(f) }
-func (l *stockLine) finished() bool     { return l.fin.Load() }
+func (l *stockLine) finished() bool { return l.fin.Load() }
 
 // CloseWrite implements pipe.Conn.
 func (l *stockLine) CloseWrite() error {

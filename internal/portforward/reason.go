@@ -35,8 +35,8 @@ func reasonOf(err error) Reason {
 		return ReasonUnsupported
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return ReasonRefused
-	case errors.Is(err, syscall.ECONNRESET):
-		return ReasonReset
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, syscall.ENOTCONN):
+		return ReasonReset // which Linux calls by the second name after an end of file, by the third to shutdown(2)
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &slow) && slow.Timeout():
 		return ReasonTimeout
 	}

@@ -51,7 +51,9 @@ func (c *Client) openTunnel(ctx context.Context, pingInterval time.Duration) (*t
 	}
 	t := &tunnel{pool: &c.tunnels, v1: isV1(u.protocol), born: time.Now(), idle: time.Now()}
 	t.heard.Store(time.Now().UnixNano())
-	t.conn = spdy.New(listening{u, &t.heard}, spdy.Config{PingInterval: pingInterval, FlowControl: t.v1})
+	t.conn = spdy.New(listening{u, &t.heard}, spdy.Config{
+		PingInterval: pingInterval, FlowControl: t.v1, Gone: func() bool { return gone(u.conn) },
+	})
 	c.tunnels.log.Debug("tunnel opened", "via", via, "protocol", u.protocol, "took", time.Since(start))
 	return t, nil
 }

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/http/httptrace"
 	"strings"
 	"time"
 )
@@ -25,7 +27,16 @@ const (
 // upgraded is a tunnel's byte stream.
 type upgraded struct {
 	io.ReadWriteCloser
-	protocol string // what the server chose to speak in it
+	protocol string   // what the server chose to speak in it
+	conn     net.Conn // that carries it, nil if the Transport does not tell
+}
+
+// carrier has the Transport tell which connection carries a request.
+func carrier(ctx context.Context) (context.Context, *net.Conn) {
+	conn := new(net.Conn)
+	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn: func(info httptrace.GotConnInfo) { *conn = info.Conn },
+	}), conn
 }
 
 // upgrade opens one tunnel's byte stream: through a WebSocket, and where that is
@@ -89,6 +100,7 @@ func refused(err error) bool {
 
 // upgradeSPDY upgrades an HTTP/1.1 connection to SPDY/3.1.
 func (c *Client) upgradeSPDY(ctx context.Context) (upgraded, error) {
+	ctx, conn := carrier(ctx)
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.URL.String(), nil)
 	if err != nil {
 		return upgraded{}, err
@@ -107,6 +119,7 @@ func (c *Client) upgradeSPDY(ctx context.Context) (upgraded, error) {
 	if err != nil {
 		resp.Body.Close()
 	}
+	u.conn = *conn
 	return u, err
 }
 
@@ -123,7 +136,7 @@ func spdyBody(resp *http.Response) (upgraded, error) {
 	if !ok {
 		return upgraded{}, fmt.Errorf("transport's 101 response has a body of type %T that cannot be written", resp.Body)
 	}
-	return upgraded{rwc, chosen}, nil
+	return upgraded{ReadWriteCloser: rwc, protocol: chosen}, nil
 }
 
 // statusError reads the answer of a server that did not upgrade, and closes it.

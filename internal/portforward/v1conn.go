@@ -68,6 +68,13 @@ func (c *v1Conn) giveUp(how func(*spdy.Stream) error) error {
 	return err
 }
 
+// AfterLoss calls f on a goroutine of its own once the port or the tunnel has failed;
+// Loss then says how. What came before is still read.
+func (c *v1Conn) AfterLoss(f func()) { c.stream.AfterLoss(f) }
+
+// Loss says why the connection was lost, nil if it was not.
+func (c *v1Conn) Loss() error { return c.explain(c.stream.Loss()) }
+
 // explain replaces a reset by what the server said of it. A stream that it never
 // took on has no reason.
 func (c *v1Conn) explain(err error) error {

@@ -27,8 +27,7 @@ type v1Line struct {
 	*spdy.Stream
 }
 
-func (l *v1Line) afterLoss(f func()) { l.AfterLoss(f) }
-func (l *v1Line) finished() bool     { return false }
+func (l *v1Line) finished() bool { return false }
 
 func (l *v1Line) fail(err error, text string) { l.refuse(reasonOf(err), text) }
 

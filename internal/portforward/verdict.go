@@ -52,15 +52,24 @@ func (c *Conn) listen() {
 	clogged := c.verdict == nil && !c.data.SentFin() && !c.isClosed() && c.sendsNow()
 	c.stopSending()
 	c.text.Close()
-	var port *PortError
-	if errors.As(c.verdict, &port) {
-		time.AfterFunc(lateData, func() { c.data.Reset() })
+	if c.verdict != nil && !errors.Is(c.verdict, errUnconfirmed) {
+		c.cutSoon()
 	}
 	if clogged {
 		c.tunnel.pool.retire(c.tunnel)
 		c.awaitEnd()
 	}
 	c.tunnel.pool.release(c.tunnel, !errors.Is(c.verdict, errUnconfirmed))
+}
+
+// cutSoon ends the data stream of a connection that has failed, for who waits for it in
+// whatever way. What is on its way still comes.
+func (c *Conn) cutSoon() {
+	if c.data.Ended() {
+		c.data.Cut()
+		return
+	}
+	time.AfterFunc(lateData, c.data.Cut)
 }
 
 // awaitEnd waits for the end of the data stream, which may be behind that of the

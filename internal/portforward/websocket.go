@@ -18,6 +18,7 @@ const gatherSize = 64 << 10
 
 // upgradeWebSocket opens a WebSocket whose binary messages carry SPDY.
 func (c *Client) upgradeWebSocket(ctx context.Context) (upgraded, error) {
+	ctx, conn := carrier(ctx)
 	shake := &handshake{transport: c.Transport}
 	//nolint:bodyclose // of a 101 it is the connection itself; of others handshake makes it empty
 	ws, _, err := websocket.Dial(ctx, c.URL.String(), &websocket.DialOptions{
@@ -36,7 +37,7 @@ func (c *Client) upgradeWebSocket(ctx context.Context) (upgraded, error) {
 		return upgraded{}, fmt.Errorf("%w: WebSocket protocol is %q", errUpgrade, chosen)
 	}
 	ws.SetReadLimit(-1) // a message is a piece of a stream: its size says nothing
-	return upgraded{&messages{ws: ws, out: shake.out}, strings.TrimPrefix(chosen, tunnelPrefix)}, nil
+	return upgraded{&messages{ws: ws, out: shake.out}, strings.TrimPrefix(chosen, tunnelPrefix), *conn}, nil
 }
 
 // handshake is the Client's Transport for one WebSocket. It keeps the server's

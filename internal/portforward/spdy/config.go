@@ -50,9 +50,9 @@ type Config struct {
 	Nudge bool
 
 	// Gone, if set, says whether the transport has lost its peer, although there
-	// may be octets left to read. It is asked four times a second while the tunnel
-	// reads nothing because a stream's buffer is full, and a frame written each
-	// time so that it can know; true ends the tunnel.
+	// may be octets left to read. While the tunnel reads nothing because a stream's
+	// buffer is full, a frame is written four times a second so that it can know; it
+	// is asked when that has lasted for two seconds, and true ends the tunnel.
 	Gone func() bool
 }
 

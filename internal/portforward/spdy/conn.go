@@ -258,7 +258,7 @@ func (c *Conn) fail(reason error, polite bool, status uint32) {
 		} else {
 			s.in.finish(err)
 		}
-		s.loss.happen()
+		s.loss.happen(err)
 	}
 	if !polite {
 		c.send.close()

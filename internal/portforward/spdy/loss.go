@@ -12,10 +12,10 @@ const maxLateHeaders = 8 << 10
 // loss is how a stream tells its owner that the peer or the tunnel has ended it,
 // and what the peer has said about that.
 type loss struct {
-	mu       sync.Mutex
-	happened bool
-	tell     func() // who wants to know, or nil
-	late     http.Header
+	mu     sync.Mutex
+	reason error  // why, nil while nothing has happened
+	tell   func() // who wants to know, or nil
+	late   http.Header
 }
 
 func (l *loss) watch(f func()) {
@@ -25,16 +25,25 @@ func (l *loss) watch(f func()) {
 	l.call()
 }
 
-func (l *loss) happen() {
+// happen notes why the stream was lost; the first reason counts.
+func (l *loss) happen(reason error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.happened = true
+	if l.reason == nil {
+		l.reason = reason
+	}
 	l.call()
+}
+
+func (l *loss) why() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.reason
 }
 
 // call tells once; l.mu is held.
 func (l *loss) call() {
-	if l.happened && l.tell != nil {
+	if l.reason != nil && l.tell != nil {
 		go l.tell()
 		l.tell = nil
 	}

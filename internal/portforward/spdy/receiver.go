@@ -253,7 +253,7 @@ func (c *Conn) handleReset(f control) {
 		// Sending first: who reads of the end must not be able to write still.
 		c.send.abort(s, reason)
 		s.in.finish(reason)
-		s.loss.happen()
+		s.loss.happen(reason)
 	}
 }
 
@@ -262,7 +262,7 @@ func (c *Conn) reset(s *Stream, status uint32) {
 	c.send.abort(s, ErrReset)
 	s.in.finish(ErrReset)
 	c.drop(s, status)
-	s.loss.happen()
+	s.loss.happen(ErrReset)
 }
 
 // handlePing sends the peer's pings back; the others are answers to ours.
@@ -289,7 +289,7 @@ func (c *Conn) handleGoAway(last uint32) {
 	for _, s := range lost {
 		c.send.abort(s, ErrRefused)
 		s.in.finish(ErrRefused)
-		s.loss.happen()
+		s.loss.happen(ErrRefused)
 	}
 }
 

@@ -68,6 +68,10 @@ func (s *Stream) AfterLoss(f func()) { s.loss.watch(f) }
 // tunnel: nobody reads it yet, and perhaps nobody will. Streams begin without it.
 func (s *Stream) SetExpendable(yes bool) { s.in.setSpare(yes) }
 
+// Loss says why the peer has reset the stream or the tunnel has gone away under it, nil
+// if neither has happened.
+func (s *Stream) Loss() error { return s.loss.why() }
+
 // SendHeaders sends headers behind what was written. They reach the peer ahead of
 // a FIN or a reset that follows. The error is ErrReset once the stream has ended in
 // both directions.
@@ -197,6 +201,10 @@ func (s *Stream) Reset() error {
 	s.conn.drop(s, statusCancel)
 	return nil
 }
+
+// Cut ends the stream as if the peer had reset it, and tells the peer so: what has
+// arrived is still read, then comes ErrReset.
+func (s *Stream) Cut() { s.conn.reset(s, statusCancel) }
 
 // SetDeadline sets both deadlines; see net.Conn.
 func (s *Stream) SetDeadline(t time.Time) error {

@@ -6,9 +6,14 @@ import (
 	"time"
 )
 
-// vigilPause is how often a transport that is not being read is asked whether its
-// peer is still there.
-const vigilPause = 250 * time.Millisecond
+const (
+	// vigilPause is how often a transport that is not being read is asked whether its
+	// peer is still there.
+	vigilPause = 250 * time.Millisecond
+	// vigilPatience is after how many looks in a row, between which nothing was read,
+	// what a peer that is gone has left to read is given up.
+	vigilPatience = 8
+)
 
 // vigil watches over the transport while the read loop waits for a stream's reader:
 // an end of the transport would otherwise show only after the wait. It needs no
@@ -22,6 +27,8 @@ type vigil struct {
 	timer   *time.Timer // nil before the first wait
 	running bool
 	over    bool
+	heard   uint64 // Conn.heard at the last look
+	looks   int    // since it has changed
 }
 
 // begin is called at the beginning of each wait, of which there may be many.
@@ -41,7 +48,7 @@ func (v *vigil) begin(c *Conn) {
 
 // look asks, and goes on as long as the read loop waits.
 func (v *vigil) look(c *Conn) {
-	if c.readStall.Load() != 0 && c.cfg.Gone() {
+	if c.readStall.Load() != 0 && v.stuck(c.heard.Load()) && c.cfg.Gone() {
 		c.fail(io.ErrUnexpectedEOF, false, 0)
 		return
 	}
@@ -53,6 +60,17 @@ func (v *vigil) look(c *Conn) {
 		_ = c.send.control(c.cfg.nudge())
 		v.timer.Reset(vigilPause)
 	}
+}
+
+// stuck says whether nothing was read for so long that nothing is going to be.
+func (v *vigil) stuck(heard uint64) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.heard != heard {
+		v.heard, v.looks = heard, 0
+	}
+	v.looks++
+	return v.looks >= vigilPatience
 }
 
 func (v *vigil) stop() {
