@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"syscall"
 
 	"porthole.dev/porthole/internal/target"
@@ -24,7 +25,8 @@ type Listener struct {
 // Listen binds all ports, or none. A port without an address of its own is
 // bound on each of addresses, with the same number on all of them, also when
 // that is chosen by the system. target.Localhost means 127.0.0.1 and ::1, both,
-// save where the machine does not have one of the families at all.
+// save where the machine does not have one of the families at all. An address that
+// others of the list cover already counts once.
 // Errors: ErrTwice; *net.OpError as net.Listen returns it.
 func Listen(ctx context.Context, addresses []string, ports []target.Port) (ls []*Listener, err error) {
 	defer func() {
@@ -86,25 +88,45 @@ func groupOf(addresses []string, p target.Port) (group, error) {
 		}
 		g.binds = append(g.binds, bind{addr: addr})
 	}
+	if len(g.binds) == 0 {
+		return group{}, errors.New("listen: no address is given")
+	}
+	g.binds = distinct(g.binds)
 	return g, nil
 }
 
-func checkTwice(groups []group) error {
-	type key struct {
-		local netip.AddrPort
-		group int // of ports that the system chooses, which differ between groups
+// distinct leaves out what is given twice, and what the unspecified address of its
+// family covers. What one of two asks for is not optional.
+func distinct(binds []bind) (all []bind) {
+	unspecified := map[bool]bool{} // by Is4
+	for _, b := range binds {
+		unspecified[b.addr.Is4()] = unspecified[b.addr.Is4()] || b.addr.IsUnspecified()
 	}
-	seen := map[key]bool{}
-	for i, g := range groups {
+	for _, b := range binds {
+		same := slices.IndexFunc(all, func(other bind) bool { return other.addr == b.addr })
+		switch {
+		case unspecified[b.addr.Is4()] && !b.addr.IsUnspecified():
+		case same >= 0:
+			all[same].optional = all[same].optional && b.optional
+		default:
+			all = append(all, b)
+		}
+	}
+	return all
+}
+
+func checkTwice(groups []group) error {
+	seen := map[netip.AddrPort]bool{}
+	for _, g := range groups {
+		if g.port.Local == 0 {
+			continue // the system chooses another for each
+		}
 		for _, b := range g.binds {
-			k := key{local: netip.AddrPortFrom(b.addr, g.port.Local)}
-			if g.port.Local == 0 {
-				k.group = i
+			local := netip.AddrPortFrom(b.addr, g.port.Local)
+			if seen[local] {
+				return fmt.Errorf("listen on %s: %w", local, ErrTwice)
 			}
-			if seen[k] {
-				return fmt.Errorf("listen on %s: %w", k.local, ErrTwice)
-			}
-			seen[k] = true
+			seen[local] = true
 		}
 	}
 	return nil

@@ -31,6 +31,8 @@ func TestListen(t *testing.T) {
 		"localhost":           {[]string{"localhost"}, target.Port{Remote: 80}, []string{"127.0.0.1", "::1"}},
 		"one address":         {[]string{"127.0.0.2"}, target.Port{Remote: 80}, []string{"127.0.0.2"}},
 		"two addresses":       {[]string{"127.0.0.2", "127.0.0.3"}, target.Port{Remote: 80}, []string{"127.0.0.2", "127.0.0.3"}},
+		"an address twice":    {[]string{"localhost", "127.0.0.1", "::1", "127.0.0.1"}, target.Port{Remote: 80}, []string{"127.0.0.1", "::1"}},
+		"one covers another":  {[]string{"localhost", "0.0.0.0"}, target.Port{Remote: 80}, []string{"::1", "0.0.0.0"}},
 		"the port's own wins": {[]string{"localhost"}, target.Port{Address: "127.0.0.4", Remote: 80}, []string{"127.0.0.4"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -79,11 +81,9 @@ func TestListenErrors(t *testing.T) {
 		ports     []target.Port
 		want      error
 	}{
-		"twice":                   {[]string{"localhost"}, []target.Port{{Local: 8080, Remote: 80}, {Local: 8080, Remote: 81}}, forward.ErrTwice},
-		"twice by address":        {[]string{"::1"}, []target.Port{{Local: 8080, Remote: 80}, {Address: "localhost", Local: 8080, Remote: 80}}, forward.ErrTwice},
-		"address twice":           {[]string{"127.0.0.1", "localhost"}, []target.Port{{Local: 8080, Remote: 80}}, forward.ErrTwice},
-		"address twice, any port": {[]string{"127.0.0.1", "127.0.0.1"}, []target.Port{{Remote: 80}}, forward.ErrTwice},
-		"not this machine's":      {[]string{"203.0.113.77"}, []target.Port{{Remote: 80}}, syscall.EADDRNOTAVAIL},
+		"twice":              {[]string{"localhost"}, []target.Port{{Local: 8080, Remote: 80}, {Local: 8080, Remote: 81}}, forward.ErrTwice},
+		"twice by address":   {[]string{"::1"}, []target.Port{{Local: 8080, Remote: 80}, {Address: "localhost", Local: 8080, Remote: 80}}, forward.ErrTwice},
+		"not this machine's": {[]string{"203.0.113.77"}, []target.Port{{Remote: 80}}, syscall.EADDRNOTAVAIL},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ls, err := forward.Listen(t.Context(), test.addresses, test.ports)
