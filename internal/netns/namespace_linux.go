@@ -32,11 +32,16 @@ type Namespace struct {
 }
 
 // OpenPID opens the network namespace of a process, without going in. Errors:
-// ErrNoProcess.
+// ErrNoProcess, and *ThreadError where the number is a thread's.
 func OpenPID(pid int) (*Namespace, error) { return openPID(runningKernel(), pid) }
 
 func openPID(k kernel, pid int) (*Namespace, error) {
 	p, err := openProcess(k, pid)
+	if errors.Is(err, ErrNoProcess) {
+		if leader := leaderOf(pid); leader > 0 && leader != pid {
+			err = &ThreadError{Thread: pid, Process: leader}
+		}
+	}
 	if err != nil {
 		return nil, err
 	}

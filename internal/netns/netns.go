@@ -2,7 +2,10 @@
 // It must not know whose namespace it is, nor what the sockets are for.
 package netns
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+)
 
 // The errors that callers tell apart with errors.Is.
 var (
@@ -21,3 +24,16 @@ var (
 	// ErrUnsupported: this system has no network namespaces.
 	ErrUnsupported = errors.New("network namespaces need Linux")
 )
+
+// ThreadError says that a number is that of a thread, where a process' is wanted. It
+// is an ErrNoProcess.
+type ThreadError struct {
+	Thread  int
+	Process int // that the thread is of
+}
+
+func (e *ThreadError) Error() string {
+	return fmt.Sprintf("%d is a thread of process %d: %v", e.Thread, e.Process, ErrNoProcess)
+}
+
+func (e *ThreadError) Unwrap() error { return ErrNoProcess }

@@ -193,6 +193,17 @@ func isLeader(dir *os.File, pid int) bool {
 	return err == nil && bytes.Contains(status, fmt.Appendf(nil, "\nTgid:\t%d\n", pid))
 }
 
+// leaderOf is the number of the process that a thread is of, or 0.
+func leaderOf(thread int) (process int) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", thread))
+	if err != nil {
+		return 0
+	}
+	_, rest, _ := bytes.Cut(status, []byte("\nTgid:\t"))
+	_, _ = fmt.Sscan(string(rest), &process)
+	return process
+}
+
 func readBelow(dir *os.File, name string) ([]byte, error) {
 	f, err := openBelow(dir, name)
 	if err != nil {
