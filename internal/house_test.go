@@ -9,7 +9,7 @@ import (
 )
 
 // ground are packages that carry bytes or words, whatever orchestrates the pods.
-var ground = []string{"nonblock", "pipe", "netns", "forward", "target", "container", "manifest", "portforward", "portforward/spdy", "trace"}
+var ground = []string{"nonblock", "pipe", "netns", "forward", "target", "spelling", "container", "manifest", "portforward", "portforward/spdy", "trace"}
 
 // TestGroundKnowsNoKubernetes holds that a forwarder without Kubernetes can be built from these.
 func TestGroundKnowsNoKubernetes(t *testing.T) {
@@ -28,17 +28,18 @@ func TestArrows(t *testing.T) {
 		"nonblock":  "",
 		"pipe":      "nonblock",
 		"target":    "",
+		"spelling":  "",
 		"kuard":     "",
 		"demo":      "",
 		"trace":     "",
 		"netns":     "nonblock pipe",
 		"forward":   "nonblock pipe target",
 		"container": "netns nonblock pipe target",
-		"manifest":  "target",
+		"manifest":  "spelling target",
 
 		"portforward":      "nonblock pipe portforward/spdy",
 		"portforward/spdy": "",
-		"kube":             "nonblock portforward portforward/spdy pipe target",
+		"kube":             "nonblock portforward portforward/spdy pipe spelling target",
 		"node":             "nonblock portforward portforward/spdy netns pipe",
 	} {
 		for _, dep := range dependencies(t, name) {

@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd/api"
 	"k8s.io/client-go/util/connrotation"
 )
 
@@ -34,13 +35,14 @@ type Cluster struct {
 	tunnels http.RoundTripper    // what portforward.Client takes
 	limit   time.Duration        // --request-timeout, or 0
 	plugin  bool                 // credentials come from a plugin
+	exec    *api.ExecConfig      // that is a program; else nil
 	// impersonated is the user that requests are made as, or "".
 	impersonated string
 	params       runtime.ParameterCodec
 }
 
 // Open reads the kubeconfig; it does not ask the server anything yet. Close the
-// Cluster in the end. Errors: ErrNoConfig, *ContextError.
+// Cluster in the end. Errors: ErrNoConfig, *ContextError, *EntryError.
 func Open(c *Config) (*Cluster, error) {
 	config, namespace, err := c.load()
 	if err != nil {
@@ -50,7 +52,8 @@ func Open(c *Config) (*Cluster, error) {
 	k.limit, config.Timeout = config.Timeout, 0 // as rest.Config has it, watches would end too
 	k.plugin = config.ExecProvider != nil || config.AuthProvider != nil
 	k.impersonated = config.Impersonate.UserName
-	config.WarningHandler = rest.NoWarnings{}
+	k.exec = config.ExecProvider
+	config.WarningHandler = warnings(c.Warn)
 	config.QPS = -1 // what this package asks is little, and its connections wait for it
 	if err := k.connectAPI(config); err != nil {
 		return nil, fmt.Errorf("use kubeconfig: %w", err)
@@ -59,6 +62,15 @@ func Open(c *Config) (*Cluster, error) {
 		return nil, fmt.Errorf("use kubeconfig: %w", err)
 	}
 	return k, nil
+}
+
+// warnings hands on what servers warn of (RFC 7234, section 5.5, with the code 299).
+type warnings func(text string)
+
+func (w warnings) HandleWarningHeader(code int, _, text string) {
+	if w != nil && code == 299 && text != "" {
+		w(text)
+	}
 }
 
 // connectAPI makes the client of ordinary requests. It knows the few types that
@@ -121,6 +133,9 @@ func (c *Cluster) foreground(ctx context.Context) (context.Context, context.Canc
 func podResource() schema.GroupVersionResource { return corev1.SchemeGroupVersion.WithResource("pods") }
 func serviceResource() schema.GroupVersionResource {
 	return corev1.SchemeGroupVersion.WithResource("services")
+}
+func namespaceResource() schema.GroupVersionResource {
+	return corev1.SchemeGroupVersion.WithResource("namespaces")
 }
 func sliceResource() schema.GroupVersionResource {
 	return discoveryv1.SchemeGroupVersion.WithResource("endpointslices")

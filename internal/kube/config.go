@@ -5,12 +5,15 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"net/url"
 	"os"
 	"slices"
 	"strings"
 
 	"github.com/spf13/pflag"
-	// Kubeconfig files may still name this provider; all others are exec plugins now.
+	// Kubeconfig files may still name these providers; all others are exec plugins now.
+	_ "k8s.io/client-go/plugin/pkg/client/auth/azure" // says what took its place
+	_ "k8s.io/client-go/plugin/pkg/client/auth/gcp"   // likewise
 	_ "k8s.io/client-go/plugin/pkg/client/auth/oidc"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -25,6 +28,9 @@ type Config struct {
 	Kubeconfig string
 	// Overrides go before what the files say.
 	Overrides clientcmd.ConfigOverrides
+	// Warn is called with each warning that the server sends with an answer, from
+	// many goroutines at once. nil is for nobody.
+	Warn func(text string)
 
 	extra []string // KEY=VALUE of --as-user-extra
 }
@@ -64,7 +70,7 @@ func KeepWebSocket() bool {
 	return strings.EqualFold(os.Getenv("KUBECTL_PORT_FORWARD_WEBSOCKETS"), "true")
 }
 
-// load reads the files. Errors: ErrNoConfig, *ContextError.
+// load reads the files. Errors: ErrNoConfig, *ContextError, *EntryError.
 func (c *Config) load() (config *rest.Config, namespace string, err error) {
 	overrides := c.Overrides
 	if overrides.AuthInfo.ImpersonateUserExtra, err = parseExtra(c.extra); err != nil {
@@ -77,8 +83,39 @@ func (c *Config) load() (config *rest.Config, namespace string, err error) {
 	if config, err = loader.ClientConfig(); err != nil {
 		return nil, "", configError(loader, rules, &overrides, err)
 	}
+	if err := checkUser(loader, &overrides); err != nil {
+		return nil, "", err
+	}
+	hidePassword(config)
 	namespace, _, err = loader.Namespace()
 	return config, namespace, err
+}
+
+// hidePassword takes a user's name and password out of the server's URL, which
+// messages and logs show.
+func hidePassword(config *rest.Config) {
+	server, err := url.Parse(config.Host)
+	if err != nil || server.User == nil {
+		return
+	}
+	if config.Username == "" && config.BearerToken == "" {
+		config.Username = server.User.Username()
+		config.Password, _ = server.User.Password()
+	}
+	server.User = nil
+	config.Host = server.String()
+}
+
+// Names are the contexts, clusters and users that the kubeconfig has, sorted.
+func (c *Config) Names() (contexts, clusters, users []string) {
+	rules := clientcmd.NewDefaultClientConfigLoadingRules()
+	rules.ExplicitPath = c.Kubeconfig
+	rules.Warner = func(error) {}
+	raw, err := rules.Load()
+	if err != nil {
+		return nil, nil, nil
+	}
+	return slices.Sorted(maps.Keys(raw.Contexts)), slices.Sorted(maps.Keys(raw.Clusters)), slices.Sorted(maps.Keys(raw.AuthInfos))
 }
 
 // configError tells apart what can be wrong with the files.
@@ -89,13 +126,16 @@ func configError(loader clientcmd.ClientConfig, rules *clientcmd.ClientConfigLoa
 		context = raw.CurrentContext
 	}
 	_, known := raw.Contexts[context]
+	missing := rawErr != nil && errors.Is(rawErr, fs.ErrNotExist)
 	switch {
-	case rawErr == nil && len(raw.Contexts) > 0 && !known:
-		return &ContextError{Context: context, Have: slices.Sorted(maps.Keys(raw.Contexts))}
-	case clientcmd.IsEmptyConfig(err) || errors.Is(err, fs.ErrNotExist):
+	case missing || rawErr == nil && api.IsConfigEmpty(&raw) && clientcmd.IsEmptyConfig(err):
 		return fmt.Errorf("%w in %s", ErrNoConfig, strings.Join(rules.GetLoadingPrecedence(), ", "))
+	case rawErr != nil:
+		return fmt.Errorf("read kubeconfig: %w", err)
+	case len(raw.Contexts) > 0 && !known && (context != "" || overrides.Context.Cluster == ""):
+		return &ContextError{Context: context, Have: slices.Sorted(maps.Keys(raw.Contexts))}
 	}
-	return fmt.Errorf("read kubeconfig: %w", err)
+	return entryError(&raw, context, overrides, err)
 }
 
 func parseExtra(pairs []string) (map[string][]string, error) {

@@ -12,12 +12,15 @@ import (
 var (
 	ErrNoConfig        = errors.New("no kubeconfig")
 	ErrNoContext       = errors.New("no such context in the kubeconfig")                 // *ContextError
+	ErrEntry           = errors.New("an entry of the kubeconfig cannot be used")         // *EntryError
 	ErrUnreachable     = errors.New("cannot be reached")                                 // *ServerError
 	ErrCertificate     = errors.New("certificate is not to be trusted")                  // *ServerError
 	ErrCredentials     = errors.New("no credentials to be had")                          // *ServerError
+	ErrNoPlugin        = fmt.Errorf("%w: their plugin is not installed", ErrCredentials) // *ServerError
 	ErrUnauthorized    = errors.New("does not accept the credentials")                   // *ServerError
 	ErrForbidden       = errors.New("forbidden")                                         // *ForbiddenError
 	ErrNotFound        = errors.New("not found")                                         // *NotFoundError
+	ErrNoNamespace     = errors.New("no such namespace")                                 // *NotFoundError
 	ErrUnknownResource = errors.New("the server has no such type of resource")           // *ResourceError
 	ErrNoPods          = errors.New("has no pods of its own")                            // *ResourceError
 	ErrNoSelector      = errors.New("the service has no selector, and leads to no pods") // *SelectorError
@@ -46,8 +49,9 @@ func (e *ContextError) Unwrap() error { return ErrNoContext }
 // that it does not know who asks.
 type ServerError struct {
 	Server string // its URL
-	Kind   error  // ErrUnreachable, ErrCertificate, ErrCredentials or ErrUnauthorized
+	Kind   error  // ErrUnreachable, ErrCertificate, ErrCredentials, ErrNoPlugin or ErrUnauthorized
 	Err    error
+	Advice string // of ErrNoPlugin: how the kubeconfig says to install it, maybe in several lines; or ""
 }
 
 // Error has one line; a plugin's advice may be many more.
@@ -87,17 +91,24 @@ type NotFoundError struct {
 	Target    string // such as pod/kuard
 	Namespace string
 	Like      []string // targets that there are and that may have been meant
+	// NoNamespace says that there is no such namespace; Like are others then.
+	NoNamespace bool
 }
 
 func (e *NotFoundError) Error() string {
 	text := fmt.Sprintf("no %s in namespace %s", e.Target, e.Namespace)
+	if e.NoNamespace {
+		text = fmt.Sprintf("there is no namespace %s", e.Namespace)
+	}
 	if len(e.Like) > 0 {
 		text += ", but " + strings.Join(e.Like, ", ")
 	}
 	return text
 }
 
-func (e *NotFoundError) Unwrap() error { return ErrNotFound }
+func (e *NotFoundError) Is(target error) bool {
+	return target == ErrNotFound || e.NoNamespace && target == ErrNoNamespace
+}
 
 // ResourceError says that a type of resource cannot be a target.
 type ResourceError struct {

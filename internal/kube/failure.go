@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os/exec"
 	"syscall"
 	"time"
 
@@ -83,7 +84,7 @@ func (c *Cluster) whoami(ctx context.Context) string {
 
 // unanswered says why there is no answer from the server.
 func (c *Cluster) unanswered(err error) error {
-	kind := ErrUnreachable
+	kind, advice := ErrUnreachable, ""
 	var request *url.Error
 	if errors.As(err, &request) {
 		err = request.Err // without the URL, of which the server is enough
@@ -93,8 +94,17 @@ func (c *Cluster) unanswered(err error) error {
 		kind = ErrCertificate
 	case c.plugin && !isNetwork(err):
 		kind = ErrCredentials // client-go's own text: it has no type for what plugins do
+		if c.exec != nil && !installed(c.exec.Command) {
+			kind, advice = ErrNoPlugin, c.exec.InstallHint
+		}
 	}
-	return &ServerError{Server: c.Server, Kind: kind, Err: err}
+	return &ServerError{Server: c.Server, Kind: kind, Err: err, Advice: advice}
+}
+
+// installed tells whether a plugin can be run, as client-go looks for it.
+func installed(command string) bool {
+	_, err := exec.LookPath(command)
+	return err == nil
 }
 
 func isCertificate(err error) bool {

@@ -13,9 +13,11 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"porthole.dev/porthole/internal/spelling"
 	"porthole.dev/porthole/internal/target"
 )
 
@@ -127,6 +129,33 @@ func (c *Cluster) names(ctx context.Context, resource schema.GroupVersionResourc
 	return names, nil
 }
 
+// CompleteNamespaces are the namespaces that begin with prefix, within the limits of
+// CompleteTargets.
+func (c *Cluster) CompleteNamespaces(ctx context.Context, prefix string) []string {
+	ctx, cancel := context.WithTimeout(ctx, completeLimit)
+	defer cancel()
+	names, _ := c.names(ctx, namespaceResource(), "")
+	return beginning(names, "", prefix)
+}
+
+// likeNamespace are the namespaces with a name like one that is missing. Where the
+// user may not see it, it is taken to be there.
+func (c *Cluster) likeNamespace(ctx context.Context, name string) (like []string, missing bool) {
+	ctx, cancel := context.WithTimeout(ctx, completeLimit)
+	defer cancel()
+	err := c.api.Get().AbsPath("/api/v1").Resource("namespaces").Name(name).Do(ctx).Error()
+	if !apierrors.IsNotFound(err) {
+		return nil, false
+	}
+	names, _ := c.names(ctx, namespaceResource(), "")
+	for _, other := range names {
+		if similar(other, name) {
+			like = append(like, other)
+		}
+	}
+	return like, true
+}
+
 // like are targets that there are, and that may have been meant by one that is
 // not there: others of its name, and of its type those with a similar one.
 func (c *Cluster) like(ctx context.Context, namespace string, t target.Target) []string {
@@ -164,28 +193,13 @@ func (c *Cluster) likeOf(ctx context.Context, namespace, kind string, t target.T
 }
 
 // similar says whether one name is the beginning of the other, as a workload's is
-// of its pods', or has the same letters but two.
+// of its pods', or has the same letters but two, or in another order.
 func similar(a, b string) bool {
-	return strings.HasPrefix(a, b) || strings.HasPrefix(b, a) || distance(a, b) <= 2 && min(len(a), len(b)) > 3
+	return strings.HasPrefix(a, b) || strings.HasPrefix(b, a) || spelling.Distance(a, b) <= 2 && min(len(a), len(b)) > 3 || sorted(a) == sorted(b)
 }
 
-// distance is Levenshtein's: how many letters to change, add or take away.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		above := row[0] // of the column before
-		row[0] = i + 1
-		for j := range len(b) {
-			change := above
-			if a[i] != b[j] {
-				change++
-			}
-			above = row[j+1]
-			row[j+1] = min(change, above+1, row[j]+1)
-		}
-	}
-	return row[len(b)]
+func sorted(s string) string {
+	letters := []byte(s)
+	slices.Sort(letters)
+	return string(letters)
 }

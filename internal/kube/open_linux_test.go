@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -97,6 +98,7 @@ func TestNotFound(t *testing.T) {
 		"pod/kuard":   {"pod/kuard-abc", "pod/kuart", "deploy/kuard"},
 		"svc/wob":     nil,
 		"svc/webb":    {"svc/web"},
+		"svc/wbe":     {"svc/web"},
 		"deploy/nope": nil,
 		"deploy/web":  {"svc/web"},
 	} {
@@ -105,6 +107,27 @@ func TestNotFound(t *testing.T) {
 		if !errors.As(err, &missing) || missing.Target != to || missing.Namespace != n.name || !reflect.DeepEqual(missing.Like, like) {
 			t.Errorf("%s: %v, want one like %v", to, err, like)
 		}
+	}
+}
+
+// A namespace that does not exist is told as such, whatever was looked for in it.
+func TestNoNamespace(t *testing.T) {
+	n := newNamespace(t)
+	for _, to := range []string{"pod/kuard", "svc/web", "deploy/web"} {
+		j := n.route(t, "admin", to)
+		j.Namespace = n.name + "x"
+		err := j.Open(t.Context())
+		var missing *kube.NotFoundError
+		if !errors.As(err, &missing) || !missing.NoNamespace || !slices.Contains(missing.Like, n.name) || !errors.Is(err, kube.ErrNoNamespace) {
+			t.Errorf("%s: %v, want no namespace, and one like %s", to, err, n.name)
+		}
+	}
+	// One who may not see namespaces is told of the target.
+	n.grant("poduser", "get,list pods")
+	err := n.route(t, "poduser", "pod/kuard").Open(t.Context())
+	var missing *kube.NotFoundError
+	if !errors.As(err, &missing) || missing.NoNamespace {
+		t.Errorf("%v, want no pod", err)
 	}
 }
 

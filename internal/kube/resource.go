@@ -130,3 +130,9 @@ func isNamed(r apidiscovery.APIResourceDiscovery, name string) bool {
 func isShort(r apidiscovery.APIResourceDiscovery, name string) bool {
 	return slices.Contains(r.ShortNames, name)
 }
+
+// IsResource tells whether a word is a name of one of the resources that are in every cluster.
+func IsResource(word string) bool {
+	_, ok := builtin(strings.ToLower(word))
+	return ok
+}

@@ -49,7 +49,11 @@ func (r *Route) missing(ctx context.Context, err error) error {
 	if !apierrors.IsNotFound(err) {
 		return err
 	}
-	return &NotFoundError{Target: r.Target.String(), Namespace: r.Namespace, Like: r.Cluster.like(ctx, r.Namespace, r.Target)}
+	e := &NotFoundError{Target: r.Target.String(), Namespace: r.Namespace}
+	if e.Like, e.NoNamespace = r.Cluster.likeNamespace(ctx, r.Namespace); !e.NoNamespace {
+		e.Like = r.Cluster.like(ctx, r.Namespace, r.Target)
+	}
+	return e
 }
 
 // choice is how connections are distributed over the subject's pods.

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v4"
+
+	"porthole.dev/porthole/internal/spelling"
 )
 
 const (
@@ -76,14 +78,17 @@ func (d *decoder) fields(v value, what string, known []string, required ...strin
 		return nil
 	}
 	fields := map[string]value{}
+	meant := map[string]bool{} // by keys that were mistyped
 	for pair := range slices.Chunk(v.node.Content, 2) {
 		key, val := v.part(pair[0]), v.part(pair[1])
 		if d.key(key, known, fields) {
 			fields[key.node.Value] = val
+		} else if near, ok := spelling.Nearest(clip(key.node.Value), known); ok {
+			meant[near] = true
 		}
 	}
 	for _, key := range required {
-		if _, ok := fields[key]; !ok {
+		if _, ok := fields[key]; !ok && !meant[key] {
 			d.failf(v, "%s has no %s", what, key)
 		}
 	}
