@@ -8,7 +8,7 @@ SUDO  := $(if $(filter 0,$(shell id -u)),,sudo)
 # What every porthole is built with; expanded where it is used.
 BUILD  = go build -trimpath -ldflags "-s -w -X main.built=$(shell scripts/version)"
 
-.PHONY: all build install demo test test-interop cluster-build cluster-up cluster-down test-cluster test-trace test-busy lint generate cross bench fuzz licenses clean
+.PHONY: all build install install-client demo test test-interop cluster-build cluster-up cluster-down test-cluster test-trace test-busy lint generate cross bench fuzz licenses clean
 
 all: build
 
@@ -19,13 +19,17 @@ build: ## one static binary
 # For packages: make install PREFIX=/usr DESTDIR=$$PWD/root.
 PREFIX ?= /usr/local
 SHARE  := $(DESTDIR)$(PREFIX)/share
-install: build ## the binary, kubectl's plugin, completions, and the node's systemd unit (which is not enabled)
-	install -D -m 0755 $(BIN) $(DESTDIR)$(PREFIX)/bin/porthole
+install-client: build ## the binary, kubectl's plugin and completions
+	install -d $(DESTDIR)$(PREFIX)/bin
+	install -m 0755 $(BIN) $(DESTDIR)$(PREFIX)/bin/porthole
 	ln -sf porthole $(DESTDIR)$(PREFIX)/bin/kubectl-porthole
+	install -m 0755 packaging/kubectl_complete-porthole $(DESTDIR)$(PREFIX)/bin/kubectl_complete-porthole
 	install -d $(SHARE)/bash-completion/completions $(SHARE)/zsh/site-functions $(SHARE)/fish/vendor_completions.d
 	$(BIN) completion bash > $(SHARE)/bash-completion/completions/porthole
 	$(BIN) completion zsh > $(SHARE)/zsh/site-functions/_porthole
 	$(BIN) completion fish > $(SHARE)/fish/vendor_completions.d/porthole.fish
+
+install: install-client ## the same, and the node's systemd unit (which is not enabled)
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
 	sed 's|/usr/local/|$(PREFIX)/|' packaging/porthole.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/porthole.service
 

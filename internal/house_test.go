@@ -9,7 +9,7 @@ import (
 )
 
 // ground are packages that carry bytes or words, whatever orchestrates the pods.
-var ground = []string{"nonblock", "pipe", "netns", "forward", "target", "spelling", "container", "manifest", "portforward", "portforward/spdy", "trace"}
+var ground = []string{"nonblock", "pipe", "netns", "forward", "target", "safetext", "spelling", "container", "manifest", "portforward", "portforward/spdy", "trace"}
 
 // TestGroundKnowsNoKubernetes holds that a forwarder without Kubernetes can be built from these.
 func TestGroundKnowsNoKubernetes(t *testing.T) {
@@ -28,6 +28,7 @@ func TestArrows(t *testing.T) {
 		"nonblock":  "",
 		"pipe":      "nonblock",
 		"target":    "",
+		"safetext":  "",
 		"spelling":  "",
 		"kuard":     "",
 		"demo":      "",

@@ -1,6 +1,10 @@
 package main
 
 import (
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -9,25 +13,24 @@ import (
 	"porthole.dev/porthole/internal/target"
 )
 
+const noFiles = cobra.ShellCompDirectiveNoFileComp
+
 // complete offers live targets for the first argument and their ports for the
 // others. What cannot be found out in two seconds is left out.
 func (f *forwarding) complete(cmd *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
-	const noFiles = cobra.ShellCompDirectiveNoFileComp
-	if strings.Contains(prefix, "://") || len(args) > 0 && strings.Contains(args[0], "://") {
+	switch {
+	case f.file != "" || len(args) > 0 && strings.Contains(args[0], "://"):
 		return nil, noFiles
+	case len(args) == 0 && (strings.HasPrefix(prefix, "netns://") || strings.HasPrefix(prefix, "pid://")):
+		return completeHere(prefix)
 	}
 	cluster, err := kube.Open(f.config)
 	if err != nil {
-		return nil, noFiles
+		return schemes(nil, prefix)
 	}
 	defer cluster.Close()
 	if len(args) == 0 {
-		directive := noFiles
-		names := cluster.CompleteTargets(cmd.Context(), "", prefix)
-		if len(names) == 1 && strings.HasSuffix(names[0], "/") {
-			directive |= cobra.ShellCompDirectiveNoSpace
-		}
-		return names, directive
+		return schemes(cluster.CompleteTargets(cmd.Context(), "", prefix), prefix)
 	}
 	t, err := target.Parse(args[0])
 	if err != nil {
@@ -43,4 +46,119 @@ func (f *forwarding) complete(cmd *cobra.Command, args []string, prefix string) 
 		ports[i] = local + ":" + ports[i]
 	}
 	return ports, noFiles
+}
+
+// schemes adds those of this host to a cluster's targets.
+func schemes(names []string, prefix string) ([]string, cobra.ShellCompDirective) {
+	for _, scheme := range []string{"netns://", "pid://"} {
+		if strings.HasPrefix(scheme, prefix) && prefix != "" {
+			names = append(names, scheme)
+		}
+	}
+	if len(names) == 1 && strings.HasSuffix(names[0], "/") {
+		return names, noFiles | cobra.ShellCompDirectiveNoSpace
+	}
+	return names, noFiles
+}
+
+// completeHere offers the namespaces that have names, and the processes that are in
+// another network namespace than this one.
+func completeHere(prefix string) ([]string, cobra.ShellCompDirective) {
+	if part, ok := strings.CutPrefix(prefix, "netns://"); ok {
+		if strings.HasPrefix(part, "/") {
+			return pathsBelow(part)
+		}
+		return beginning("netns://", fileNames("/run/netns"), part), noFiles
+	}
+	var pids []string
+	own, _ := os.Readlink("/proc/self/ns/net")
+	for _, name := range fileNames("/proc") {
+		if _, err := strconv.Atoi(name); err != nil {
+			continue
+		}
+		net, err := os.Readlink("/proc/" + name + "/ns/net")
+		command, _ := os.ReadFile("/proc/" + name + "/comm")
+		if err == nil && net != own {
+			pids = append(pids, name+"\t"+strings.TrimSpace(string(command)))
+		}
+	}
+	return beginning("pid://", pids, strings.TrimPrefix(prefix, "pid://")), noFiles
+}
+
+// pathsBelow offers the files that a path may go on to.
+func pathsBelow(part string) (paths []string, directive cobra.ShellCompDirective) {
+	folder, name := filepath.Split(part)
+	for _, entry := range beginning("netns://"+folder, fileNames(folder), name) {
+		if info, err := os.Stat(strings.TrimPrefix(entry, "netns://")); err == nil && info.IsDir() {
+			entry += "/"
+		}
+		paths = append(paths, entry)
+	}
+	return paths, noFiles | cobra.ShellCompDirectiveNoSpace
+}
+
+func fileNames(folder string) (names []string) {
+	entries, _ := os.ReadDir(folder)
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+func beginning(before string, names []string, prefix string) (all []string) {
+	for _, name := range names {
+		if strings.HasPrefix(name, prefix) {
+			all = append(all, before+name)
+		}
+	}
+	return all
+}
+
+// completeFlags offers the values of flags.
+func (f *forwarding) completeFlags(cmd *cobra.Command) {
+	fixed := func(words ...string) cobra.CompletionFunc {
+		return func(_ *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {
+			return beginning("", words, prefix), noFiles
+		}
+	}
+	named := func(names func() []string) cobra.CompletionFunc {
+		return func(_ *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {
+			return beginning("", names(), prefix), noFiles
+		}
+	}
+	for flag, complete := range map[string]cobra.CompletionFunc{
+		"context":   named(func() []string { contexts, _, _ := f.config.Names(); return contexts }),
+		"cluster":   named(func() []string { _, clusters, _ := f.config.Names(); return clusters }),
+		"user":      named(func() []string { _, _, users := f.config.Names(); return users }),
+		"namespace": f.completeNamespaces,
+		"output":    fixed("text", "json"),
+		"profile":   fixed("none", "cpu", "heap", "goroutine", "threadcreate", "block", "mutex", "trace"),
+		"address":   named(localAddresses),
+	} {
+		if err := cmd.RegisterFlagCompletionFunc(flag, complete); err != nil {
+			panic(err) // there is no such flag, or it was done twice
+		}
+	}
+	_ = cmd.MarkFlagFilename("file", "yaml", "yml", "json")
+}
+
+func (f *forwarding) completeNamespaces(cmd *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {
+	cluster, err := kube.Open(f.config)
+	if err != nil {
+		return nil, noFiles
+	}
+	defer cluster.Close()
+	return cluster.CompleteNamespaces(cmd.Context(), prefix), noFiles
+}
+
+// localAddresses are what can be listened on.
+func localAddresses() []string {
+	names := []string{target.Localhost, "0.0.0.0", "::"}
+	addresses, _ := net.InterfaceAddrs()
+	for _, a := range addresses {
+		if prefix, ok := a.(*net.IPNet); ok && !prefix.IP.IsLinkLocalUnicast() {
+			names = append(names, prefix.IP.String())
+		}
+	}
+	return names
 }

@@ -14,6 +14,7 @@ import (
 	"porthole.dev/porthole/internal/demo"
 	"porthole.dev/porthole/internal/forward"
 	"porthole.dev/porthole/internal/netns"
+	"porthole.dev/porthole/internal/safetext"
 	"porthole.dev/porthole/internal/target"
 )
 
@@ -110,7 +111,7 @@ func self() string {
 	if found, err := exec.LookPath("porthole"); err == nil && sameFile(found, path) {
 		return "porthole"
 	}
-	return quote(path)
+	return safetext.Quote(path)
 }
 
 func sameFile(a, b string) bool {

@@ -65,14 +65,16 @@ func newForward() *cobra.Command {
 			if f.file != "" && (cmd.Flags().Changed("address") || f.pin) {
 				return usageError{errors.New("forward: a file has addresses and pin for each of its forwards: --address and --pin go with a target")}
 			}
+			f.cmd, f.typed = cmd, os.Args[1:]
 			if err := f.parse(args); err != nil {
 				return usageError{err}
 			}
-			return f.run(cmd)
+			return f.kubectl.around(cmd.ErrOrStderr(), f.config, func() error { return f.run(cmd) })
 		},
 		ValidArgsFunction: f.complete,
 	}
 	f.flags(cmd)
+	f.completeFlags(cmd)
 	return cmd
 }
 
@@ -90,9 +92,13 @@ type forwarding struct {
 	wait       time.Duration
 	podRunning time.Duration
 	maxTunnels int
+	kubectl    kubectlFlags
 
-	specs   []spec
-	command []string // what to run meanwhile; nil for nothing
+	cmd       *cobra.Command
+	typed     typed
+	targetArg string // as it was typed; "" with a file
+	specs     []spec
+	command   []string // what to run meanwhile; nil for nothing
 }
 
 // What --ready-when takes.
@@ -122,12 +128,13 @@ func (f *forwarding) flags(cmd *cobra.Command) {
 		"with a file: all or any, which of its forwards the ready file and a COMMAND wait for")
 	flags.StringVarP(&f.output, "output", "o", f.output, "text, or json for one event a line")
 	flags.BoolVarP(&f.quiet, "quiet", "q", false, "print errors only")
-	flags.BoolVarP(&f.verbose, "verbose", "v", false, "tell of the end of each connection, and of pods, too")
+	flags.BoolVar(&f.verbose, "verbose", false, "tell of the end of each connection, and of pods, too, and all of each error")
 	flags.DurationVar(&f.wait, "wait", 30*time.Second, "how long a connection waits while no pod can be reached")
 	flags.DurationVar(&f.podRunning, "pod-running-timeout", time.Minute, "how long to wait for a pod at the start")
 	flags.BoolVar(&f.pin, "pin", false, "stay with one pod for as long as it is there")
 	flags.IntVar(&f.maxTunnels, "max-tunnels", 64, "how many tunnels to a pod there may be at once; beyond, connections share")
 	f.config.AddFlags(flags)
+	f.kubectl.add(flags)
 }
 
 func (f *forwarding) parse(args []string) (err error) {
@@ -143,6 +150,9 @@ func (f *forwarding) parse(args []string) (err error) {
 	case f.readyWhen != readyAll && f.readyWhen != readyAny:
 		return fmt.Errorf("forward: --ready-when %q: want all or any", f.readyWhen)
 	}
+	if len(f.addresses) == 0 {
+		return fmt.Errorf("address %q: %w", "", target.ErrAddress)
+	}
 	for i, a := range f.addresses {
 		if f.addresses[i], err = target.ParseAddress(a); err != nil {
 			return err
@@ -155,9 +165,13 @@ func (f *forwarding) parse(args []string) (err error) {
 }
 
 func (f *forwarding) parseArgs(args []string) (err error) {
+	if err := f.misplaced(args); err != nil {
+		return err
+	}
+	f.targetArg = args[0]
 	s := spec{Forward: manifest.Forward{Addresses: f.addresses, Pin: f.pin}}
 	if s.Target, err = target.Parse(args[0]); err != nil {
-		return err
+		return f.targetHint(args[0], err)
 	}
 	s.name = s.Target.String()
 	parse := target.ParsePort
@@ -167,7 +181,7 @@ func (f *forwarding) parseArgs(args []string) (err error) {
 	for _, arg := range args[1:] {
 		p, err := parse(arg)
 		if err != nil {
-			return err
+			return f.portHint(arg, err)
 		}
 		s.Ports = append(s.Ports, p)
 	}

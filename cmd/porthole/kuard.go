@@ -22,6 +22,9 @@ and the files that its process can read, so think before you serve it on
 anything but loopback.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if address == "" {
+				return usageError{errors.New(`kuard: address "": want ADDRESS:PORT`)} // which would be any of both
+			}
 			ln, err := net.Listen("tcp", address)
 			var bad *net.AddrError
 			if errors.As(err, &bad) {

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -17,6 +18,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"k8s.io/klog/v2"
+
+	"porthole.dev/porthole/internal/safetext"
 )
 
 // Exit codes.
@@ -39,11 +42,14 @@ func run() int {
 	defer context.AfterFunc(ctx, func() { time.Sleep(sameSignal); stop() })()
 
 	klog.SetSlogLogger(slog.New(slog.DiscardHandler)) // client-go's; what matters comes as errors
-	return exit(newRoot().ExecuteContext(ctx))
+	root := newRoot()
+	cmd, err := root.ExecuteContextC(ctx)
+	verbose, _ := cmd.Flags().GetBool("verbose") // of those that have it
+	return exit(err, root.ErrOrStderr(), verbose)
 }
 
 // exit prints an error and chooses the exit code.
-func exit(err error) int {
+func exit(err error, stderr io.Writer, verbose bool) int {
 	var usage usageError
 	var command commandError
 	code := exitFailure
@@ -58,7 +64,7 @@ func exit(err error) int {
 	case errors.As(err, &usage):
 		code = exitUsage
 	}
-	printError(os.Stderr, err)
+	printError(stderr, err, verbose)
 	return code
 }
 
@@ -74,14 +80,32 @@ func newRoot() *cobra.Command {
 		Args:                       noArgs,
 		RunE:                       func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
+	// Whatever a command prints goes through here: others choose most of the words.
+	root.SetOut(safetext.Writer(os.Stdout))
+	root.SetErr(safetext.Writer(os.Stderr))
 	root.SetVersionTemplate("porthole {{.Version}}\n")
 	root.Flags().Bool("version", false, "print the version") // without cobra's -v for it
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetFlagErrorFunc(flagError)
 	if strings.HasPrefix(filepath.Base(os.Args[0]), "kubectl-porthole") { // kubectl's name for its plugin
 		root.Annotations = map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl porthole"}
 	}
-	root.AddCommand(newForward(), newNode(), newNodeDataPath(), newTrace(), newKuard(), newDemo(), newDemoInit())
+	root.AddCommand(newForward(), newNode(), newNodeDataPath(), newTrace(), newKuard(), newDemo(), newDemoInit(), newVersion())
+	root.InitDefaultCompletionCmd()
+	withoutBashCompletion(root)
 	return root
+}
+
+// newVersion is what --version is, for those who know it from kubectl.
+func newVersion() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version",
+		Args:  noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "porthole %s\n", version())
+			return err
+		},
+	}
 }
 
 // usageError is a command line that was typed wrong, as against one that failed.
@@ -91,17 +115,13 @@ func (e usageError) Unwrap() error { return e.error }
 
 // noArgs refuses arguments; to a command that has subcommands they are one that nobody knows.
 func noArgs(cmd *cobra.Command, args []string) error {
-	if len(args) == 0 {
+	switch {
+	case len(args) == 0:
 		return nil
-	}
-	if !cmd.HasSubCommands() {
+	case !cmd.HasSubCommands():
 		return usageError{fmt.Errorf("%s takes no arguments, not %q", cmd.Name(), args[0])}
 	}
-	unknown := fmt.Sprintf("unknown command %q", args[0])
-	if like := cmd.SuggestionsFor(args[0]); len(like) > 0 {
-		unknown += ", did you mean " + strings.Join(like, " or ") + "?"
-	}
-	return usageError{errors.New(unknown)}
+	return unknownCommand(cmd, args)
 }
 
 // built is the version that `make build` gives the linker, as scripts/version says it.

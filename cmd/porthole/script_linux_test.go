@@ -1,11 +1,15 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -26,7 +30,8 @@ func TestMain(m *testing.M) {
 // line. Each script has a pod of its own: $PID is its process, and inside it
 // $ECHO is the port of a server that echoes, $LATE of one that answers 3
 // seconds after the end of the request, $RESET of one that answers "half" and
-// resets. $SILENT is the port of a server of this host that never says anything.
+// resets. $SILENT is the port of a server of this host that never says anything, and
+// $HOSTILE the URL of an API server whose words are for terminals.
 func TestScripts(t *testing.T) {
 	testenv.Root(t)
 	testscript.Run(t, testscript.Params{
@@ -45,6 +50,12 @@ func TestScripts(t *testing.T) {
 				l := pod.Listen(t, "127.0.0.1:0")
 				env.Setenv(name, fmt.Sprint(testenv.Port(l)))
 				go serveEach(l, answer)
+			}
+			env.Setenv("HOSTILE", hostile(t))
+			packaging, err := filepath.Abs("../../packaging")
+			env.Setenv("PACKAGING", packaging)
+			if err != nil {
+				return err
 			}
 			return nil
 		},
@@ -66,6 +77,28 @@ func serveEach(l net.Listener, answer func(*net.TCPConn)) {
 		}
 		go func() { defer c.Close(); answer(c.(*net.TCPConn)) }()
 	}
+}
+
+// hostile is an API server that has control characters in all that it says, the
+// user's name among it. It forbids the pod "forbidden".
+func hostile(t *testing.T) string {
+	const words = "\x1b]0;owned\a\r\x1b[2J\u009b31m\x7f\u202etxt.\x9b"
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		code, answer := http.StatusTeapot, map[string]any{"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": words}
+		switch {
+		case strings.HasSuffix(r.URL.Path, "/selfsubjectreviews"):
+			code, answer = http.StatusOK, map[string]any{"status": map[string]any{"userInfo": map[string]string{"username": "eve; id " + words}}}
+		case strings.Contains(r.URL.RawQuery+r.URL.Path, "forbidden"):
+			code = http.StatusForbidden
+		}
+		answer["code"] = code
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Warning", "299 - \"old \u202e\"")
+		w.WriteHeader(code)
+		_ = json.NewEncoder(w).Encode(answer)
+	}))
+	t.Cleanup(server.Close)
+	return server.URL
 }
 
 func echo(c *net.TCPConn) { _, _ = io.Copy(c, c) }

@@ -71,7 +71,7 @@ func (o *opener) serve(ctx context.Context) error {
 func (o *opener) run(ctx context.Context, sp spec) error {
 	to, err := o.open(ctx, sp)
 	if err != nil {
-		return interrupted(ctx, err)
+		return interrupted(ctx, o.options.advise(err))
 	}
 	defer to.route.Close()
 	s, err := o.bind(ctx, sp, to)

@@ -26,17 +26,17 @@ func (s textStyle) line(e forward.Event) (out, err string) {
 	case forward.Opened:
 		return fmt.Sprintf("Handling connection for %d", e.Listen.Port()), ""
 	case forward.Failed:
-		return "", failed(e)
+		return "", s.failed(e)
 	case forward.Waiting:
-		return "", fmt.Sprintf("porthole: %s: waiting: %s", e.Target, words(e.Err))
+		return "", fmt.Sprintf("porthole: %s: waiting: %s", e.Target, words(e.Err, s.verbose))
 	case forward.Reconnecting:
-		return "", fmt.Sprintf("porthole: %s: lost connection to pod, reconnecting: %s", e.Target, words(e.Err))
+		return "", fmt.Sprintf("porthole: %s: lost connection to pod, reconnecting: %s", e.Target, words(e.Err, s.verbose))
 	case forward.Ready:
 		return "", s.ready(e)
 	case forward.Draining:
 		return "", draining(e.Live)
 	case forward.Ended:
-		return "", fmt.Sprintf("porthole: %s: %s", e.Target, words(e.Err))
+		return "", fmt.Sprintf("porthole: %s: %s", e.Target, words(e.Err, s.verbose))
 	case forward.Closed:
 		return "", s.closed(e)
 	}
@@ -69,22 +69,22 @@ func draining(live int) string {
 	return fmt.Sprintf("porthole: waiting up to %v for %d open connections to finish; press Ctrl-C again to cut them off", drain, live)
 }
 
-func failed(e forward.Event) string {
-	return fmt.Sprintf("porthole: connection for %d: %s port %d: %s", e.Listen.Port(), e.Target, e.Remote, words(e.Err))
+func (s textStyle) failed(e forward.Event) string {
+	return fmt.Sprintf("porthole: connection for %d: %s port %d: %s", e.Listen.Port(), e.Target, e.Remote, words(e.Err, s.verbose))
 }
 
 func (s textStyle) closed(e forward.Event) string {
 	// Bytes go to a pod before it has said whether it takes them.
 	var refused *portforward.PortError
 	if errors.As(e.Err, &refused) {
-		return failed(e)
+		return s.failed(e)
 	}
 	if !s.verbose {
 		return ""
 	}
 	end := "closed"
 	if e.Err != nil {
-		end = "reset: " + words(e.Err)
+		end = "reset: " + words(e.Err, s.verbose)
 	}
 	return fmt.Sprintf("porthole: connection for %d from %s: %d bytes sent, %d received, %v, %s",
 		e.Listen.Port(), e.Client, e.Sent, e.Received, e.Duration.Round(time.Millisecond), end)

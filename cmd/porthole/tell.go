@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"porthole.dev/porthole/internal/forward"
+	"porthole.dev/porthole/internal/safetext"
 )
 
 // style words an event for stdout and stderr; "" is for nothing.
@@ -69,10 +70,10 @@ func (t *teller) print() {
 
 func (l lines) add(out, errs *bytes.Buffer) {
 	if l.out != "" {
-		fmt.Fprintln(out, l.out)
+		fmt.Fprintln(out, safetext.Line(l.out))
 	}
 	if l.err != "" {
-		fmt.Fprintln(errs, l.err)
+		fmt.Fprintln(errs, safetext.Line(l.err))
 	}
 }
 

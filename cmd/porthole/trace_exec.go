@@ -7,12 +7,11 @@ import (
 	"io"
 	"path"
 	"regexp"
-	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
+	"porthole.dev/porthole/internal/safetext"
 	"porthole.dev/porthole/internal/trace"
 )
 
@@ -113,13 +112,22 @@ func (t *execTracing) event(e trace.Exec) error {
 	}
 	// What happened while tracing was put in place comes first.
 	seconds := max(0, e.Time.Sub(t.start)).Seconds()
-	return t.columns(fmt.Sprintf("%.3f", seconds), quote(e.Comm), e.PID, e.PPID, e.Ret, quoteAll(e.Args, e.Truncated))
+	return t.columns(fmt.Sprintf("%.3f", seconds), safetext.Quote(e.Comm), e.PID, e.PPID, e.Ret, arguments(e))
 }
 
 // wants tells whether an event is asked for. A program that could not be
 // executed is known by its file's name only.
 func (t *execTracing) wants(e trace.Exec) bool {
 	return t.name == nil || t.name.MatchString(e.Comm) || t.name.MatchString(path.Base(e.Args[0]))
+}
+
+// arguments are what a shell reads back, with "..." where that is incomplete.
+func arguments(e trace.Exec) string {
+	line := safetext.QuoteAll(e.Args...)
+	if e.Truncated {
+		line += " ..."
+	}
+	return line
 }
 
 // columns prints a line as execsnoop aligns it.
@@ -150,24 +158,6 @@ func (t *execTracing) object(e trace.Exec) error {
 	if err := encoder.Encode(execEvent(e)); err != nil {
 		return err
 	}
-	_, err := io.WriteString(t.out, escapeControls(line.String()))
+	_, err := line.WriteTo(t.out)
 	return err
 }
-
-// escapeControls escapes the control characters that JSON allows and a terminal obeys: DEL and C1.
-func escapeControls(line string) string {
-	if strings.IndexFunc(line, isHighControl) < 0 {
-		return line
-	}
-	escaped := make([]byte, 0, len(line)+8)
-	for _, r := range line {
-		if isHighControl(r) {
-			escaped = fmt.Appendf(escaped, `\u%04x`, r)
-		} else {
-			escaped = utf8.AppendRune(escaped, r)
-		}
-	}
-	return string(escaped)
-}
-
-func isHighControl(r rune) bool { return r >= 0x7f && r <= 0x9f }

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"porthole.dev/porthole/internal/node"
+	"porthole.dev/porthole/internal/safetext"
 )
 
 const traceForwardLong = `Show the forwards of this host's porthole node as they end: when, to which pod and
@@ -21,7 +22,8 @@ port, for whom, how much went which way, for how long, and how they ended.
 CLIENT is what the requests say of where they come from, as far as the API server
 passes it on: of several addresses the first. RESULT is ok, refused, reset,
 denied, no_sandbox, timeout, lost (the client went away) or failed. With -o json
-there is an object for each beginning and end, with more in it.`
+there is an object for each beginning and end, with more in it. When the node
+ends, its successor is waited for and followed.`
 
 func newTraceForward() *cobra.Command {
 	events, output := node.DefaultEvents, "text"
@@ -35,7 +37,7 @@ func newTraceForward() *cobra.Command {
 			case "text":
 				return traceForwardText(cmd.Context(), events, cmd.OutOrStdout(), cmd.ErrOrStderr())
 			case "json":
-				return traceForwardJSON(cmd.Context(), events, cmd.OutOrStdout())
+				return traceForwardJSON(cmd.Context(), events, cmd.OutOrStdout(), cmd.ErrOrStderr())
 			}
 			return usageError{fmt.Errorf("trace forward: unknown output %q, want text or json", output)}
 		},
@@ -49,12 +51,17 @@ func newTraceForward() *cobra.Command {
 const forwardColumns = "%-12s %-40s %-5s %-15s %10s %10s %-10s %s\n"
 
 func traceForwardText(ctx context.Context, events string, out, errs io.Writer) error {
-	return node.Follow(ctx, events, func(r node.Record) (err error) {
+	begun := false
+	return follow(ctx, events, errs, func(r node.Record) (err error) {
 		if r.Lost > 0 {
 			fmt.Fprintf(errs, "porthole: %d events were not read in time and are lost\n", r.Lost)
 		}
 		switch r.Event {
 		case node.EventFollowing:
+			if begun {
+				break // by the node before
+			}
+			begun = true
 			_, err = fmt.Fprintf(out, forwardColumns, "TIME", "NAMESPACE/POD", "PORT", "CLIENT", "SENT", "RECEIVED", "DURATION", "RESULT")
 		case node.EventClosed, node.EventFailed:
 			_, err = io.WriteString(out, forwardLine(r))
@@ -63,12 +70,44 @@ func traceForwardText(ctx context.Context, events string, out, errs io.Writer) e
 	})
 }
 
+// followPause is how often a node that has ended is looked for.
+const followPause = 500 * time.Millisecond
+
+// follow is node.Follow beyond the node's end: the next one is followed too. There has
+// to be one at first.
+func follow(ctx context.Context, events string, errs io.Writer, each func(node.Record) error) error {
+	began, waiting := false, false
+	for {
+		err := node.Follow(ctx, events, func(r node.Record) error {
+			if r.Event == node.EventFollowing {
+				if waiting {
+					fmt.Fprintln(errs, "porthole: the node is back")
+				}
+				began, waiting = true, false
+			}
+			return each(r)
+		})
+		if ctx.Err() != nil || !began || !errors.Is(err, node.ErrNoNode) {
+			return err
+		}
+		if !waiting {
+			fmt.Fprintln(errs, "porthole: the node has ended, waiting for it to come back")
+		}
+		waiting = true
+		select {
+		case <-time.After(followPause):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
 // forwardLine is a line of the table.
 func forwardLine(r node.Record) string {
 	duration := time.Duration(r.Seconds * float64(time.Second))
-	return fmt.Sprintf(forwardColumns, r.Time.Local().Format("15:04:05.000"), printable(r.Namespace+"/"+r.Pod),
-		strconv.Itoa(int(r.Port)), printable(origin(r.Client)), strconv.FormatInt(r.Sent, 10), strconv.FormatInt(r.Received, 10),
-		rounded(duration).String(), r.Result)
+	return fmt.Sprintf(forwardColumns, r.Time.Local().Format("15:04:05.000"), cell(r.Namespace+"/"+r.Pod),
+		strconv.Itoa(int(r.Port)), cell(origin(r.Client)), strconv.FormatInt(r.Sent, 10), strconv.FormatInt(r.Received, 10),
+		rounded(duration).String(), cell(r.Result))
 }
 
 // origin is the first address of a client's X-Forwarded-For. The proxies behind it
@@ -87,21 +126,17 @@ func rounded(d time.Duration) time.Duration {
 	return d.Round(unit)
 }
 
-// printable quotes what a terminal might take for a command: clients choose it.
-func printable(s string) string {
-	quoted := strconv.Quote(s)
+// cell is what stands in a column: one word, whatever clients have chosen.
+func cell(s string) string {
 	if s == "" {
 		return "-"
 	}
-	if quoted[1:len(quoted)-1] == s {
-		return s
-	}
-	return quoted
+	return safetext.Quote(s)
 }
 
-func traceForwardJSON(ctx context.Context, events string, out io.Writer) error {
+func traceForwardJSON(ctx context.Context, events string, out, errs io.Writer) error {
 	lines := json.NewEncoder(out)
-	return node.Follow(ctx, events, func(r node.Record) error {
+	return follow(ctx, events, errs, func(r node.Record) error {
 		if err := lines.Encode(r); err != nil {
 			return errors.Join(errors.New("write event"), err)
 		}

@@ -20,8 +20,8 @@ func TestForwardLine(t *testing.T) {
 		" 192.0.2.7 , 10.200.0.1":          "192.0.2.7      ",
 		"":                                 "-              ",
 		", 10.200.0.1":                     "-              ",
-		"\x1b[2J":                          `"\x1b[2J"      `,
-		"\x1b[2J, 10.200.0.1":              `"\x1b[2J"      `,
+		"\x1b[2J":                          `$'\x1b[2J'     `,
+		"\x1b[2J, 10.200.0.1":              `$'\x1b[2J'     `,
 	} {
 		r.Client = client
 		want := "14:20:07.311 default/kuard                            8080  " + column + "         78       5120 12.46ms    ok\n"
@@ -31,17 +31,17 @@ func TestForwardLine(t *testing.T) {
 	}
 }
 
-func TestPrintable(t *testing.T) {
+func TestCell(t *testing.T) {
 	for s, want := range map[string]string{
 		"":                     "-",
-		"10.0.0.1, 10.200.0.1": "10.0.0.1, 10.200.0.1",
-		"a\nb":                 `"a\nb"`,
-		"\u202egnp":            `"\u202egnp"`,
-		"\xff":                 `"\xff"`,
-		`"`:                    `"\""`,
+		"10.0.0.1, 10.200.0.1": "'10.0.0.1, 10.200.0.1'",
+		"a\nb":                 `$'a\nb'`,
+		"\u202egnp":            `$'\xe2\x80\xaegnp'`,
+		"\xff":                 `$'\xff'`,
+		`"`:                    `'"'`,
 	} {
-		if got := printable(s); got != want {
-			t.Errorf("printable(%q) = %s, want %s", s, got, want)
+		if got := cell(s); got != want {
+			t.Errorf("cell(%q) = %s, want %s", s, got, want)
 		}
 	}
 }

@@ -1,32 +1,113 @@
 package main
 
 import (
+	"cmp"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"os"
+	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 
 	"porthole.dev/porthole/internal/demo"
 	"porthole.dev/porthole/internal/forward"
 	"porthole.dev/porthole/internal/kube"
+	"porthole.dev/porthole/internal/manifest"
 	"porthole.dev/porthole/internal/netns"
 	"porthole.dev/porthole/internal/node"
+	"porthole.dev/porthole/internal/portforward"
+	"porthole.dev/porthole/internal/safetext"
 	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/trace"
 )
 
-// printError prints an error as one line, with the next step to take.
-func printError(w io.Writer, err error) { fmt.Fprintln(w, "porthole: "+words(err)) }
-
-// words is an error as a person reads it.
-func words(err error) string {
-	text := strings.ReplaceAll(err.Error(), "\n", "; ")
-	if h := hint(err); h != "" {
-		text += " (hint: " + h + ")"
+// printError prints an error on one line, with the next step to take; those of a
+// file on a line each, with nothing before the place that editors jump to.
+func printError(w io.Writer, err error, verbose bool) {
+	if each := fileErrors(err); len(each) > 0 {
+		for _, e := range each {
+			fmt.Fprintln(w, safetext.Line(withHint(e.Error(), tableHint(e))))
+		}
+		return
 	}
-	return text
+	fmt.Fprintln(w, "porthole: "+safetext.Line(words(err, verbose)))
 }
+
+// fileErrors are the errors of a file of forwards, one for each mistake; nil for others.
+func fileErrors(err error) []error {
+	var one *manifest.Error
+	if !errors.As(err, &one) {
+		return nil
+	}
+	var joined interface{ Unwrap() []error }
+	if errors.As(err, &joined) && len(joined.Unwrap()) > 1 {
+		return joined.Unwrap()
+	}
+	return []error{one}
+}
+
+// words is an error as a person reads it: on one line, and short unless all of it is
+// asked for.
+func words(err error, verbose bool) string {
+	text := err.Error()
+	if !verbose {
+		text = brief(err)
+	}
+	return withHint(oneLine(text), hint(err))
+}
+
+func withHint(text, hint string) string {
+	if hint == "" {
+		return text
+	}
+	return text + " (hint: " + hint + ")"
+}
+
+// oneLine joins the lines of a text.
+func oneLine(text string) string {
+	var joined strings.Builder
+	for line := range strings.Lines(strings.TrimSpace(text)) {
+		line = strings.TrimSpace(line)
+		if joined.Len() > 0 && line != "" {
+			if !strings.HasSuffix(joined.String(), ".") {
+				joined.WriteByte(';')
+			}
+			joined.WriteByte(' ')
+		}
+		joined.WriteString(line)
+	}
+	return joined.String()
+}
+
+// What makes a refusal long is of use to nobody but the node's administrator.
+var (
+	ofPod      = regexp.MustCompile(` to pod [0-9a-f]{32,}, uid *`)
+	longNumber = regexp.MustCompile(`[0-9a-f]{32,}`)
+)
+
+// brief is an error's text without what is behind the words that tell it all.
+func brief(err error) string {
+	text := err.Error()
+	var refused *portforward.PortError
+	if errors.As(err, &refused) && errors.Is(refused, syscall.ECONNREFUSED) {
+		short := fmt.Sprintf("error forwarding port %d: connection refused", refused.Port)
+		text = strings.Replace(text, refused.Text, short, 1)
+	}
+	text = ofPod.ReplaceAllString(text, "")
+	return longNumber.ReplaceAllStringFunc(text, func(number string) string { return number[:12] + "..." })
+}
+
+// hintedError is an error with a next step that only shows where it happens.
+type hintedError struct {
+	error
+	hint string
+}
+
+func (e hintedError) Unwrap() error { return e.error }
 
 // hints are the next steps, by the error that they follow; the first match counts.
 var hints = []struct {
@@ -55,10 +136,12 @@ var hints = []struct {
 	{demo.ErrRunning, "end that one first; one machine has one demo"},
 	{kube.ErrNoConfig, "set KUBECONFIG, or --kubeconfig; pid://NUMBER and netns://NAME need none"},
 	{kube.ErrNoContext, "`kubectl config get-contexts` lists them; --context names one"},
+	{kube.ErrEntry, "`kubectl config view` shows the entries; KUBECONFIG or --kubeconfig name the file"},
+	{kube.ErrNoPlugin, "install it, or put it in the PATH"},
 	{kube.ErrUnreachable, "`kubectl config view --minify` shows where it should be; is the network up?"},
-	{kube.ErrCertificate, "the kubeconfig's certificate-authority is not this server's"},
 	{kube.ErrCredentials, "`kubectl get pods` shows whether logging in works"},
 	{kube.ErrUnauthorized, "the token may have expired: log in again"},
+	{kube.ErrNoNamespace, "`kubectl get namespaces` lists them; -n names one"},
 	{kube.ErrNotFound, "`kubectl get pods,services` lists what there is; -n names another namespace"},
 	{kube.ErrUnknownResource, "`kubectl api-resources` lists the types"},
 	{kube.ErrNoPods, "take a pod, a service, or what has pods by a selector"},
@@ -77,24 +160,112 @@ var hints = []struct {
 	{node.ErrNoNode, "`systemctl status porthole` shows whether it runs; --events names another socket"},
 	{node.ErrNotRoot, "run it with sudo"},
 	{node.ErrUnsupported, "run it on the node"},
-	{syscall.EADDRINUSE, "`ss -ltnp` shows who listens; take another local port, or `:REMOTE` for any free one"},
-	{syscall.EADDRNOTAVAIL, "`ip addr` lists this machine's addresses"},
-	{syscall.EACCES, "ports below 1024 are for root: take a higher one, or run it with sudo"},
-	{syscall.ECONNREFUSED, "nothing listens on that port of 127.0.0.1 or ::1 there; `ss -ltn` inside shows what does"},
-	{syscall.ENETUNREACH, "the loopback interface there is down: `nsenter -t PID -n ip link set lo up`"},
 }
 
 func hint(err error) string {
-	var usage usageError
+	var hinted hintedError
+	if errors.As(err, &hinted) {
+		return hinted.hint
+	}
+	for _, find := range []func(error) string{tableHint, socketHint, usageHint} {
+		if h := find(err); h != "" {
+			return h
+		}
+	}
+	return ""
+}
+
+// tableHint is a hint that goes by the error alone.
+func tableHint(err error) string {
 	var forbidden *kube.ForbiddenError
-	if errors.As(err, &forbidden) {
+	var server *kube.ServerError
+	var refused *portforward.PortError
+	switch {
+	case errors.As(err, &forbidden):
 		return grant(forbidden)
+	case errors.Is(err, kube.ErrNoPlugin) && errors.As(err, &server) && server.Advice != "":
+		return "the kubeconfig says how to install it: " + oneLine(server.Advice)
+	case errors.Is(err, kube.ErrCertificate):
+		return certificateHint(err)
+	case errors.Is(err, netns.ErrPermission) && os.Geteuid() == 0:
+		return "root lacks CAP_SYS_ADMIN over the namespace here: run porthole outside of any container and user namespace"
+	case errors.As(err, &refused) && hasNoSocat(refused):
+		return "socat is missing on the pod's node, and not here: install it there, or run `porthole node` there"
 	}
 	for _, h := range hints {
 		if errors.Is(err, h.err) {
 			return h.hint
 		}
 	}
+	return ""
+}
+
+// certificateHint says what is wrong with a server's certificate.
+func certificateHint(err error) string {
+	var host x509.HostnameError
+	var invalid x509.CertificateInvalidError
+	var authority x509.UnknownAuthorityError
+	switch {
+	case errors.As(err, &host):
+		return "the certificate is for other names than the server's: --tls-server-name, or tls-server-name in the kubeconfig, says which to take"
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return "it has expired or is not valid yet, by this machine's clock: `date` shows that"
+	case errors.As(err, &authority):
+		return "the kubeconfig's certificate-authority did not sign it: is the kubeconfig an old one, or a proxy in between?"
+	}
+	return "`kubectl config view --minify` shows which certificate-authority is expected"
+}
+
+// hasNoSocat tells whether a node had no socat; the stock protocol has only words for it.
+func hasNoSocat(e *portforward.PortError) bool {
+	text := strings.ToLower(e.Text)
+	return e.Reason == "" && strings.Contains(text, "socat") && strings.Contains(text, "not found")
+}
+
+// socketHint is a hint about a local port, or about one that was refused.
+func socketHint(err error) string {
+	var op *net.OpError
+	var refused *portforward.PortError
+	switch {
+	case errors.As(err, &refused) && errors.Is(refused, syscall.ECONNREFUSED):
+		return refusedHint(refused)
+	case !errors.As(err, &op):
+		return ""
+	case op.Op == "listen":
+		return listenHint(op)
+	case op.Op == "dial" && errors.Is(op, syscall.ECONNREFUSED):
+		return "nothing listens on that port of 127.0.0.1 or ::1 there; `ss -ltn` inside shows what does"
+	case op.Op == "dial" && errors.Is(op, syscall.ENETUNREACH):
+		return "is the loopback interface there down? `nsenter -t PID -n ip link set lo up` sets it up"
+	}
+	return ""
+}
+
+// refusedHint says where nothing listens. Porthole's own nodes try both families;
+// others say in their own words what they tried.
+func refusedHint(e *portforward.PortError) string {
+	tried := "127.0.0.1 or ::1 there"
+	if e.Reason == "" && !strings.Contains(e.Text, "[::1]") {
+		tried = "127.0.0.1 there, and the node does not say whether it tried ::1"
+	}
+	return "nothing listens on that port of " + tried + "; `ss -ltn` inside shows what does"
+}
+
+func listenHint(op *net.OpError) string {
+	address, _ := op.Addr.(*net.TCPAddr)
+	switch {
+	case errors.Is(op, syscall.EADDRINUSE):
+		return "`ss -ltnp` shows who listens; take another local port, or `:REMOTE` for any free one"
+	case errors.Is(op, syscall.EADDRNOTAVAIL):
+		return "`ip addr` lists this machine's addresses"
+	case errors.Is(op, syscall.EACCES) && address != nil && address.Port < 1024:
+		return "ports below 1024 are for root: take a higher one, or run it with sudo"
+	}
+	return ""
+}
+
+func usageHint(err error) string {
+	var usage usageError
 	if errors.As(err, &usage) {
 		return "--help shows the usage"
 	}
@@ -103,12 +274,18 @@ func hint(err error) string {
 
 // grant is what an administrator types so that the user may do what was forbidden.
 func grant(e *kube.ForbiddenError) string {
-	user := e.User
-	if user == "" {
-		user = "USER"
+	role, binding, in := "role", "rolebinding", []string{"--namespace=" + e.Namespace}
+	if e.Namespace == "" {
+		role, binding, in = "clusterrole", "clusterrolebinding", nil
 	}
-	name := "porthole-" + strings.NewReplacer("/", "-", ".", "-").Replace(e.Verb+"-"+e.Resource)
-	return fmt.Sprintf("`kubectl create role %[1]s --verb=%[2]s --resource=%[3]s --namespace=%[4]s` and "+
-		"`kubectl create rolebinding %[1]s --role=%[1]s --user=%[5]s --namespace=%[4]s` grant it",
-		name, e.Verb, e.Resource, e.Namespace, user)
+	what := []string{"--verb=" + e.Verb, "--resource=" + e.Resource}
+	if strings.HasPrefix(e.Resource, "/") {
+		what[1] = "--non-resource-url=" + e.Resource
+	} else if e.Verb == "impersonate" && e.Name != "" {
+		what = append(what, "--resource-name="+e.Name)
+	}
+	name := "porthole-" + strings.Trim(strings.NewReplacer("/", "-", ".", "-").Replace(e.Verb+"-"+e.Resource), "-")
+	create := slices.Concat([]string{"kubectl", "create", role, name}, what, in)
+	bind := slices.Concat([]string{"kubectl", "create", binding, name, "--" + role + "=" + name, "--user=" + cmp.Or(e.User, "USER")}, in)
+	return fmt.Sprintf("`%s` and `%s` grant it", safetext.QuoteAll(create...), safetext.QuoteAll(bind...))
 }

@@ -110,7 +110,7 @@ func TestRefused(t *testing.T) {
 		t.Errorf("got an answer from %s", got)
 	}
 	p.interrupt(t)
-	refused := regexp.MustCompile(`(?m)^porthole: .*error forwarding port 7 to pod .*connection refused.* \(hint: .*\)$`)
+	refused := regexp.MustCompile(`(?m)^porthole: .*error forwarding port 7: connection refused \(hint: .*\)$`)
 	if n := len(refused.FindAllString(p.stderr(), -1)); n != 3 {
 		t.Errorf("%d lines for 3 connections that were refused:\n%s", n, p.stderr())
 	}

@@ -121,7 +121,7 @@ func nodeRefusals(t *testing.T, _ context.Context, _ *node) {
 				wantReset(t, answer, err)
 				who(t, open)
 			}
-			p.await(t, p.stderr, `(?i)error forwarding port 1 to pod \w+, uid : .*connection refused|127\.0\.0\.1:1: connection refused`)
+			p.await(t, p.stderr, `(?i)error forwarding port 1( to pod \w+, uid )?: .*connection refused|127\.0\.0\.1:1: connection refused`)
 		})
 	}
 }

@@ -1,4 +1,4 @@
-package main
+package safetext
 
 import (
 	"fmt"
@@ -7,21 +7,18 @@ import (
 	"unicode/utf8"
 )
 
-// quoteAll is a command line that a shell reads back, with "..." where it is incomplete.
-func quoteAll(args []string, truncated bool) string {
-	quoted := make([]string, 0, len(args)+1)
-	for _, arg := range args {
-		quoted = append(quoted, quote(arg))
-	}
-	if truncated {
-		quoted = append(quoted, "...")
+// QuoteAll is a command line that a shell reads back.
+func QuoteAll(args ...string) string {
+	quoted := make([]string, len(args))
+	for i, arg := range args {
+		quoted[i] = Quote(arg)
 	}
 	return strings.Join(quoted, " ")
 }
 
-// quote is a word as bash reads it back. Nothing in it moves a
+// Quote is a word as bash reads it back. Nothing in it moves a
 // terminal's cursor or changes its state, whatever bytes s has.
-func quote(s string) string {
+func Quote(s string) string {
 	switch {
 	case s != "" && strings.IndexFunc(s, isSpecial) < 0:
 		return s

@@ -1,4 +1,4 @@
-package main
+package safetext_test
 
 import (
 	"os/exec"
@@ -6,6 +6,7 @@ import (
 	"testing"
 	"unicode"
 
+	"porthole.dev/porthole/internal/safetext"
 	"porthole.dev/porthole/internal/testenv"
 )
 
@@ -32,12 +33,12 @@ func TestQuote(t *testing.T) {
 		{"\xff", `$'\xff'`},
 		{"é\xc3", `$'é\xc3'`},
 	} {
-		if got := quote(tt.s); got != tt.want {
-			t.Errorf("quote(%q) = %s, want %s", tt.s, got, tt.want)
+		if got := safetext.Quote(tt.s); got != tt.want {
+			t.Errorf("Quote(%q) = %s, want %s", tt.s, got, tt.want)
 		}
 	}
-	if got, want := quoteAll([]string{"a", "b c"}, true), "a 'b c' ..."; got != want {
-		t.Errorf("quoteAll = %s, want %s", got, want)
+	if got, want := safetext.QuoteAll("a", "b c"), "a 'b c'"; got != want {
+		t.Errorf("QuoteAll = %s, want %s", got, want)
 	}
 }
 
@@ -52,28 +53,16 @@ func FuzzQuote(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, s string) {
 		s = strings.ReplaceAll(s, "\x00", "") // no argument has one
-		quoted := quote(s)
+		quoted := safetext.Quote(s)
 		if strings.ContainsFunc(quoted, func(r rune) bool { return !unicode.IsPrint(r) }) {
-			t.Fatalf("quote(%q) = %q has what does not print", s, quoted)
+			t.Fatalf("Quote(%q) = %q has what does not print", s, quoted)
 		}
 		if len(s) > 10_000 {
 			return // bash -c takes no more than 128 KiB
 		}
 		back, err := exec.Command(bash, "-c", "printf %s. "+quoted).Output()
 		if err != nil || string(back) != s+"." {
-			t.Fatalf("quote(%q) = %s, which bash reads as %q, %v", s, quoted, back, err)
+			t.Fatalf("Quote(%q) = %s, which bash reads as %q, %v", s, quoted, back, err)
 		}
 	})
-}
-
-func TestEscapeControls(t *testing.T) {
-	for s, want := range map[string]string{
-		`{"args":["é"]}`:    `{"args":["é"]}`,
-		"\"\u009b31m\x7f\"": `"\u009b31m\u007f"`,
-		"\u00a0":            "\u00a0",
-	} {
-		if got := escapeControls(s); got != want {
-			t.Errorf("escapeControls(%q) = %q, want %q", s, got, want)
-		}
-	}
 }

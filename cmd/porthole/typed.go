@@ -1,0 +1,316 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"porthole.dev/porthole/internal/kube"
+	"porthole.dev/porthole/internal/netns"
+	"porthole.dev/porthole/internal/safetext"
+	"porthole.dev/porthole/internal/spelling"
+	"porthole.dev/porthole/internal/target"
+)
+
+// typed is a command line without the program's name. What can be told of the one
+// that was meant is given back as a line to type.
+type typed []string
+
+// line is a command line of porthole in backquotes, as a shell takes it. The program
+// is called as it was called.
+func (t typed) line(cmd *cobra.Command) string {
+	program := safetext.Quote(os.Args[0])
+	if cmd.Root().Annotations[cobra.CommandDisplayNameAnnotation] != "" {
+		program = cmd.Root().DisplayName()
+	}
+	return "`" + program + " " + safetext.QuoteAll(t.withoutSecrets()...) + "`"
+}
+
+// withoutSecrets has placeholders for what should not be shown again.
+func (t typed) withoutSecrets() typed {
+	t = slices.Clone(t)
+	for i, arg := range t {
+		for _, flag := range []string{"--token", "--password"} {
+			switch {
+			case strings.HasPrefix(arg, flag+"="):
+				t[i] = flag + "=..."
+			case arg == flag && i+1 < len(t):
+				t[i+1] = "..."
+			}
+		}
+	}
+	return t
+}
+
+// with has another word for one; the first of several that is not a flag's value.
+func (t typed) with(old, new string) typed {
+	t = slices.Clone(t)
+	if i := t.index(0, old); i >= 0 {
+		t[i] = new
+	}
+	return t
+}
+
+func (t typed) index(from int, word string) int {
+	for i := from; i < len(t); i++ {
+		if t[i] == word && (i == 0 || !isFlagWithValue(t[i-1])) {
+			return i
+		}
+	}
+	return slices.Index(t, word) // behind a flag without a value
+}
+
+// splitAt is where a command begins that has no -- before it: at the first program
+// of this machine behind a target and a port, or -1. Values of flags are none.
+func (t typed) splitAt() int {
+	words := 0
+	for i, arg := range t {
+		if arg == "--" {
+			return -1
+		}
+		if strings.HasPrefix(arg, "-") || i > 0 && isFlagWithValue(t[i-1]) {
+			continue
+		}
+		if words++; words > 3 && !isPort(arg) && isProgram(arg) { // forward, target and port
+			return i
+		}
+	}
+	return -1
+}
+
+// withCommand is the line with -- before the command that it lacks it for.
+func (t typed) withCommand() (typed, bool) {
+	i := t.splitAt()
+	if i < 0 {
+		return nil, false
+	}
+	return slices.Insert(slices.Clone(t), i, "--"), true
+}
+
+func isFlagWithValue(arg string) bool {
+	return strings.HasPrefix(arg, "-") && !strings.Contains(arg, "=")
+}
+
+func isProgram(name string) bool {
+	_, err := exec.LookPath(name)
+	return err == nil
+}
+
+// isPort tells whether s can only be meant as ports.
+func isPort(s string) bool {
+	p, err := target.ParseNamedPort(s)
+	return err == nil && (p.Name == "" || strings.Contains(s, ":"))
+}
+
+func isNumber(s string) bool { return s != "" && strings.Trim(s, "0123456789") == "" }
+
+// unknownCommand is a first word that is no command, which may be a target.
+func unknownCommand(cmd *cobra.Command, args []string) error {
+	text := fmt.Sprintf("unknown command %q", args[0])
+	if like := cmd.SuggestionsFor(args[0]); len(like) > 0 {
+		text += ", did you mean " + strings.Join(like, " or ") + "?"
+		return usageError{hintedError{errors.New(text), typed(os.Args[1:]).with(args[0], like[0]).line(cmd)}}
+	}
+	err := errors.New(text)
+	if cmd.HasParent() {
+		return usageError{err}
+	}
+	if line, ok := typed(os.Args[1:]).asForward(args[0]); ok {
+		return usageError{hintedError{err, "to forward to it: " + line.line(cmd)}}
+	}
+	return usageError{err}
+}
+
+// asForward is the line with the command that it lacks, where its first word can be
+// a target: a number is a process'.
+func (t typed) asForward(first string) (typed, bool) {
+	switch i := t.index(0, first); {
+	case isNumber(first):
+		return slices.Insert(t.with(first, "pid://"+first), 0, "forward"), true
+	case kube.IsResource(first) && i >= 0 && i+1 < len(t) && !isPort(t[i+1]):
+		t = slices.Delete(t.with(first, first+"/"+t[i+1]), i+1, i+2)
+		return slices.Insert(t, 0, "forward"), true
+	}
+	_, err := target.Parse(first)
+	return slices.Insert(slices.Clone(t), 0, "forward"), err == nil
+}
+
+// flagError is what pflag says of a flag, with the line that was meant.
+func flagError(cmd *cobra.Command, err error) error {
+	line := typed(os.Args[1:])
+	var unknown *pflag.NotExistError
+	if !errors.As(err, &unknown) {
+		return usageError{err}
+	}
+	if !cmd.HasParent() && len(line) > 0 {
+		if meant, ok := line.withoutCommand(); ok {
+			return usageError{hintedError{err, meant.line(cmd)}}
+		}
+		return usageError{err}
+	}
+	if meant, ok := line.withCommand(); ok && cmd.Name() == "forward" {
+		return usageError{hintedError{err, "a command goes behind --: " + meant.line(cmd)}}
+	}
+	var known []string
+	cmd.Flags().VisitAll(func(f *pflag.Flag) { known = append(known, f.Name) })
+	name := unknown.GetSpecifiedName()
+	near, ok := spelling.Nearest(name, known)
+	if !ok || len(name) < 2 {
+		return usageError{err}
+	}
+	for i, arg := range line {
+		if rest, found := strings.CutPrefix(arg, "--"+name); found && (rest == "" || rest[0] == '=') {
+			line[i] = "--" + near + rest
+			break
+		}
+	}
+	return usageError{hintedError{fmt.Errorf("%w, did you mean --%s?", err, near), line.line(cmd)}}
+}
+
+// withoutCommand is a line that lacks its command.
+func (t typed) withoutCommand() (typed, bool) {
+	for i, arg := range t {
+		if !strings.HasPrefix(arg, "-") && (i == 0 || !isFlagWithValue(t[i-1])) {
+			return t.asForward(arg)
+		}
+	}
+	return nil, false
+}
+
+// misplaced recognizes a target and ports in a wrong order or form; nil if they are
+// in the right one.
+func (f *forwarding) misplaced(args []string) error {
+	switch {
+	case strings.Contains(args[0], ":") && !strings.Contains(args[0], "://") && isPort(args[0]) && len(args) > 1:
+		for i, arg := range args[1:] {
+			if _, err := target.Parse(arg); err == nil && !isPort(arg) {
+				rest := slices.Delete(slices.Clone(args), i+1, i+2)
+				line := f.typed.reordered(args, append([]string{arg}, rest...))
+				return hintedError{fmt.Errorf("forward: %q is a port, and the target comes first", args[0]), line.line(f.cmd)}
+			}
+		}
+	case kube.IsResource(args[0]) && len(args) > 1 && !isPort(args[1]) && !strings.Contains(args[1], "/"):
+		joined := args[0] + "/" + args[1]
+		line := f.typed.reordered(args, append([]string{joined}, args[2:]...))
+		return hintedError{fmt.Errorf("forward: a target is one word, %s", joined), line.line(f.cmd)}
+	}
+	return nil
+}
+
+// reordered is the line with others in the places of some arguments, which are as
+// many or fewer.
+func (t typed) reordered(old, new []string) typed {
+	line := slices.Clone(t)
+	at := 1 // behind the command
+	for i, arg := range old {
+		if at = line.index(at, arg); at < 0 {
+			break
+		}
+		if i < len(new) {
+			line[at] = new[i]
+			at++
+		} else {
+			line = slices.Delete(line, at, at+1)
+		}
+	}
+	return line
+}
+
+// portHint is the next step after an argument that is no port.
+func (f *forwarding) portHint(arg string, err error) error {
+	if number, ok := strings.CutSuffix(arg, ":"); ok && isNumber(number) {
+		line := f.typed.with(arg, number).line(f.cmd)
+		return hintedError{fmt.Errorf("port %q: the remote port is missing: %w", arg, target.ErrPort),
+			"the same port at both ends: " + line + ", another: " + number + ":REMOTE"}
+	}
+	if line, ok := f.typed.withCommand(); ok {
+		return hintedError{err, "a command goes behind --: " + line.line(f.cmd)}
+	}
+	return err
+}
+
+// engines tell the process of a container, by the scheme that somebody may write.
+var engines = map[string]string{
+	"docker": "docker inspect -f '{{.State.Pid}}' ", "podman": "podman inspect -f '{{.State.Pid}}' ",
+	"nerdctl":    "nerdctl inspect -f '{{.State.Pid}}' ",
+	"containerd": "crictl inspect --output go-template --template '{{.info.pid}}' ",
+	"cri-o":      "crictl inspect --output go-template --template '{{.info.pid}}' ",
+}
+
+// ofContainer is the line for a container's name, which its engine is asked about.
+func (f *forwarding) ofContainer(arg, engine, name string) string {
+	const place = "pid://PID"
+	line := f.typed.with(arg, place).line(f.cmd)
+	return strings.Replace(line, place, `"pid://$(`+engines[engine]+safetext.Quote(name)+`)"`, 1)
+}
+
+// targetHint is the next step after an argument that is no target.
+func (f *forwarding) targetHint(arg string, err error) error {
+	scheme, name, _ := strings.Cut(arg, "://")
+	if engines[scheme] == "" || name == "" {
+		return err
+	}
+	return hintedError{err, "by the container's process: " + f.ofContainer(arg, scheme, name)}
+}
+
+// advise adds the line that was meant to the failure of a target that was typed.
+func (f *forwarding) advise(err error) error {
+	var thread *netns.ThreadError
+	var missing *kube.NotFoundError
+	var port *kube.PortError
+	arg := f.targetArg
+	switch {
+	case arg == "":
+		return err
+	case errors.As(err, &thread):
+		return hintedError{err, f.typed.with(arg, fmt.Sprintf("pid://%d", thread.Process)).line(f.cmd)}
+	case errors.As(err, &missing) && missing.NoNamespace && len(missing.Like) > 0:
+		return hintedError{err, f.typed.withNamespace(missing.Namespace, missing.Like[0]).line(f.cmd)}
+	case errors.As(err, &missing) && !missing.NoNamespace && len(missing.Like) > 0:
+		return hintedError{err, f.typed.with(arg, missing.Like[0]).line(f.cmd)}
+	case errors.As(err, &port) && errors.Is(err, kube.ErrNoPort):
+		return f.portHint(port.Port, err)
+	case (errors.As(err, &missing) && !missing.NoNamespace || errors.Is(err, kube.ErrNoConfig)) && !strings.Contains(arg, "/"):
+		return f.adviseHere(arg, err)
+	}
+	return err
+}
+
+// adviseHere thinks of something on this host, where a cluster does not have the name.
+func (f *forwarding) adviseHere(arg string, err error) error {
+	next := tableHint(err) + "; "
+	if isNumber(arg) {
+		return hintedError{err, next + "a process: " + f.typed.with(arg, "pid://"+arg).line(f.cmd)}
+	}
+	for _, engine := range []string{"docker", "podman", "nerdctl"} {
+		if isProgram(engine) {
+			return hintedError{err, next + "a container of this host: " + f.ofContainer(arg, engine, arg)}
+		}
+	}
+	return err
+}
+
+// withNamespace is the line with another namespace, which may stand in the kubeconfig
+// only.
+func (t typed) withNamespace(old, new string) typed {
+	line := slices.Clone(t)
+	for i, arg := range line {
+		for _, flag := range []string{"--namespace=", "-n=", "-n"} {
+			if arg == flag+old {
+				line[i] = flag + new
+				return line
+			}
+		}
+		if arg == old && i > 0 && (line[i-1] == "-n" || line[i-1] == "--namespace") {
+			line[i] = new
+			return line
+		}
+	}
+	return slices.Insert(line, 1, "-n", new)
+}
