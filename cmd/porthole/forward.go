@@ -93,6 +93,7 @@ type forwarding struct {
 	podRunning time.Duration
 	maxTunnels int
 	kubectl    kubectlFlags
+	silence    time.Duration
 
 	cmd       *cobra.Command
 	typed     typed
@@ -133,6 +134,8 @@ func (f *forwarding) flags(cmd *cobra.Command) {
 	flags.DurationVar(&f.podRunning, "pod-running-timeout", time.Minute, "how long to wait for a pod at the start")
 	flags.BoolVar(&f.pin, "pin", false, "stay with one pod for as long as it is there")
 	flags.IntVar(&f.maxTunnels, "max-tunnels", 64, "how many tunnels to a pod there may be at once; beyond, connections share")
+	flags.DurationVar(&f.silence, "silence", 30*time.Second,
+		"how long a node that runs porthole may be silent before its connections are given up; 0 is for ever")
 	f.config.AddFlags(flags)
 	f.kubectl.add(flags)
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -87,7 +88,7 @@ func (o *opener) openKubernetes(ctx context.Context, s spec) (*opened, error) {
 	r := kubeRoute{&kube.Route{
 		Cluster: cluster, Target: s.Target, Pin: s.Pin || o.options.pin,
 		Wait: o.options.wait, PodRunningTimeout: o.options.podRunning,
-		MaxTunnels: o.options.maxTunnels, SPDYOnly: kube.SPDYOnly(), KeepWebSocket: kube.KeepWebSocket(),
+		MaxTunnels: o.options.maxTunnels, Silence: cmp.Or(o.options.silence, -1), SPDYOnly: kube.SPDYOnly(), KeepWebSocket: kube.KeepWebSocket(),
 		Events: events,
 	}}
 	keepToOneProcessor()

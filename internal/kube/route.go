@@ -39,8 +39,10 @@ type Route struct {
 	// Pin has all connections stay with one pod for as long as it is there,
 	// ready or not, a service's too.
 	Pin bool
-	// MaxTunnels, SPDYOnly and KeepWebSocket are portforward.Client's, for each pod.
+	// MaxTunnels, Silence, SPDYOnly and KeepWebSocket are portforward.Client's, for
+	// each pod.
 	MaxTunnels    int
+	Silence       time.Duration
 	SPDYOnly      bool
 	KeepWebSocket bool
 	// Events is told what becomes of the route, one call at a time, until
@@ -152,6 +154,7 @@ func (r *Route) client(pod string) *portforward.Client {
 		SPDYOnly:      r.SPDYOnly,
 		KeepWebSocket: r.KeepWebSocket,
 		MaxTunnels:    r.MaxTunnels,
+		Silence:       r.Silence,
 		Log:           r.Log.With("pod", pod),
 	}
 }

@@ -49,12 +49,19 @@ type Client struct {
 	// brings nothing for one and a half intervals gets no new connections,
 	// and if it has none it is closed. 0 means 5 s, as stock clients have it.
 	PingInterval time.Duration
+	// Silence is how long a server of ours, which always answers pings, may be
+	// silent before its tunnel is given up, and all connections in it fail. Time that
+	// the machine sleeps does not count; after it the server has 10 s to answer. 0
+	// means 30 s, a negative duration for ever. Stock servers have 15 minutes, since
+	// a stalled port keeps them from answering.
+	Silence time.Duration
 	// Log gets what explains a Client's behaviour at level debug; nil is for
 	// nobody.
 	Log *slog.Logger
 
-	spdyWorks atomic.Bool // and a WebSocket does not, or is no use
-	spdyFails atomic.Bool // where a WebSocket works
+	spdyWorks atomic.Bool          // and a WebSocket does not, or is no use
+	spdyFails atomic.Bool          // where a WebSocket works
+	asleep    func() time.Duration // a test's, or nil
 	once      sync.Once
 	tunnels   pool
 }
@@ -63,6 +70,7 @@ const (
 	defaultMaxTunnels   = 64
 	defaultIdleTime     = time.Minute
 	defaultPingInterval = 5 * time.Second
+	defaultSilence      = 30 * time.Second
 	// dialAttempts is how many tunnels a Dial tries. One may break under it,
 	// and so may its successor when the server is going down; more would hide
 	// that from the caller.
@@ -121,6 +129,17 @@ func (c *Client) init() {
 	c.once.Do(func() {
 		interval := orDefault(c.PingInterval, defaultPingInterval)
 		p := &c.tunnels
+		p.limit = c.Silence
+		if p.limit == 0 {
+			p.limit = defaultSilence
+		}
+		if p.limit > 0 {
+			interval = min(interval, p.limit/2)
+		}
+		if p.asleep = c.asleep; p.asleep == nil {
+			p.asleep = asleep
+		}
+		p.slept = p.asleep()
 		p.open = func(ctx context.Context) (*tunnel, error) { return c.openTunnel(ctx, interval) }
 		p.max = orDefault(c.MaxTunnels, defaultMaxTunnels)
 		p.idleTime = orDefault(c.IdleTime, defaultIdleTime)

@@ -16,6 +16,9 @@ var (
 	// ErrTunnel says that the tunnel under the connection is gone. It wraps
 	// the reason, and is never io.EOF: what was in flight may be lost.
 	ErrTunnel = spdy.ErrTunnel
+	// ErrSilent says that a tunnel was given up because its server, which always
+	// answers pings, has not given a sign of life for too long.
+	ErrSilent = errors.New("no sign of life from the server")
 	// ErrRefused says that the server did nothing for the connection, which can be
 	// opened again. It is an ErrReset too.
 	ErrRefused = spdy.ErrRefused

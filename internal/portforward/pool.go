@@ -25,6 +25,16 @@ const (
 	// whose server waits for a stalled port for a dead one; Linux' TCP is as
 	// patient with its own (tcp_retries2, tcp(7)).
 	silenceLimit = 15 * time.Minute
+	// lookTime is between two looks at the tunnels: how late a silence, or the end of
+	// a sleep, may be noticed.
+	lookTime = time.Second
+	// sleepLimit is how long a sleep is that makes the tunnels doubtful, and lateLimit
+	// how late a look is if this process itself was stopped: a busy machine's are
+	// earlier.
+	sleepLimit = time.Second
+	lateLimit  = 5 * time.Second
+	// wakeTime is how long a server of ours has to answer after a sleep.
+	wakeTime = 10 * time.Second
 )
 
 // pool keeps a Client's tunnels: who is where, which take more, when to open and
@@ -34,6 +44,8 @@ type pool struct {
 	max      int
 	idleTime time.Duration // a tunnel without connections is kept this long
 	silence  time.Duration // after which a tunnel takes no more connections
+	limit    time.Duration // after which one to a server of ours is given up; negative is never
+	asleep   func() time.Duration
 	log      *slog.Logger
 
 	life context.Context // ends with close
@@ -43,10 +55,13 @@ type pool struct {
 	mu      sync.Mutex
 	closed  bool
 	tunnels []*tunnel
-	opening *opening    // under way, or nil
-	growing bool        // grow is running
-	restTil time.Time   // grow rests until then
-	sweeper *time.Timer // runs sweep; nil without tunnels
+	opening *opening      // under way, or nil
+	growing bool          // grow is running
+	restTil time.Time     // grow rests until then
+	sweeper *time.Timer   // runs sweep; nil without tunnels
+	slept   time.Duration // what asleep said last
+	looked  time.Time     // when sweep ran last
+	woke    time.Time     // when the last sleep was noticed
 }
 
 // opening is a tunnel on its way. err is set before done is closed.
@@ -85,6 +100,7 @@ func (p *pool) take() (*tunnel, *opening, error) {
 	if p.closed {
 		return nil, nil, net.ErrClosed
 	}
+	p.notice()
 	p.clean()
 	t := p.pick()
 	if t == nil {
@@ -306,11 +322,28 @@ func (p *pool) rest(err error) {
 // sweepSoon sees to it that sweep runs while there are tunnels; p.mu is held.
 func (p *pool) sweepSoon() {
 	if p.sweeper == nil {
+		p.looked = time.Now()
 		p.sweeper = time.AfterFunc(p.sweepTime(), p.sweep)
 	}
 }
 
-func (p *pool) sweepTime() time.Duration { return min(p.idleTime/4, p.silence) }
+func (p *pool) sweepTime() time.Duration { return min(p.idleTime/4, p.silence, lookTime) }
+
+// notice finds out whether the machine has slept, or this process was stopped, since the
+// last look. Then the tunnels have to show that they live; p.mu is held.
+func (p *pool) notice() {
+	slept := p.asleep()
+	woke := slept-p.slept >= sleepLimit || p.sweeper != nil && time.Since(p.looked) >= p.sweepTime()+lateLimit
+	p.slept = slept
+	if !woke {
+		return
+	}
+	p.log.Debug("awake again", "tunnels", len(p.tunnels))
+	p.woke, p.looked = time.Now(), time.Now()
+	for _, t := range p.tunnels {
+		t.conn.Ping()
+	}
+}
 
 // sweep closes what nobody has used for idleTime, except for one that stays ready,
 // and what has been silent for too long.
@@ -320,6 +353,8 @@ func (p *pool) sweep() {
 	if p.closed {
 		return
 	}
+	p.notice()
+	p.looked = time.Now()
 	p.clean()
 	_, idle, _ := p.census()
 	p.drop(func(t *tunnel) bool {
@@ -327,7 +362,11 @@ func (p *pool) sweep() {
 		if surplus {
 			idle--
 		}
-		return surplus || t.silence() >= silenceLimit
+		lost := t.lost()
+		if lost {
+			t.conn.GiveUp(ErrSilent)
+		}
+		return surplus || lost
 	})
 	if len(p.tunnels) == 0 {
 		p.sweeper = nil

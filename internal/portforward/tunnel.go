@@ -30,7 +30,7 @@ type tunnel struct {
 	conn *spdy.Conn
 	v1   bool // porthole.v1: connections in it do not hold each other up
 
-	heard atomic.Int64 // when octets last came, wall clock, in ns since 1970
+	heard atomic.Int64 // when octets last came, in ns after born
 	born  time.Time
 
 	requests atomic.Uint64 // the last connection's requestID
@@ -50,8 +50,7 @@ func (c *Client) openTunnel(ctx context.Context, pingInterval time.Duration) (*t
 		return nil, err
 	}
 	t := &tunnel{pool: &c.tunnels, v1: isV1(u.protocol), born: time.Now(), idle: time.Now()}
-	t.heard.Store(time.Now().UnixNano())
-	t.conn = spdy.New(listening{u, &t.heard}, spdy.Config{
+	t.conn = spdy.New(listening{u, t}, spdy.Config{
 		PingInterval: pingInterval, FlowControl: t.v1, Gone: func() bool { return gone(u.conn) },
 	})
 	c.tunnels.log.Debug("tunnel opened", "via", via, "protocol", u.protocol, "took", time.Since(start))
@@ -61,21 +60,39 @@ func (c *Client) openTunnel(ctx context.Context, pingInterval time.Duration) (*t
 // listening is a tunnel's transport that keeps the time of the last octets.
 type listening struct {
 	io.ReadWriteCloser
-	heard *atomic.Int64
+	tunnel *tunnel
 }
 
 func (l listening) Read(p []byte) (int, error) {
 	n, err := l.ReadWriteCloser.Read(p)
 	if n > 0 {
-		l.heard.Store(time.Now().UnixNano())
+		l.tunnel.heard.Store(int64(time.Since(l.tunnel.born)))
 	}
 	return n, err
 }
 
-// silence is how long nothing has come. It goes by the wall clock, which unlike
-// the monotonic one goes on while a laptop sleeps (clock_gettime(2)).
+// silence is how long nothing has come, while the machine was awake.
 func (t *tunnel) silence() time.Duration {
-	return time.Duration(time.Now().UnixNano() - t.heard.Load())
+	return time.Since(t.born) - time.Duration(t.heard.Load())
+}
+
+// doubtful says whether nothing has come since this process went on after a sleep: the
+// network may be another one by now; pool.mu is held.
+func (t *tunnel) doubtful() bool {
+	return t.born.Add(time.Duration(t.heard.Load())).Before(t.pool.woke)
+}
+
+// lost says whether the tunnel has been silent for longer than it may; pool.mu is held.
+func (t *tunnel) lost() bool {
+	switch p := t.pool; {
+	case !t.v1:
+		return t.silence() >= silenceLimit
+	case p.limit < 0:
+		return false
+	case t.doubtful():
+		return time.Since(p.woke) >= wakeTime
+	}
+	return t.silence() >= t.pool.limit
 }
 
 // sociable says whether the tunnel is a good place for a new connection;
@@ -86,7 +103,7 @@ func (t *tunnel) sociable() bool {
 		limit = maxConnsV1
 	}
 	return !t.retired && t.conns < limit &&
-		t.conn.Stalled() < stallLimit && t.silence() < t.pool.silence
+		t.conn.Stalled() < stallLimit && t.silence() < t.pool.silence && !t.doubtful()
 }
 
 // dial opens a connection, and waits for nothing.

@@ -197,6 +197,13 @@ func (c *Conn) Stalled() time.Duration {
 // now is the time since the tunnel began, in nanoseconds, never 0.
 func (c *Conn) now() int64 { return max(1, int64(time.Since(c.born))) }
 
+// Ping sends a PING at once, if this end sends any.
+func (c *Conn) Ping() { c.beat.now() }
+
+// GiveUp ends the tunnel as one that is lost: every stream brings what has come, and then
+// fails with ErrTunnel and the reason. It does not wait.
+func (c *Conn) GiveUp(reason error) { c.fail(reason, true, goAwayOK) }
+
 // Done is closed when the tunnel is gone; Err then says why.
 func (c *Conn) Done() <-chan struct{} { return c.done }
 

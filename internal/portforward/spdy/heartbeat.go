@@ -38,6 +38,15 @@ func (b *heartbeat) stop() {
 	}
 }
 
+// now sends a ping beside those that are due.
+func (b *heartbeat) now() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.timer != nil {
+		b.ping()
+	}
+}
+
 func (b *heartbeat) run() {
 	if !b.step() {
 		b.conn.fail(ErrPingTimeout, true, goAwayOK)

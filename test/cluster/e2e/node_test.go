@@ -33,6 +33,7 @@ func TestNode(t *testing.T) {
 		{"one tunnel", nodeOneTunnel},
 		{"a thousand", nodeThousand},
 		{"sandbox", nodeSandbox},
+		{"silence", nodeSilence},
 		{"stalled", nodeStalled},
 		{"threads", nodeThreads},
 		{"host network", nodeHostNetwork},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -141,6 +142,25 @@ func pauseOf(t *testing.T, address string) int {
 	}
 	t.Fatalf("no sandbox has the address %s", address)
 	return 0
+}
+
+// nodeSilence has the network fall silent under a connection, which ends then, otherwise than cleanly.
+func nodeSilence(t *testing.T, _ context.Context, _ *node) {
+	n := newNetwork(t)
+	host, _, _ := net.SplitHostPort(strings.TrimPrefix(c.Server(), "https://"))
+	p := start(t, "forward", "--silence", "3s", "--server", "https://"+n.listener.Addr().String(), "--tls-server-name", host, "solo", ":8080")
+	address := p.address(t, 0)
+	live := newEchoer(t, address)
+	if _, err := live.round(); err != nil {
+		t.Fatal(err)
+	}
+	n.mu.Lock()
+	began := time.Now()
+	_, err := live.round()
+	wantReset(t, "", err)
+	t.Logf("the connection ended after %v: %v", time.Since(began).Round(time.Millisecond), err)
+	n.mu.Unlock()
+	who(t, address)
 }
 
 // TestWebSocketsEndInAPIServer has the API server turn WebSockets into SPDY by itself, as it did before 1.36, and
