@@ -1,6 +1,7 @@
 package main
 
 import (
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -24,7 +25,7 @@ func (f *forwarding) complete(cmd *cobra.Command, args []string, prefix string) 
 	case len(args) == 0 && (strings.HasPrefix(prefix, "netns://") || strings.HasPrefix(prefix, "pid://")):
 		return completeHere(prefix)
 	}
-	cluster, err := kube.Open(f.config)
+	cluster, err := f.clusterNow(cmd)
 	if err != nil {
 		return schemes(nil, prefix)
 	}
@@ -46,6 +47,14 @@ func (f *forwarding) complete(cmd *cobra.Command, args []string, prefix string) 
 		ports[i] = local + ":" + ports[i]
 	}
 	return ports, noFiles
+}
+
+// clusterNow is the cluster that the flags so far say.
+func (f *forwarding) clusterNow(cmd *cobra.Command) (*kube.Cluster, error) {
+	if err := f.prefer(cmd.Flags(), io.Discard); err != nil {
+		return nil, err
+	}
+	return kube.Open(f.config)
 }
 
 // schemes adds those of this host to a cluster's targets.
@@ -143,7 +152,7 @@ func (f *forwarding) completeFlags(cmd *cobra.Command) {
 }
 
 func (f *forwarding) completeNamespaces(cmd *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {
-	cluster, err := kube.Open(f.config)
+	cluster, err := f.clusterNow(cmd)
 	if err != nil {
 		return nil, noFiles
 	}

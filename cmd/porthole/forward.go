@@ -66,6 +66,9 @@ func newForward() *cobra.Command {
 				return usageError{errors.New("forward: a file has addresses and pin for each of its forwards: --address and --pin go with a target")}
 			}
 			f.cmd, f.typed = cmd, os.Args[1:]
+			if err := f.prefer(cmd.Flags(), cmd.ErrOrStderr()); err != nil {
+				return err
+			}
 			if err := f.parse(args); err != nil {
 				return usageError{err}
 			}

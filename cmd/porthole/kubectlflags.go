@@ -26,6 +26,7 @@ type kubectlFlags struct {
 	warningsAsErrors bool
 	profile          string
 	profileOutput    string
+	kuberc           string
 }
 
 func (k *kubectlFlags) add(flags *pflag.FlagSet) {
@@ -34,12 +35,12 @@ func (k *kubectlFlags) add(flags *pflag.FlagSet) {
 	flags.BoolVar(&k.warningsAsErrors, "warnings-as-errors", false, "exit with an error if the server has sent warnings")
 	flags.StringVar(&k.profile, "profile", "none", "profile to write at the end: none, cpu, heap, goroutine, threadcreate, block, mutex or trace")
 	flags.StringVar(&k.profileOutput, "profile-output", "profile.pprof", "file for the profile")
+	flags.StringVar(&k.kuberc, "kuberc", "", "kubectl's file of preferences, of which those for port-forward count; $KUBERC or ~/.kube/kuberc if not given")
 	// What they ask kubectl for, porthole has none of.
 	flags.String("cache-dir", "", "taken as kubectl takes it; porthole caches nothing on disk")
-	flags.String("kuberc", "", "taken as kubectl takes it; porthole has no preferences")
 	flags.Duration("log-flush-frequency", 5*time.Second, "taken as kubectl takes it; porthole writes each line at once")
 	flags.Bool("match-server-version", false, "taken as kubectl takes it; porthole has no version in common with servers")
-	for _, name := range []string{"vmodule", "cache-dir", "kuberc", "log-flush-frequency", "match-server-version"} {
+	for _, name := range []string{"vmodule", "cache-dir", "log-flush-frequency", "match-server-version"} {
 		_ = flags.MarkHidden(name)
 	}
 }

@@ -284,7 +284,7 @@ func grant(e *kube.ForbiddenError) string {
 	} else if e.Verb == "impersonate" && e.Name != "" {
 		what = append(what, "--resource-name="+e.Name)
 	}
-	name := "porthole-" + strings.Trim(strings.NewReplacer("/", "-", ".", "-").Replace(e.Verb+"-"+e.Resource), "-")
+	name := "porthole-" + strings.NewReplacer("/", "-", ".", "-").Replace(e.Verb+"-"+strings.TrimPrefix(e.Resource, "/"))
 	create := slices.Concat([]string{"kubectl", "create", role, name}, what, in)
 	bind := slices.Concat([]string{"kubectl", "create", binding, name, "--" + role + "=" + name, "--user=" + cmp.Or(e.User, "USER")}, in)
 	return fmt.Sprintf("`%s` and `%s` grant it", safetext.QuoteAll(create...), safetext.QuoteAll(bind...))

@@ -28,6 +28,8 @@ type Config struct {
 	Kubeconfig string
 	// Overrides go before what the files say.
 	Overrides clientcmd.ConfigOverrides
+	// Plugins is which plugins for credentials may run; its zero value is for all.
+	Plugins api.PluginPolicy
 	// Warn is called with each warning that the server sends with an answer, from
 	// many goroutines at once. nil is for nobody.
 	Warn func(text string)
@@ -85,6 +87,9 @@ func (c *Config) load() (config *rest.Config, namespace string, err error) {
 	}
 	if err := checkUser(loader, &overrides); err != nil {
 		return nil, "", err
+	}
+	if config.ExecProvider != nil {
+		config.ExecProvider.PluginPolicy = c.Plugins
 	}
 	hidePassword(config)
 	namespace, _, err = loader.Namespace()
