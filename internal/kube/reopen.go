@@ -35,8 +35,10 @@ type reopening struct {
 	mu    sync.Mutex
 	conn  far
 	sent  []byte
-	fin   bool // CloseWrite was called
-	times int  // that it was opened again
+	fin   bool   // CloseWrite was called
+	times int    // that it was opened again
+	tell  func() // who wants to know of the loss, or nil
+	loss  error  // why it was lost and could not be opened again
 }
 
 // far is what a portforward.Client's connections are.
@@ -45,6 +47,8 @@ type far interface {
 	io.WriterTo
 	Reset() error
 	SetWriteDeadline(time.Time) error
+	AfterLoss(f func())
+	Loss() error
 }
 
 // reopen makes a connection one that is opened again if need be.
@@ -145,6 +149,37 @@ func (c *reopening) SetWriteDeadline(t time.Time) error {
 	return c.current().SetWriteDeadline(t)
 }
 
+// AfterLoss calls f on a goroutine of its own once the connection is lost for good;
+// Loss then says how.
+func (c *reopening) AfterLoss(f func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.tell = f
+	c.watch()
+}
+
+// watch waits for the loss of the connection as it is now; c.mu is held.
+func (c *reopening) watch() {
+	conn := c.conn
+	conn.AfterLoss(func() {
+		err := c.again(conn, conn.Loss())
+		if err == nil {
+			return
+		}
+		c.mu.Lock()
+		c.loss = err
+		c.mu.Unlock()
+		c.tell()
+	})
+}
+
+// Loss says why the connection was lost, nil if it was not.
+func (c *reopening) Loss() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.loss
+}
+
 // current is the connection as it is now.
 func (c *reopening) current() far {
 	if c.final.Load() {
@@ -208,6 +243,9 @@ func (c *reopening) again(failed far, err error) error {
 	}
 	_ = failed.Close()
 	c.conn = conn
+	if c.tell != nil {
+		c.watch()
+	}
 	return nil
 }
 

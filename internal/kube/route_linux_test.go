@@ -415,15 +415,35 @@ func TestSandboxMadeAnew(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer conn.Close()
-		if _, err := io.WriteString(conn, question); err != nil {
+		wantEcho(t, conn, question)
+
+		n.tellNode(t, "anew", "web") // and once more, with a local connection before it
+		if conn, err = j.Dial(t.Context(), 80); err != nil {
 			t.Fatal(err)
 		}
-		if err := conn.CloseWrite(); err != nil {
-			t.Fatal(err)
-		}
-		if got, err := io.ReadAll(conn); err != nil || string(got) != "web:80\n"+question {
-			t.Errorf("%d octets sent, %d came back, %v", len(question), len(got), err)
-		}
+		local, accepted := testenv.TCPPair(t)
+		var copier pipe.Copier
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			_, _ = copier.Copy(accepted, conn)
+		}()
+		wantEcho(t, local, question)
+		<-done
+		copier.Close()
+	}
+}
+
+func wantEcho(t *testing.T, conn pipe.Conn, question string) {
+	t.Helper()
+	defer conn.Close()
+	if _, err := io.WriteString(conn, question); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(conn); err != nil || string(got) != "web:80\n"+question {
+		t.Errorf("%d octets sent, %d came back, %v", len(question), len(got), err)
 	}
 }
