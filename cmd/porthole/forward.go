@@ -144,6 +144,9 @@ func (f *forwarding) flags(cmd *cobra.Command) {
 }
 
 func (f *forwarding) parse(args []string) (err error) {
+	if err := f.misplaced(args); err != nil && f.file == "" {
+		return err
+	}
 	switch {
 	case f.file != "" && len(args) > 0:
 		return errors.New("forward: want either a file or a target")
@@ -171,9 +174,6 @@ func (f *forwarding) parse(args []string) (err error) {
 }
 
 func (f *forwarding) parseArgs(args []string) (err error) {
-	if err := f.misplaced(args); err != nil {
-		return err
-	}
 	f.targetArg = args[0]
 	s := spec{Forward: manifest.Forward{Addresses: f.addresses, Pin: f.pin}}
 	if s.Target, err = target.Parse(args[0]); err != nil {

@@ -167,7 +167,7 @@ func (g *group) lost() error {
 	}
 	switch {
 	case len(all) > 0:
-		return errors.Join(all...)
+		return severalErrors(all)
 	case failed == len(g.members):
 		return fmt.Errorf("%s: none of its forwards could be opened", g.options.file)
 	case over == len(g.members):

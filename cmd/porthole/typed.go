@@ -57,6 +57,15 @@ func (t typed) with(old, new string) typed {
 	return t
 }
 
+// inserted is the line with two words for one.
+func (t typed) inserted(old, first, second string) typed {
+	t = t.with(old, first)
+	if i := t.index(0, first); i >= 0 {
+		t = slices.Insert(t, i+1, second)
+	}
+	return t
+}
+
 func (t typed) index(from int, word string) int {
 	for i := from; i < len(t); i++ {
 		if t[i] == word && (i == 0 || !isFlagWithValue(t[i-1])) {
@@ -137,6 +146,9 @@ func (t typed) asForward(first string) (typed, bool) {
 		t = slices.Delete(t.with(first, first+"/"+t[i+1]), i+1, i+2)
 		return slices.Insert(t, 0, "forward"), true
 	}
+	if name, ports, ok := targetAndPorts(first); ok {
+		return slices.Insert(t.inserted(first, name, ports), 0, "forward"), true
+	}
 	_, err := target.Parse(first)
 	return slices.Insert(slices.Clone(t), 0, "forward"), err == nil
 }
@@ -173,6 +185,13 @@ func flagError(cmd *cobra.Command, err error) error {
 	return usageError{hintedError{fmt.Errorf("%w, did you mean --%s?", err, near), line.line(cmd)}}
 }
 
+// targetAndPorts divides a word that is both, as svc/web:8080:80.
+func targetAndPorts(word string) (name, ports string, ok bool) {
+	name, ports, _ = strings.Cut(word, ":")
+	_, err := target.Parse(name)
+	return name, ports, err == nil && isPort(ports) && !isPort(word)
+}
+
 // withoutCommand is a line that lacks its command.
 func (t typed) withoutCommand() (typed, bool) {
 	for i, arg := range t {
@@ -186,7 +205,14 @@ func (t typed) withoutCommand() (typed, bool) {
 // misplaced recognizes a target and ports in a wrong order or form; nil if they are
 // in the right one.
 func (f *forwarding) misplaced(args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	name, ports, joined := targetAndPorts(args[0])
 	switch {
+	case joined:
+		line := f.typed.inserted(args[0], name, ports)
+		return hintedError{fmt.Errorf("forward: a target and its ports are words of their own: %s %s", name, ports), line.line(f.cmd)}
 	case strings.Contains(args[0], ":") && !strings.Contains(args[0], "://") && isPort(args[0]) && len(args) > 1:
 		for i, arg := range args[1:] {
 			if _, err := target.Parse(arg); err == nil && !isPort(arg) {
@@ -226,8 +252,7 @@ func (t typed) reordered(old, new []string) typed {
 func (f *forwarding) portHint(arg string, err error) error {
 	if number, ok := strings.CutSuffix(arg, ":"); ok && isNumber(number) {
 		line := f.typed.with(arg, number).line(f.cmd)
-		return hintedError{fmt.Errorf("port %q: the remote port is missing: %w", arg, target.ErrPort),
-			"the same port at both ends: " + line + ", another: " + number + ":REMOTE"}
+		return hintedError{err, "the same port at both ends: " + line + ", another: " + number + ":REMOTE"}
 	}
 	if line, ok := f.typed.withCommand(); ok {
 		return hintedError{err, "a command goes behind --: " + line.line(f.cmd)}

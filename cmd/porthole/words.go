@@ -25,8 +25,8 @@ import (
 	"porthole.dev/porthole/internal/trace"
 )
 
-// printError prints an error on one line, with the next step to take; those of a
-// file on a line each, with nothing before the place that editors jump to.
+// printError prints an error on one line, with the next step to take, or several on a
+// line each; the mistakes in a file with nothing before the place that editors jump to.
 func printError(w io.Writer, err error, verbose bool) {
 	if each := fileErrors(err); len(each) > 0 {
 		for _, e := range each {
@@ -34,8 +34,21 @@ func printError(w io.Writer, err error, verbose bool) {
 		}
 		return
 	}
-	fmt.Fprintln(w, "porthole: "+safetext.Line(words(err, verbose)))
+	var several severalErrors
+	if !errors.As(err, &several) {
+		several = severalErrors{err}
+	}
+	for _, e := range several {
+		fmt.Fprintln(w, "porthole: "+safetext.Line(words(e, verbose)))
+	}
 }
+
+// severalErrors are told on a line each.
+type severalErrors []error
+
+func (e severalErrors) Error() string { return errors.Join(e...).Error() }
+
+func (e severalErrors) Unwrap() []error { return e }
 
 // fileErrors are the errors of a file of forwards, one for each mistake; nil for others.
 func fileErrors(err error) []error {

@@ -168,7 +168,7 @@ func wrongShapes() []rejected {
 			`3:23: want a port such as 8080 or "8080:80", not the number 1_0`}},
 		{name: "ports in a wrong form", text: one("ports: ['', ':', 'a b', '1:2:3:4', HTTP, '[::1]:80', '80 ']"), want: []string{
 			`3:11: port "": "" is not a number: not a port`,
-			`3:15: port ":": "" is not a number: not a port`,
+			`3:15: port ":": the remote port is missing: not a port`,
 			`3:20: port "a b": "a b" is not a number: not a port`,
 			`3:27: port "1:2:3:4": "2:3:4" is not a number: not a port`,
 			`3:38: port "HTTP": "HTTP" is not a number: not a port`,

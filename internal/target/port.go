@@ -64,6 +64,9 @@ func ParseNamedPort(s string) (Port, error) {
 		}
 		return p, err
 	}
+	if remote == "" && both {
+		return Port{}, fmt.Errorf("port %q: the remote port is missing: %w", s, ErrPort)
+	}
 	if p.Remote, err = parseNumber(s, remote); err != nil {
 		return Port{}, err
 	}
