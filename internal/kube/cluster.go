@@ -16,7 +16,10 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/restmapper"
 	"k8s.io/client-go/tools/clientcmd/api"
 	"k8s.io/client-go/util/connrotation"
 )
@@ -31,11 +34,13 @@ type Cluster struct {
 	Namespace string // of targets
 
 	api     *rest.RESTClient
-	conns   *connrotation.Dialer // all of api's
-	tunnels http.RoundTripper    // what portforward.Client takes
-	limit   time.Duration        // --request-timeout, or 0
-	plugin  bool                 // credentials come from a plugin
-	exec    *api.ExecConfig      // that is a program; else nil
+	types   discovery.CachedDiscoveryInterfaceWithContext // asked when it is needed
+	mapper  *restmapper.DeferredDiscoveryRESTMapper       // of types
+	conns   *connrotation.Dialer                          // all of api's
+	tunnels http.RoundTripper                             // what portforward.Client takes
+	limit   time.Duration                                 // --request-timeout, or 0
+	plugin  bool                                          // credentials come from a plugin
+	exec    *api.ExecConfig                               // that is a program; else nil
 	// impersonated is the user that requests are made as, or "".
 	impersonated string
 	params       runtime.ParameterCodec
@@ -90,8 +95,20 @@ func (c *Cluster) connectAPI(config *rest.Config) (err error) {
 	config.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
 	config.ContentType = runtime.ContentTypeProtobuf
 	config.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
-	c.api, err = rest.RESTClientFor(config)
-	return err
+	client, err := rest.HTTPClientFor(config)
+	if err != nil {
+		return err
+	}
+	if c.api, err = rest.RESTClientForConfigAndClient(config, client); err != nil {
+		return err
+	}
+	types, err := discovery.NewDiscoveryClientForConfigAndClient(config, client)
+	if err != nil {
+		return err
+	}
+	c.types = memory.NewMemCacheClientWithContext(types)
+	c.mapper = restmapper.NewDeferredDiscoveryRESTMapperWithContext(c.types)
+	return nil
 }
 
 // connectTunnels makes the transport of tunnels. An upgrade takes a connection of
@@ -155,15 +172,11 @@ func (c *Cluster) get(ctx context.Context, resource schema.GroupVersionResource,
 	return c.failed(ctx, err, act{"get", resource.GroupResource(), "", namespace, name})
 }
 
-// getJSON reads one object, or its subresource unless "", of any type.
-func (c *Cluster) getJSON(ctx context.Context, resource schema.GroupVersionResource, namespace, name, sub string, into any) error {
-	req := c.request(http.MethodGet, resource, namespace).Name(name)
-	if sub != "" {
-		req.SubResource(sub)
-	}
-	data, err := req.SetHeader("Accept", runtime.ContentTypeJSON).Do(ctx).Raw()
+// getJSON reads one object of any type.
+func (c *Cluster) getJSON(ctx context.Context, resource schema.GroupVersionResource, namespace, name string, into any) error {
+	data, err := c.request(http.MethodGet, resource, namespace).Name(name).SetHeader("Accept", runtime.ContentTypeJSON).Do(ctx).Raw()
 	if err != nil {
-		return c.failed(ctx, err, act{"get", resource.GroupResource(), sub, namespace, name})
+		return c.failed(ctx, err, act{"get", resource.GroupResource(), "", namespace, name})
 	}
 	if err := json.Unmarshal(data, into); err != nil {
 		return fmt.Errorf("get %s %s: %w", resource.Resource, name, err)

@@ -105,7 +105,7 @@ func (c *Cluster) declared(ctx context.Context, namespace string, t target.Targe
 		return podPorts(p.Spec.Containers), err
 	}
 	var w workload
-	err = c.getJSON(ctx, r.GroupVersionResource, namespace, t.Name, "", &w)
+	err = c.getJSON(ctx, r.GroupVersionResource, namespace, t.Name, &w)
 	return podPorts(w.Spec.Template.Spec.Containers), err
 }
 

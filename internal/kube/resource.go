@@ -2,20 +2,21 @@ package kube
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
 
-	apidiscovery "k8s.io/api/apidiscovery/v2"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/restmapper"
 )
 
 // resource is a type of objects that can be targets.
 type resource struct {
 	schema.GroupVersionResource
-	scale   bool // it has a scale subresource
-	cluster bool // its objects are in no namespace
+	scale bool // it has a scale subresource
 }
 
 // builtin knows the resources that are in every cluster, by all their names, so
@@ -50,85 +51,68 @@ func apps(name string) schema.GroupVersionResource {
 	return schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: name}
 }
 
-// lookUp finds a resource by a name that kubectl takes: singular, plural or
-// short, with group or version and group behind it. Errors: *ResourceError.
+// lookUp finds a resource by a name that kubectl takes: singular, plural, short or
+// its kind, with group or version and group behind it. Errors: *ResourceError.
 func (c *Cluster) lookUp(ctx context.Context, name string) (resource, error) {
 	if r, ok := builtin(name); ok {
 		return resource{GroupVersionResource: r}, nil
 	}
-	// The core's come first, as in kubectl; after them the server's own order counts.
-	var groups []apidiscovery.APIGroupDiscovery
-	for _, root := range []string{"/api", "/apis"} {
-		more, err := c.discover(ctx, root)
-		if err != nil {
-			return resource{}, err
-		}
-		groups = append(groups, more...)
-	}
-	for _, match := range []func(apidiscovery.APIResourceDiscovery, string) bool{isNamed, isShort} {
-		r, ok := search(groups, name, match)
-		if r.cluster {
-			return r, &ResourceError{Resource: name, Kind: ErrNoPods}
-		}
-		if ok {
-			return r, nil
-		}
-	}
-	return resource{}, &ResourceError{Resource: name, Kind: ErrUnknownResource}
-}
-
-// discover reads all resources below /api or /apis at once, which servers
-// offer from Kubernetes 1.27 on.
-func (c *Cluster) discover(ctx context.Context, root string) ([]apidiscovery.APIGroupDiscovery, error) {
 	ctx, cancel := c.foreground(ctx)
 	defer cancel()
-	data, err := c.api.Get().AbsPath(root).SetHeader("Accept",
-		"application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,"+
-			"application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList").Do(ctx).Raw()
+	_, known, partly := c.types.ServerGroupsAndResourcesWithContext(ctx)
+	if len(known) == 0 && partly != nil {
+		return resource{}, c.failed(ctx, partly, act{verb: "get", resource: schema.GroupResource{Resource: "/apis"}})
+	}
+	found, err := c.mapping(ctx, name)
 	if err != nil {
-		return nil, c.failed(ctx, err, act{verb: "get", resource: schema.GroupResource{Resource: root}})
+		c.mapper.ResetWithContext(ctx) // it may be there when it is looked for again
 	}
-	var list apidiscovery.APIGroupDiscoveryList
-	if err := json.Unmarshal(data, &list); err != nil {
-		return nil, fmt.Errorf("discover resources: %w", err)
+	switch {
+	case meta.IsNoMatchError(err) && discovery.IsGroupDiscoveryFailedError(partly):
+		return resource{}, fmt.Errorf("look for %s: %w", name, partly)
+	case meta.IsNoMatchError(err):
+		return resource{}, &ResourceError{Resource: name, Kind: ErrUnknownResource}
+	case err != nil:
+		return resource{}, fmt.Errorf("look for %s: %w", name, err)
+	case found.Scope.Name() == meta.RESTScopeNameRoot:
+		return resource{}, &ResourceError{Resource: name, Kind: ErrNoPods}
 	}
-	return list.Items, nil
+	return resource{found.Resource, hasScale(known, found.Resource)}, nil
 }
 
-// search finds the first resource for which match is true of its name.
-func search(groups []apidiscovery.APIGroupDiscovery, name string, match func(apidiscovery.APIResourceDiscovery, string) bool) (resource, bool) {
-	name, group, _ := strings.Cut(name, ".")
-	for _, g := range groups {
-		for _, v := range g.Versions {
-			if group != "" && group != g.Name && group != v.Version+"."+g.Name {
-				continue
-			}
-			for _, r := range v.Resources {
-				if match(r, name) {
-					return found(g.Name, v.Version, r), true
-				}
-			}
+// mapping finds what a name stands for, in the order that kubectl has: a resource
+// before a kind, with a version before without.
+func (c *Cluster) mapping(ctx context.Context, name string) (*meta.RESTMapping, error) {
+	names := restmapper.NewShortcutExpanderWithContext(c.mapper, c.types, nil)
+	full, partial := schema.ParseResourceArg(name)
+	each := []schema.GroupVersionResource{partial.WithVersion("")}
+	if full != nil {
+		each = []schema.GroupVersionResource{*full, each[0]}
+	}
+	for _, r := range each {
+		kind, err := names.KindForWithContext(ctx, r)
+		if err == nil {
+			return names.RESTMappingWithContext(ctx, kind.GroupKind(), kind.Version)
+		}
+		if !meta.IsNoMatchError(err) {
+			return nil, err
 		}
 	}
-	return resource{}, false
-}
-
-func found(group, version string, r apidiscovery.APIResourceDiscovery) resource {
-	isScale := func(s apidiscovery.APISubresourceDiscovery) bool { return s.Subresource == "scale" }
-	return resource{
-		GroupVersionResource: schema.GroupVersionResource{Group: group, Version: version, Resource: r.Resource},
-		scale:                slices.ContainsFunc(r.Subresources, isScale),
-		cluster:              r.Scope == apidiscovery.ScopeCluster,
+	fullKind, kind := schema.ParseKindArg(name)
+	if fullKind != nil {
+		if found, err := names.RESTMappingWithContext(ctx, fullKind.GroupKind(), fullKind.Version); err == nil {
+			return found, nil
+		}
 	}
+	return names.RESTMappingWithContext(ctx, kind)
 }
 
-func isNamed(r apidiscovery.APIResourceDiscovery, name string) bool {
-	kind := r.ResponseKind != nil && strings.EqualFold(r.ResponseKind.Kind, name)
-	return name == r.Resource || name == r.SingularResource || kind
-}
-
-func isShort(r apidiscovery.APIResourceDiscovery, name string) bool {
-	return slices.Contains(r.ShortNames, name)
+// hasScale says whether a resource has a scale subresource.
+func hasScale(known []*metav1.APIResourceList, r schema.GroupVersionResource) bool {
+	isScale := func(sub metav1.APIResource) bool { return sub.Name == r.Resource+"/scale" }
+	return slices.ContainsFunc(known, func(list *metav1.APIResourceList) bool {
+		return list.GroupVersion == r.GroupVersion().String() && slices.ContainsFunc(list.APIResources, isScale)
+	})
 }
 
 // IsResource tells whether a word is a name of one of the resources that are in every cluster.

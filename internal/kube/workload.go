@@ -3,12 +3,13 @@ package kube
 import (
 	"context"
 	"encoding/json"
-	"errors"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/scale"
 )
 
 // workload is what this package reads of an object that has pods, whatever its type.
@@ -17,7 +18,7 @@ type workload struct {
 		Replicas *int32
 		Selector json.RawMessage
 		Template struct {
-			Spec struct{ Containers []corev1.Container }
+			Spec struct{ Containers, InitContainers []corev1.Container }
 		}
 	}
 }
@@ -34,7 +35,7 @@ func (c *Cluster) selector(ctx context.Context, r resource, namespace, name stri
 		}
 	}
 	var w workload
-	if err := c.getJSON(ctx, r.GroupVersionResource, namespace, name, "", &w); err != nil {
+	if err := c.getJSON(ctx, r.GroupVersionResource, namespace, name, &w); err != nil {
 		return "", 0, err
 	}
 	if selector = parseSelector(w.Spec.Selector); selector == "" {
@@ -50,15 +51,24 @@ func (c *Cluster) selector(ctx context.Context, r resource, namespace, name stri
 // scale asks the scale subresource. A user who may not, and an object that has
 // none, have the selector "".
 func (c *Cluster) scale(ctx context.Context, r resource, namespace, name string) (string, int32, error) {
-	var scale struct {
-		Spec   struct{ Replicas int32 }
-		Status struct{ Selector string }
-	}
-	err := c.getJSON(ctx, r.GroupVersionResource, namespace, name, "scale", &scale)
-	if errors.Is(err, ErrForbidden) || apierrors.IsNotFound(err) {
+	path := func(schema.GroupVersionKind) string { return "/apis" } // /api has none that would have to be looked up
+	client := scale.New(c.api, found(r.GroupVersionResource), path, nil)
+	now, err := client.Scales(namespace).Get(ctx, r.GroupResource(), name, metav1.GetOptions{})
+	if apierrors.IsForbidden(err) || apierrors.IsNotFound(err) {
 		return "", 0, nil
 	}
-	return scale.Status.Selector, scale.Spec.Replicas, err
+	if err != nil {
+		return "", 0, c.failed(ctx, err, act{"get", r.GroupResource(), "scale", namespace, name})
+	}
+	return now.Status.Selector, now.Spec.Replicas, nil
+}
+
+// found is a resource that need not be looked up again.
+type found schema.GroupVersionResource
+
+// ResourceFor implements scale.PreferredResourceMapper.
+func (f found) ResourceFor(schema.GroupVersionResource) (schema.GroupVersionResource, error) {
+	return schema.GroupVersionResource(f), nil
 }
 
 // parseSelector reads both forms that selectors have, a LabelSelector and the
