@@ -26,7 +26,7 @@ func fromPods(pods []*corev1.Pod, named bool) []endpoint {
 		all = append(all, endpoint{
 			pod: p.Name, uid: p.UID, ready: ready, status: status,
 			leaving: p.DeletionTimestamp != nil || over,
-			ports:   podPorts(p.Spec.Containers),
+			ports:   podPorts(p.Spec.Containers, p.Spec.InitContainers),
 		})
 	}
 	return all

@@ -102,11 +102,11 @@ func (c *Cluster) declared(ctx context.Context, namespace string, t target.Targe
 	case podResource():
 		var p corev1.Pod
 		err = c.get(ctx, r.GroupVersionResource, namespace, t.Name, &p)
-		return podPorts(p.Spec.Containers), err
+		return podPorts(p.Spec.Containers, p.Spec.InitContainers), err
 	}
 	var w workload
 	err = c.getJSON(ctx, r.GroupVersionResource, namespace, t.Name, &w)
-	return podPorts(w.Spec.Template.Spec.Containers), err
+	return podPorts(w.Spec.Template.Spec.Containers, w.Spec.Template.Spec.InitContainers), err
 }
 
 // names lists the names of objects of any type, sorted.

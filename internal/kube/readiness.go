@@ -3,6 +3,8 @@ package kube
 import (
 	"context"
 	"errors"
+	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -104,10 +106,10 @@ func (r *Route) describe(ctx context.Context, known []PodStatus) []PodStatus {
 	return each
 }
 
-// warn adds the cluster's last warning about a pod, such as that a volume is
+// warn adds the cluster's last warning about a pod's state, such as that a volume is
 // missing or a probe fails, where the pod's status itself tells little.
 func (r *Route) warn(ctx context.Context, s *PodStatus) {
-	if s.Message != "" && s.Reason != "ContainersNotReady" {
+	if !s.vague {
 		return
 	}
 	options := metav1.ListOptions{FieldSelector: fields.AndSelectors(
@@ -119,13 +121,47 @@ func (r *Route) warn(ctx context.Context, s *PodStatus) {
 	if r.Cluster.list(ctx, events, r.Namespace, options, &list) != nil {
 		return
 	}
-	var last corev1.Event
-	for _, e := range list.Items {
-		if !e.LastTimestamp.Before(&last.LastTimestamp) {
+	var last *corev1.Event
+	for i := range list.Items {
+		e := &list.Items[i]
+		if e.Message != "" && s.concerns(e) && (last == nil || !timeOf(e).Before(timeOf(last))) {
 			last = e
 		}
 	}
-	if last.Message != "" {
+	if last != nil {
 		s.Reason, s.Message = last.Reason, last.Message
 	}
+}
+
+// concerns says whether an event is about the state that s tells of: not about an
+// earlier pod of that name, a container that is not in the way, or a step that was
+// made since.
+func (s *PodStatus) concerns(e *corev1.Event) bool {
+	if uid := e.InvolvedObject.UID; uid != "" && s.uid != "" && uid != s.uid {
+		return false
+	}
+	_, container, of := strings.Cut(strings.TrimSuffix(e.InvolvedObject.FieldPath, "}"), "{")
+	switch {
+	case !of:
+		return !timeOf(e).Before(s.since)
+	case s.Container != "":
+		return container == s.Container
+	}
+	return s.waiting == nil || slices.Contains(s.waiting, container)
+}
+
+// timeOf is when an event was seen last; which field has it depends on its age and
+// on who wrote it.
+func timeOf(e *corev1.Event) time.Time {
+	last := e.LastTimestamp.Time
+	others := []time.Time{e.EventTime.Time, e.FirstTimestamp.Time}
+	if e.Series != nil {
+		others = append(others, e.Series.LastObservedTime.Time)
+	}
+	for _, t := range others {
+		if t.After(last) {
+			last = t
+		}
+	}
+	return last
 }

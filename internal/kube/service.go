@@ -63,7 +63,7 @@ func fromSlices(slicesOf []*discoveryv1.EndpointSlice) []endpoint {
 }
 
 func fromSlice(e discoveryv1.Endpoint, declared []discoveryv1.EndpointPort) endpoint {
-	to := endpoint{pod: e.TargetRef.Name, uid: e.TargetRef.UID, status: PodStatus{Name: e.TargetRef.Name}}
+	to := endpoint{pod: e.TargetRef.Name, uid: e.TargetRef.UID, status: PodStatus{Name: e.TargetRef.Name, uid: e.TargetRef.UID, vague: true}}
 	is := func(condition *bool, unknown bool) bool {
 		return condition == nil && unknown || condition != nil && *condition
 	}
