@@ -86,7 +86,7 @@ func (o *opener) openKubernetes(ctx context.Context, s spec) (*opened, error) {
 		o.tell.event(told)
 	}
 	r := kubeRoute{&kube.Route{
-		Cluster: cluster, Target: s.Target, Pin: s.Pin || o.options.pin,
+		Cluster: cluster, Target: s.Target, Want: s.Ports, Pin: s.Pin || o.options.pin,
 		Wait: o.options.wait, PodRunningTimeout: o.options.podRunning,
 		MaxTunnels: o.options.maxTunnels, Silence: cmp.Or(o.options.silence, -1), SPDYOnly: kube.SPDYOnly(), KeepWebSocket: kube.KeepWebSocket(),
 		Events: events,

@@ -12,6 +12,9 @@ import (
 	"porthole.dev/porthole/internal/portforward"
 )
 
+// errPortMoved says that what a pod's ports stand for has just changed.
+var errPortMoved = errors.New("the pod has no such port any more")
+
 // call is one Dial.
 type call struct {
 	route *Route
@@ -27,7 +30,10 @@ func (c *call) run(parent context.Context) (pipe.Conn, error) {
 	defer cancel()
 	for {
 		all, changed, _ := r.board.look()
-		e, ok := r.choice.next(all)
+		e, ok, err := r.pick(all, r.askedAs(c.port))
+		if err != nil {
+			return nil, err
+		}
 		if ok {
 			conn, err := c.try(ctx, e)
 			if err == nil || final(err) {
@@ -61,13 +67,16 @@ func (c *call) why() error {
 	if c.err != nil {
 		return c.err
 	}
-	return c.route.why(c.route.life)
+	return c.route.why(c.route.life, c.route.askedAs(c.port))
 }
 
 // try makes one attempt with one pod.
 func (c *call) try(ctx context.Context, e endpoint) (pipe.Conn, error) {
 	r := c.route
-	port, err := r.translate(e, c.port)
+	port, ok, err := r.portAt(e, r.askedAs(c.port))
+	if err == nil && !ok {
+		err = errPortMoved // since the pod was picked
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -89,11 +98,13 @@ func (r *Route) reach(ctx context.Context, e endpoint, do func(*portforward.Clie
 	}
 	conn, err := do(client)
 	if err == nil {
+		r.choice.prove(e.uid)
 		return conn, nil
 	}
 	var status *portforward.StatusError
-	if errors.As(err, &status) && status.Code >= http.StatusInternalServerError || errors.Is(err, context.DeadlineExceeded) {
-		r.choice.shun(e.uid)
+	gone := errors.As(err, &status) && status.Code == http.StatusNotFound
+	if gone || status != nil && status.Code >= http.StatusInternalServerError || errors.Is(err, context.DeadlineExceeded) {
+		r.choice.shun(e.uid, gone)
 	}
 	return nil, r.Cluster.tunnelFailed(ctx, err, r.Namespace, e.pod)
 }

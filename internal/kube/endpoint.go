@@ -1,6 +1,8 @@
 package kube
 
 import (
+	"strings"
+
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -10,10 +12,18 @@ type endpoint struct {
 	pod     string
 	uid     types.UID
 	ready   bool      // new connections may go there
-	leaving bool      // and never will again
+	leaving bool      // it is told to end, or has ended
+	over    bool      // it has ended
 	status  PodStatus // why not, if not ready
-	ports   ports     // by the names that the target has for them
+	ports   ports     // of its containers
+	begins  ports     // of those that have not begun, where others run
+	offers  bool      // ports are what a service calls them, from its EndpointSlices
 }
+
+// uidOfName stands for the UID of a pod of which only the name is known.
+func uidOfName(pod string) types.UID { return types.UID("name:" + pod) }
+
+func unknownUID(uid types.UID) bool { return strings.HasPrefix(string(uid), "name:") }
 
 // fromPods makes endpoints of pods, the best choice first. named says that there
 // is one, and that it was asked for by name.
@@ -23,11 +33,16 @@ func fromPods(pods []*corev1.Pod, named bool) []endpoint {
 	for _, p := range pods {
 		status, ready := judge(p, named)
 		over := p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
-		all = append(all, endpoint{
+		e := endpoint{
 			pod: p.Name, uid: p.UID, ready: ready, status: status,
-			leaving: p.DeletionTimestamp != nil || over,
-			ports:   podPorts(p.Spec.Containers, p.Spec.InitContainers),
-		})
+			leaving: p.DeletionTimestamp != nil || over, over: over,
+			ports: podPorts(p.Spec.Containers, p.Spec.InitContainers),
+		}
+		if ready && p.Status.Phase == corev1.PodPending {
+			e.begins = podPorts(notBegun(p), nil)
+			e.status, _ = judge(p, false)
+		}
+		all = append(all, e)
 	}
 	return all
 }

@@ -174,13 +174,19 @@ type PortError struct {
 	Port     string   // number or name as given
 	Protocol string   // that the port has, if it is not TCP; else ""
 	Have     []string // the TCP ports that there are, such as "http (8080)"
+	Pods     bool     // the target may have it, but none of its pods has
 }
 
 func (e *PortError) Error() string {
 	if e.Protocol != "" {
 		return fmt.Sprintf("port %s of %s is %s: %v", e.Port, e.Target, e.Protocol, ErrNotTCP)
 	}
-	if len(e.Have) == 0 {
+	switch {
+	case e.Pods && len(e.Have) == 0:
+		return fmt.Sprintf("no pod of %s has port %s, nor names any", e.Target, e.Port)
+	case e.Pods:
+		return fmt.Sprintf("no pod of %s has port %s, but %s", e.Target, e.Port, strings.Join(e.Have, ", "))
+	case len(e.Have) == 0:
 		return fmt.Sprintf("%s has no port %s, and names none", e.Target, e.Port)
 	}
 	return fmt.Sprintf("%s has no port %s, but %s", e.Target, e.Port, strings.Join(e.Have, ", "))

@@ -72,11 +72,14 @@ type follower[T object] struct {
 	update func([]T)
 	// failed is told why update is not, and nil once it will be again.
 	failed func(error)
-	log    *slog.Logger
+	// again, unless nil, says that what query asks for has changed.
+	again <-chan struct{}
+	log   *slog.Logger
 
 	asked   query // last
 	access  access
 	proven  bool // a watch has begun once: that one is refused will pass
+	listed  bool // the same of lists
 	known   map[string]T
 	version string // of known, for the watch
 }
@@ -86,12 +89,7 @@ type follower[T object] struct {
 func (f *follower[T]) start(ctx context.Context) error {
 	ctx, cancel := f.cluster.foreground(ctx)
 	defer cancel()
-	err := f.look(ctx)
-	if errors.Is(err, ErrForbidden) && f.asked.name != "" {
-		f.access = getting
-		err = f.look(ctx)
-	}
-	return err
+	return f.look(ctx)
 }
 
 // run follows until ctx ends. What fails is tried again, whatever it is: a server
@@ -132,9 +130,15 @@ func (f *follower[T]) look(ctx context.Context) error {
 		return f.lookAt(ctx, q.name)
 	}
 	list := f.list()
-	if err := f.cluster.list(ctx, f.resource, f.namespace, q.options(), list); err != nil {
+	err = f.cluster.list(ctx, f.resource, f.namespace, q.options(), list)
+	if errors.Is(err, ErrForbidden) && q.name != "" && !f.listed {
+		f.access = getting
+		return f.lookAt(ctx, q.name)
+	}
+	if err != nil {
 		return err
 	}
+	f.listed = true
 	f.known = map[string]T{}
 	err = meta.EachListItem(list, func(item runtime.Object) error {
 		f.learn(item)
@@ -177,6 +181,17 @@ func (f *follower[T]) tell() {
 
 // listen hears what changes, until it is time to look again.
 func (f *follower[T]) listen(ctx context.Context) {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	if f.again != nil {
+		go func() {
+			select {
+			case <-f.again:
+				stop()
+			case <-ctx.Done():
+			}
+		}()
+	}
 	if f.access == watching {
 		err := f.watch(ctx)
 		f.log.Debug("watch ended", "resource", f.resource.Resource, "err", err)

@@ -33,7 +33,7 @@ func (r *Route) keep(pod string) {
 			return
 		}
 		switch {
-		case err == nil && (!up || r.choice.policy != spread && now != pod):
+		case err == nil && (!up || !r.choice.spreads() && now != pod):
 			r.emit(Event{Kind: Ready, Pod: now})
 		case err != nil && up:
 			r.lost(err)
@@ -55,7 +55,7 @@ func (r *Route) keep(pod string) {
 // made anew, and all is asked again.
 func (r *Route) lost(err error) {
 	r.emit(Event{Kind: Reconnecting, Err: err})
-	if !errors.Is(err, ErrNotReady) {
+	if !errors.Is(err, ErrNotReady) && !errors.Is(err, ErrNoPort) {
 		r.Cluster.drop()
 	}
 }
@@ -81,9 +81,9 @@ func (r *Route) rest(pause *backoff, err error, changed <-chan struct{}) {
 // some, and returns the first pod that has one. It fails if none has.
 func (r *Route) connect(ctx context.Context) (pod string, err error) {
 	all, _, err := r.board.look()
-	pods := r.choice.probable(all, maxWarm, r.tunnels.used)
+	pods := r.probable(maxWarm)
 	if len(pods) == 0 && err == nil {
-		err = r.notReady(all)
+		err = r.none(all, r.wanted()[0])
 	}
 	if len(pods) == 0 {
 		return "", err
@@ -92,13 +92,18 @@ func (r *Route) connect(ctx context.Context) (pod string, err error) {
 		pod string
 		err error
 	}
-	results := make(chan result, len(pods))
-	for _, e := range pods {
-		r.work.Go(func() { results <- result{e.pod, r.warm(e)} })
+	first := make(chan result, len(pods)) // of all
+	spreads := r.choice.spreads()
+	results := make([]chan result, len(pods))
+	for i, e := range pods {
+		if results[i] = first; !spreads {
+			results[i] = make(chan result, 1) // in their order, of which the first is told
+		}
+		r.work.Go(func() { results[i] <- result{e.pod, r.warm(e)} })
 	}
-	for range pods {
+	for _, next := range results {
 		select {
-		case got := <-results:
+		case got := <-next:
 			if got.err == nil {
 				return got.pod, nil
 			}
@@ -133,7 +138,7 @@ func (r *Route) sweep() {
 		for uid, pod := range r.tunnels.strays(all) {
 			var now corev1.Pod
 			err := r.getPod(pod, &now)
-			if apierrors.IsNotFound(err) || err == nil && now.UID != uid {
+			if apierrors.IsNotFound(err) || err == nil && now.UID != uid && !unknownUID(uid) {
 				r.tunnels.drop(uid)
 			}
 		}

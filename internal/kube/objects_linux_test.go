@@ -152,21 +152,64 @@ type member struct {
 func (n *namespace) setSlice(port int, members ...member) {
 	n.t.Helper()
 	endpoints := []object{}
-	for i, m := range members {
-		endpoints = append(endpoints, object{
-			"addresses":  []string{fmt.Sprintf("10.1.0.%d", i+1)},
-			"conditions": object{"ready": m.ready, "terminating": m.terminating},
-			"targetRef":  object{"kind": "Pod", "name": m.pod, "namespace": n.name, "uid": n.uid(m.pod)},
-		})
+	for _, m := range members {
+		endpoints = append(endpoints, n.endpoint(m.pod, object{"ready": m.ready, "terminating": m.terminating}))
 	}
-	slice := object{
-		"metadata":    object{"name": "web-1", "labels": object{"kubernetes.io/service-name": "web"}},
-		"addressType": "IPv4", "endpoints": endpoints,
-		"ports": []object{{"name": "http", "port": port, "protocol": "TCP"}},
+	n.putSlice("web-1", slice(endpoints, tcpPort("http", port)))
+}
+
+// endpoint is a pod's, as in a slice.
+func (n *namespace) endpoint(pod string, conditions object) object {
+	n.t.Helper()
+	return object{
+		"addresses": []string{"10.1.0.1"}, "conditions": conditions,
+		"targetRef": object{"kind": "Pod", "name": pod, "namespace": n.name, "uid": n.uid(pod)},
 	}
-	if _, err := n.call(http.MethodPost, n.path("endpointslices"), slice); err != nil {
-		n.must(n.t, http.MethodPut, n.path("endpointslices/web-1"), slice)
+}
+
+// ready are the endpoints of pods that are ready.
+func (n *namespace) ready(pods ...string) []object {
+	n.t.Helper()
+	endpoints := []object{}
+	for i, pod := range pods {
+		e := n.endpoint(pod, object{"ready": true})
+		e["addresses"] = []string{fmt.Sprintf("10.1.0.%d", i+1)}
+		endpoints = append(endpoints, e)
 	}
+	return endpoints
+}
+
+// slice is one of the service web.
+func slice(endpoints []object, ports ...object) object {
+	return object{"addressType": "IPv4", "endpoints": endpoints, "ports": ports}
+}
+
+// tcpPort is one of a slice or a service.
+func tcpPort(name string, port int) object {
+	return object{"name": name, "port": port, "protocol": "TCP"}
+}
+
+// putSlice makes or replaces a slice of the service web.
+func (n *namespace) putSlice(name string, s object) {
+	n.t.Helper()
+	s["metadata"] = object{"name": name, "labels": object{"kubernetes.io/service-name": "web"}}
+	if _, err := n.call(http.MethodPost, n.path("endpointslices"), s); err != nil {
+		n.must(n.t, http.MethodPut, n.path("endpointslices/"+name), s)
+	}
+}
+
+// setPorts replaces the ports of the service web.
+func (n *namespace) setPorts(ports ...object) {
+	n.t.Helper()
+	n.must(n.t, http.MethodPatch, n.path("services/web"), object{"spec": object{"ports": ports}})
+}
+
+// newPodOf makes a pod of app=web that is ready, with these named ports.
+func (n *namespace) newPodOf(name string, ports ...object) {
+	n.t.Helper()
+	n.create("pods", object{"metadata": object{"name": name, "labels": object{"app": "web"}}, "spec": object{
+		"nodeName": nodeName, "containers": []object{{"name": "main", "image": "main", "ports": ports}}}})
+	n.setReady(name, true)
 }
 
 func (n *namespace) uid(pod string) string {

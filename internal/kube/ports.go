@@ -1,31 +1,28 @@
 package kube
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
-
-	"porthole.dev/porthole/internal/target"
 )
 
 // port is one that a service or a pod's container declares.
 type port struct {
 	name     string // or ""
-	number   uint16
+	number   uint16 // 0 in an EndpointSlice that does not restrict it
 	protocol corev1.Protocol
 }
 
 // ports are all that a target declares.
 type ports []port
 
-// find returns the declared port that p means, preferring TCP.
-func (all ports) find(p target.Port) (port, bool) {
+// find returns the declared port that is asked for, preferring TCP.
+func (all ports) find(a ask) (port, bool) {
 	var best port
 	for _, q := range all {
-		same := p.Name != "" && q.name == p.Name || p.Name == "" && q.number == p.Remote
+		same := a.name != "" && q.name == a.name || a.name == "" && q.number == a.number
 		if same && (best.number == 0 || best.protocol != corev1.ProtocolTCP) {
 			best = q
 		}
@@ -43,11 +40,21 @@ func (all ports) named(name string) (uint16, bool) {
 	return 0, false
 }
 
+// tcp are the ports for TCP.
+func (all ports) tcp() (some ports) {
+	for _, q := range all {
+		if q.protocol == corev1.ProtocolTCP {
+			some = append(some, q)
+		}
+	}
+	return some
+}
+
 // names are the TCP ports for a person.
 func (all ports) names() (names []string) {
-	for _, q := range all {
+	for _, q := range all.tcp() {
 		switch {
-		case q.protocol != corev1.ProtocolTCP:
+		case q.number == 0:
 		case q.name == "":
 			names = append(names, strconv.Itoa(int(q.number)))
 		default:
@@ -58,23 +65,18 @@ func (all ports) names() (names []string) {
 	return slices.Compact(names)
 }
 
-// resolve fills in the numbers of a port. Only a service has none but those that
-// it declares; a pod's container may listen on others too.
+// resolve finds the number of a port that is asked for. If all are free, a
+// number that is not declared stands for itself.
 // Errors: *PortError.
-func (all ports) resolve(of string, p target.Port, declared bool) (target.Port, error) {
-	given := cmp.Or(p.Name, strconv.Itoa(int(p.Remote)))
-	q, ok := all.find(p)
+func (all ports) resolve(of string, a ask, free bool) (uint16, error) {
+	q, ok := all.find(a)
 	switch {
 	case ok && q.protocol != corev1.ProtocolTCP:
-		return p, &PortError{Target: of, Port: given, Protocol: string(q.protocol)}
-	case !ok && (declared || p.Name != ""):
-		return p, &PortError{Target: of, Port: given, Have: all.names()}
+		return 0, &PortError{Target: of, Port: a.String(), Protocol: string(q.protocol)}
+	case !ok && (!free || a.name != ""):
+		return 0, &PortError{Target: of, Port: a.String(), Have: all.names()}
 	case !ok:
-		return p, nil
+		return a.number, nil
 	}
-	p.Remote = q.number
-	if p.Same {
-		p.Local = q.number
-	}
-	return p, nil
+	return q.number, nil
 }

@@ -18,25 +18,31 @@ const (
 	tellAfter = time.Second
 	// askLimit is how long the search for reasons may take.
 	askLimit = 2 * time.Second
+	// maxDescribed is how many pods it asks for.
+	maxDescribed = 20
+	// settleTime is for how long what a service and its pods say of its ports may
+	// not fit together: they are changed one after the other.
+	settleTime = 3 * time.Second
 )
 
-// await waits until a pod is ready, or it is clear that none will be.
+// await waits until a pod is ready that has one of the ports, or it is clear that
+// none will be.
 func (r *Route) await(ctx context.Context) error {
 	limited, cancel := context.WithTimeout(ctx, r.PodRunningTimeout)
 	defer cancel()
 	tick := time.NewTicker(tellAfter)
 	defer tick.Stop()
-	tell := time.After(tellAfter)
+	tell, began := time.After(tellAfter), time.Now()
 	for {
 		all, changed, _ := r.board.look()
-		if anyReady(all) {
+		if len(r.probable(1)) > 0 {
 			return nil
 		}
 		if r.subject.isPod() && len(all) == 0 {
 			return r.missing(ctx, apierrors.NewNotFound(podResource().GroupResource(), r.Target.Name))
 		}
-		why := r.why(ctx)
-		if r.vain(why) {
+		why := r.whyNone(ctx)
+		if r.vain(why, time.Since(began)) {
 			return why
 		}
 		select {
@@ -54,16 +60,22 @@ func (r *Route) await(ctx context.Context) error {
 }
 
 // vain says whether what is in the way will not pass by itself.
-func (r *Route) vain(err error) bool {
+func (r *Route) vain(err error, waited time.Duration) bool {
 	var e *NotReadyError
-	return errors.As(err, &e) && (len(e.Pods) == 0 && r.subject.idle.Load() || allHopeless(e.Pods))
+	switch {
+	case errors.As(err, &e):
+		return len(e.Pods) == 0 && r.subject.idle.Load() || allHopeless(e.Pods)
+	case errors.Is(err, ErrNoPort):
+		return r.subject.service.Load() == nil || waited > settleTime
+	}
+	return false
 }
 
 // notReady says what is known of why no pod is ready.
 func (r *Route) notReady(all []endpoint) *NotReadyError {
 	e := &NotReadyError{Target: r.subject.name, Namespace: r.Namespace, Pods: statuses(all)}
 	switch {
-	case r.subject.isPod():
+	case r.subject.isPod(), r.subject.deleted.Load():
 		e.Reason = "does not exist any more"
 	case r.subject.idle.Load():
 		e.Reason = "is scaled to 0 replicas"
@@ -71,16 +83,51 @@ func (r *Route) notReady(all []endpoint) *NotReadyError {
 	return e
 }
 
-// why is notReady with all that can be found out, or why nothing can.
-func (r *Route) why(ctx context.Context) error {
+// none says why there is no pod for a port: none is ready, or those that are do not
+// have it. Errors: *NotReadyError, *PortError.
+func (r *Route) none(all []endpoint, to ask) error {
+	if !anyReady(all) {
+		return r.notReady(all)
+	}
+	having, err := r.having(all, to)
+	switch {
+	case err != nil:
+		return err
+	case len(having) > 0:
+		return r.notReady(having)
+	}
+	for _, e := range all {
+		if len(e.begins) > 0 {
+			return &NotReadyError{Target: r.subject.name, Namespace: r.Namespace, Pods: []PodStatus{e.status}}
+		}
+	}
+	return r.noPort(all, to)
+}
+
+// whyNone is why for the first of the ports that a pod has, if one has.
+func (r *Route) whyNone(ctx context.Context) (err error) {
+	for _, a := range r.wanted() {
+		if err = r.why(ctx, a); !errors.Is(err, ErrNoPort) {
+			break
+		}
+	}
+	return err
+}
+
+// why is none with all that can be found out, or why nothing can.
+func (r *Route) why(ctx context.Context, to ask) error {
 	all, _, err := r.board.look()
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
-	e := r.notReady(all)
-	if r.subject.service != nil {
+	err = r.none(all, to)
+	var e *NotReadyError
+	if !errors.As(err, &e) {
+		return err
+	}
+	if r.subject.service.Load() != nil {
 		e.Pods = r.describe(ctx, e.Pods)
 	}
 	if len(e.Pods) > 0 && ctx.Err() == nil {
@@ -93,7 +140,11 @@ func (r *Route) why(ctx context.Context) error {
 // do not tell. A user who may not see the pods learns no more than known.
 func (r *Route) describe(ctx context.Context, known []PodStatus) []PodStatus {
 	var list corev1.PodList
-	options := metav1.ListOptions{LabelSelector: serviceSelector(r.subject.service), Limit: 20}
+	service := r.subject.service.Load()
+	if len(service.Spec.Selector) == 0 {
+		return r.describeEach(ctx, known)
+	}
+	options := metav1.ListOptions{LabelSelector: serviceSelector(service), Limit: maxDescribed}
 	if r.Cluster.list(ctx, podResource(), r.Namespace, options, &list) != nil {
 		return known
 	}
@@ -102,6 +153,25 @@ func (r *Route) describe(ctx context.Context, known []PodStatus) []PodStatus {
 		if status, ok := judge(&list.Items[i], false); !ok {
 			each = append(each, status)
 		}
+	}
+	return each
+}
+
+// describeEach is describe by the pods' names.
+func (r *Route) describeEach(ctx context.Context, known []PodStatus) (each []PodStatus) {
+	for _, status := range known[:min(maxDescribed, len(known))] {
+		var pod corev1.Pod
+		switch err := r.Cluster.get(ctx, podResource(), r.Namespace, status.Name, &pod); {
+		case errors.Is(err, ErrForbidden):
+			return known
+		case apierrors.IsNotFound(err):
+			status.Status = "NotFound"
+		case err == nil:
+			if now, ok := judge(&pod, false); !ok {
+				status = now
+			}
+		}
+		each = append(each, status)
 	}
 	return each
 }

@@ -31,6 +31,9 @@ type Route struct {
 	Target target.Target
 	// Namespace is the target's; "" means the Cluster's.
 	Namespace string
+	// Want are the ports that Ports will be called for, if they are known already:
+	// Open waits for a pod that has one of them.
+	Want []target.Port
 	// Wait is how long a connection waits while no pod can be reached;
 	// 0 means 30 s.
 	Wait time.Duration
@@ -56,13 +59,17 @@ type Route struct {
 	choice  *choice
 	tunnels *tunnels
 	suspect chan struct{} // asks keep to see whether the route is still there
+	// reselect says that the service selects other pods.
+	reselect chan struct{}
 
 	life context.Context // ends with Close
 	end  context.CancelFunc
 	work sync.WaitGroup
 
 	mu    sync.Mutex
-	named map[uint16]string // ports that are called by their name at each pod
+	asked map[uint16]ask // by the numbers that Ports gave out
+	asks  []ask          // that connections will be for
+	names map[ask]string // what a service called the port of a number when it was asked for
 }
 
 const (
@@ -94,7 +101,8 @@ func (r *Route) init() {
 	r.board = newBoard()
 	r.tunnels = &tunnels{client: r.client, clients: map[types.UID]podClient{}}
 	r.suspect = make(chan struct{}, 1)
-	r.named = map[uint16]string{}
+	r.reselect = make(chan struct{}, 1)
+	r.asked, r.names = map[uint16]ask{}, map[ask]string{}
 	r.life, r.end = context.WithCancel(context.Background())
 }
 
@@ -102,7 +110,10 @@ func (r *Route) open(ctx context.Context) (err error) {
 	if r.subject, err = r.find(ctx); err != nil {
 		return err
 	}
-	r.choice = r.subject.choice(r.Pin)
+	r.choice = newChoice(r.subject.policy(r.Pin))
+	if err := r.ask(r.Want); err != nil {
+		return err
+	}
 	if err := r.follow(ctx); err != nil {
 		return err
 	}
@@ -123,11 +134,13 @@ func (r *Route) open(ctx context.Context) (err error) {
 func (r *Route) first(ctx context.Context) (pod string, err error) {
 	tried := map[types.UID]bool{}
 	for {
-		e, ok := r.likely()
-		if tried[e.uid] || !ok && err != nil {
+		likely := r.probable(1)
+		if err != nil && (len(likely) == 0 || tried[likely[0].uid]) {
 			return "", err
 		}
-		tried[e.uid] = true
+		if len(likely) > 0 {
+			tried[likely[0].uid] = true
+		}
 		if pod, err = r.connect(ctx); err == nil {
 			return pod, nil
 		}
@@ -157,69 +170,6 @@ func (r *Route) client(pod string) *portforward.Client {
 		Silence:       r.Silence,
 		Log:           r.Log.With("pod", pod),
 	}
-}
-
-// Ports fills in the numbers of ports that have names, and checks all of them. A
-// service's ports keep their numbers, and Dial takes those; a name that a pod's
-// container gives is looked up again at each pod that connections go to.
-// Errors: *PortError, *NotReadyError.
-func (r *Route) Ports(given []target.Port) ([]target.Port, error) {
-	declared, service := r.subject.ports, r.subject.service != nil
-	if !service {
-		e, ok := r.likely()
-		if !ok {
-			return nil, r.notReady(nil)
-		}
-		declared = e.ports
-	}
-	all := make([]target.Port, 0, len(given))
-	for _, p := range given {
-		p, err := declared.resolve(r.subject.name, p, service)
-		if err != nil {
-			return nil, err
-		}
-		if p.Name != "" && !service {
-			r.mu.Lock()
-			r.named[p.Remote] = p.Name
-			r.mu.Unlock()
-		}
-		all = append(all, p)
-	}
-	return all, nil
-}
-
-// PodPort is the port at the pod that connections to a port go to now. For a
-// service they may differ. Errors: *PortError.
-func (r *Route) PodPort(port uint16) (uint16, error) {
-	e, _ := r.likely()
-	return r.translate(e, port)
-}
-
-// likely is a pod that the next connection may go to.
-func (r *Route) likely() (endpoint, bool) {
-	all, _, _ := r.board.look()
-	if best := r.choice.probable(all, 1, r.tunnels.used); len(best) > 0 {
-		return best[0], true
-	}
-	return endpoint{}, false
-}
-
-// translate is the port of a pod that a port of the target stands for.
-func (r *Route) translate(e endpoint, number uint16) (uint16, error) {
-	name, named := r.subject.portName(number)
-	if !named {
-		r.mu.Lock()
-		name, named = r.named[number]
-		r.mu.Unlock()
-	}
-	if !named {
-		return number, nil
-	}
-	at, ok := e.ports.named(name)
-	if !ok {
-		return 0, &PortError{Target: "pod/" + e.pod, Port: name, Have: e.ports.names()}
-	}
-	return at, nil
 }
 
 // emit tells the route's owner. Only Open and keep call it, one after the other.

@@ -149,14 +149,6 @@ func waiting(reason, message string) object {
 		"state": object{"waiting": object{"reason": reason, "message": message}}}
 }
 
-func TestHeadlessService(t *testing.T) {
-	n := newNamespace(t)
-	n.newService(object{"clusterIP": "None"})
-	n.newReady("web-1")
-	n.setSlice(8080, member{pod: "web-1", ready: true})
-	n.opened(t, "admin", "svc/web").want(80, "web-1:80")
-}
-
 func TestPorts(t *testing.T) {
 	n := newNamespace(t)
 	n.newService(object{"ports": []object{

@@ -2,9 +2,10 @@ package kube
 
 import (
 	"context"
-	"sync/atomic"
-
 	"errors"
+	"sync/atomic"
+	"time"
+
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -15,13 +16,13 @@ import (
 type subject struct {
 	name     string // as it was named, such as deploy/web
 	resource resource
-	service  *corev1.Service // or nil
-	ports    ports           // of the service
-	idle     atomic.Bool     // it is meant to have no pods
+	service  atomic.Pointer[corev1.Service] // as it is now, or was before it was deleted; nil for other resources
+	deleted  atomic.Bool                    // the service
+	idle     atomic.Bool                    // it is meant to have no pods
 }
 
 // find asks the server what the target is. Errors: those of Cluster, and
-// *ResourceError, *NotFoundError, ErrNoSelector.
+// *ResourceError, *NotFoundError, *SelectorError.
 func (r *Route) find(ctx context.Context) (*subject, error) {
 	found, err := r.Cluster.lookUp(ctx, r.Target.Resource)
 	if err != nil {
@@ -33,14 +34,14 @@ func (r *Route) find(ctx context.Context) (*subject, error) {
 	}
 	ctx, cancel := r.Cluster.foreground(ctx)
 	defer cancel()
-	s.service = new(corev1.Service)
-	if err := r.Cluster.get(ctx, serviceResource(), r.Namespace, r.Target.Name, s.service); err != nil {
+	service := new(corev1.Service)
+	if err := r.Cluster.get(ctx, serviceResource(), r.Namespace, r.Target.Name, service); err != nil {
 		return nil, r.missing(ctx, err)
 	}
-	if len(s.service.Spec.Selector) == 0 || s.service.Spec.Type == corev1.ServiceTypeExternalName {
-		return nil, &SelectorError{Service: s.name, ExternalName: s.service.Spec.ExternalName}
+	if service.Spec.Type == corev1.ServiceTypeExternalName {
+		return nil, &SelectorError{Service: s.name, ExternalName: service.Spec.ExternalName}
 	}
-	s.ports = servicePorts(s.service)
+	s.service.Store(service)
 	return s, nil
 }
 
@@ -56,31 +57,18 @@ func (r *Route) missing(ctx context.Context, err error) error {
 	return e
 }
 
-// choice is how connections are distributed over the subject's pods.
-func (s *subject) choice(pinned bool) *choice {
+// policy is how connections are distributed over the subject's pods.
+func (s *subject) policy(pinned bool) (p policy, expiry time.Duration) {
+	service := s.service.Load()
 	switch {
 	case pinned:
-		return &choice{policy: pin}
-	case s.service == nil:
-		return &choice{policy: stay}
-	case affinity(s.service) > 0:
-		return &choice{policy: stay, expiry: affinity(s.service)}
+		return pin, 0
+	case service == nil:
+		return stay, 0
+	case affinity(service) > 0:
+		return stay, affinity(service)
 	}
-	return &choice{policy: spread}
-}
-
-// portName is what pods call a service's port; false if a number is the same
-// everywhere.
-func (s *subject) portName(number uint16) (string, bool) {
-	if s.service == nil || headless(s.service) {
-		return "", false
-	}
-	for _, p := range s.ports {
-		if p.number == number && p.protocol == corev1.ProtocolTCP {
-			return p.name, true
-		}
-	}
-	return "", false
+	return spread, 0
 }
 
 // isPod says whether the target is one pod by its name.
@@ -88,27 +76,76 @@ func (s *subject) isPod() bool { return s.resource.GroupVersionResource == podRe
 
 // follow begins to keep the board up to date, and returns once it is.
 func (r *Route) follow(ctx context.Context) error {
-	if r.subject.service == nil {
+	service := r.subject.service.Load()
+	if service == nil {
 		return r.missing(ctx, begin(ctx, r, r.podFollower(r.podQuery)))
-	}
-	query := func(context.Context) (query, error) {
-		return query{labels: discoveryv1.LabelServiceName + "=" + r.Target.Name}, nil
 	}
 	err := begin(ctx, r, &follower[*discoveryv1.EndpointSlice]{
 		resource: sliceResource(),
 		list:     func() runtime.Object { return new(discoveryv1.EndpointSliceList) },
 		single:   func() *discoveryv1.EndpointSlice { return new(discoveryv1.EndpointSlice) },
-		query:    query,
-		update:   func(all []*discoveryv1.EndpointSlice) { r.board.set(fromSlices(all)) },
+		query:    r.sliceQuery,
+		update:   func(all []*discoveryv1.EndpointSlice) { r.board.set(fromSlices(r.Namespace, all)) },
 	})
-	if !errors.Is(err, ErrForbidden) {
+	selects := len(service.Spec.Selector) > 0
+	if errors.Is(err, ErrForbidden) && selects {
+		r.Log.Info("not allowed to see the service's endpoints, going by its pods", "err", err)
+		pods := r.podFollower(r.servicePodQuery)
+		pods.again = r.reselect
+		if begin(ctx, r, pods) == nil {
+			err = nil
+		}
+	}
+	if err != nil {
 		return err
 	}
-	r.Log.Info("not allowed to see the service's endpoints, going by its pods", "err", err)
-	if begin(ctx, r, r.podFollower(r.servicePodQuery)) == nil {
-		return nil
+	if all, _, _ := r.board.look(); len(all) == 0 && !selects {
+		return &SelectorError{Service: r.subject.name}
 	}
-	return err
+	r.followService()
+	return nil
+}
+
+func (r *Route) sliceQuery(context.Context) (query, error) {
+	return query{labels: discoveryv1.LabelServiceName + "=" + r.Target.Name}, nil
+}
+
+// followService begins to keep up with the service itself, of which find has read
+// the first state. That this fails is no reason to take what is known for old.
+func (r *Route) followService() {
+	f := &follower[*corev1.Service]{
+		cluster: r.Cluster, namespace: r.Namespace, log: r.Log,
+		resource: serviceResource(),
+		list:     func() runtime.Object { return new(corev1.ServiceList) },
+		single:   func() *corev1.Service { return new(corev1.Service) },
+		query:    func(context.Context) (query, error) { return query{name: r.Target.Name}, nil },
+		update:   r.serviceChanged,
+		failed:   func(error) {},
+	}
+	r.work.Go(func() {
+		if err := f.renew(r.life); err != nil {
+			r.Log.Debug("look at the service again", "err", err)
+		}
+		f.run(r.life)
+	})
+}
+
+// serviceChanged takes note of the service as it is now. Its ports stay known while it is
+// deleted: it may be made anew.
+func (r *Route) serviceChanged(all []*corev1.Service) {
+	r.subject.deleted.Store(len(all) == 0)
+	if len(all) == 0 {
+		return
+	}
+	before, now := r.subject.service.Swap(all[0]), all[0]
+	r.choice.set(r.subject.policy(r.Pin))
+	if serviceSelector(before) != serviceSelector(now) || before.Spec.PublishNotReadyAddresses != now.Spec.PublishNotReadyAddresses {
+		select {
+		case r.reselect <- struct{}{}:
+		default:
+		}
+	}
+	r.board.wake()
 }
 
 // begin completes a follower, has it look once and lets it run.
@@ -132,8 +169,8 @@ func (r *Route) podFollower(query func(context.Context) (query, error)) *followe
 }
 
 func (r *Route) fromPods(pods []*corev1.Pod) []endpoint {
-	if r.subject.service != nil {
-		return fromServicePods(r.subject.service, pods)
+	if service := r.subject.service.Load(); service != nil {
+		return fromServicePods(service, pods)
 	}
 	return fromPods(pods, r.subject.isPod())
 }
@@ -149,5 +186,5 @@ func (r *Route) podQuery(ctx context.Context) (query, error) {
 }
 
 func (r *Route) servicePodQuery(context.Context) (query, error) {
-	return query{labels: serviceSelector(r.subject.service)}, nil
+	return query{labels: serviceSelector(r.subject.service.Load())}, nil
 }
