@@ -3,10 +3,12 @@ package kube
 import (
 	"context"
 	"errors"
+	"net/http"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
 
 	"porthole.dev/porthole/internal/pipe"
 	"porthole.dev/porthole/internal/portforward"
@@ -17,6 +19,8 @@ const (
 	keepPause = time.Second
 	// sweepPause is between two looks for pods that are gone.
 	sweepPause = 5 * time.Second
+	// blindPause is the same for a user who may not see pods: that may change.
+	blindPause = 5 * time.Minute
 	// maxWarm is how many pods of a service have a tunnel kept ready for them.
 	maxWarm = 8
 )
@@ -135,18 +139,30 @@ func (r *Route) sweep() {
 			return
 		}
 		all, _, _ := r.board.look()
+		next := sweepPause
 		for uid, pod := range r.tunnels.strays(all) {
-			var now corev1.Pod
-			err := r.getPod(pod, &now)
-			if apierrors.IsNotFound(err) || err == nil && now.UID != uid && !unknownUID(uid) {
+			gone, err := r.gone(uid, pod)
+			if apierrors.IsForbidden(err) {
+				next = blindPause // the others are too
+				break
+			}
+			if gone {
 				r.tunnels.drop(uid)
 			}
 		}
+		tick.Reset(next)
 	}
 }
 
-func (r *Route) getPod(name string, into *corev1.Pod) error {
+// gone says whether a pod does not exist any more, by one request: whoever may not
+// ask need not be told who they are.
+func (r *Route) gone(uid types.UID, name string) (bool, error) {
 	ctx, cancel := r.Cluster.background(r.life)
 	defer cancel()
-	return r.Cluster.get(ctx, podResource(), r.Namespace, name, into)
+	var now corev1.Pod
+	err := r.Cluster.request(http.MethodGet, podResource(), r.Namespace).Name(name).Do(ctx).Into(&now)
+	if err != nil {
+		return apierrors.IsNotFound(err), err
+	}
+	return now.UID != uid && !unknownUID(uid), nil
 }
