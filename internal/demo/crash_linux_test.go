@@ -129,7 +129,7 @@ func TestLeftoverProcess(t *testing.T) {
 	_ = startPod(t, cfg).Close()
 	select {
 	case <-ended:
-	case <-time.After(5 * time.Second):
+	case <-time.After(testenv.Patience):
 		t.Fatal("the leftover process was not killed")
 	}
 

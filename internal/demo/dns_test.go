@@ -1,6 +1,7 @@
 package demo
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -12,13 +13,13 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
-	"go.uber.org/goleak"
+
+	"porthole.dev/porthole/internal/testenv"
 )
 
 func startDNS(t *testing.T, d *DNS) *DNS {
 	t.Helper()
-	goroutines := goleak.IgnoreCurrent()
-	t.Cleanup(func() { goleak.VerifyNone(t, goroutines) })
+	testenv.NoGoroutines(t)
 	if d.Addr == "" {
 		d.Addr = "127.0.0.1:0"
 	}
@@ -41,7 +42,7 @@ func clusterDNS(t *testing.T) *DNS {
 
 func ask(t *testing.T, d *DNS, network, name string, qtype uint16) *dns.Msg {
 	t.Helper()
-	client := &dns.Client{Net: network, Timeout: 5 * time.Second}
+	client := &dns.Client{Net: network, Timeout: testenv.Patience}
 	reply, _, err := client.Exchange(new(dns.Msg).SetQuestion(name, qtype), d.LocalAddr().String())
 	if err != nil {
 		t.Fatal(err)
@@ -95,7 +96,7 @@ func data(reply *dns.Msg) string {
 
 func TestDNSRefusesWhatItIsNotFor(t *testing.T) {
 	d := clusterDNS(t)
-	client := &dns.Client{Timeout: 5 * time.Second}
+	client := &dns.Client{Timeout: testenv.Patience}
 	update := new(dns.Msg).SetUpdate("cluster.local.")
 	reply, _, err := client.Exchange(update, d.LocalAddr().String())
 	if err != nil || reply.Rcode != dns.RcodeNotImplemented {
@@ -158,7 +159,7 @@ func TestDNSForwards(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer silent.Close()
-	d := startDNS(t, &DNS{Upstreams: []string{silent.LocalAddr().String(), u.addr.String()}, Timeout: 100 * time.Millisecond})
+	d := startDNS(t, &DNS{Upstreams: []string{silent.LocalAddr().String(), u.addr.String()}, Timeout: time.Second})
 
 	if reply := ask(t, d, "udp", "example.com.", dns.TypeA); !reply.Truncated || reply.Authoritative {
 		t.Errorf("udp: truncated %v, authoritative %v", reply.Truncated, reply.Authoritative)
@@ -174,20 +175,10 @@ func TestDNSForwards(t *testing.T) {
 }
 
 func TestDNSWithoutUpstream(t *testing.T) {
-	tcp, udp, err := listenBoth("127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	tcp.Close()
-	udp.Close()
-	itself := tcp.Addr().String()
-	d := startDNS(t, &DNS{Addr: itself, Upstreams: []string{itself}})
-	started := time.Now()
+	itself := fmt.Sprintf("127.0.0.1:%d", testenv.FreePort(t))
+	d := startDNS(t, &DNS{Addr: itself, Upstreams: []string{itself}, Timeout: time.Hour}) // which it does not wait for
 	if reply := ask(t, d, "udp", "example.com.", dns.TypeA); reply.Rcode != dns.RcodeServerFailure {
 		t.Errorf("rcode %s", dns.RcodeToString[reply.Rcode])
-	}
-	if took := time.Since(started); took > time.Second {
-		t.Errorf("took %v", took)
 	}
 }
 
@@ -199,7 +190,7 @@ func TestDNSIsBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer silent.Close()
-	d := startDNS(t, &DNS{Upstreams: []string{silent.LocalAddr().String()}, Timeout: time.Minute, MaxQueries: 1})
+	d := startDNS(t, &DNS{Upstreams: []string{silent.LocalAddr().String()}, Timeout: time.Hour, MaxQueries: 1})
 	first, err := dns.Dial("udp", d.LocalAddr().String())
 	if err != nil {
 		t.Fatal(err)
@@ -214,9 +205,8 @@ func TestDNSIsBounded(t *testing.T) {
 	if reply := ask(t, d, "udp", "kuard.default.svc.cluster.local.", dns.TypeA); reply.Rcode != dns.RcodeServerFailure {
 		t.Errorf("rcode %s", dns.RcodeToString[reply.Rcode])
 	}
-	started := time.Now()
-	if err := d.Close(); err != nil || time.Since(started) > 5*time.Second {
-		t.Errorf("close: %v after %v", err, time.Since(started))
+	if err := d.Close(); err != nil {
+		t.Errorf("close: %v", err)
 	}
 }
 

@@ -11,6 +11,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"go.uber.org/goleak"
+
+	"porthole.dev/porthole/internal/testenv"
 )
 
 // wantNoTrace fails the test if, at its end and after its other cleanups,
@@ -21,14 +23,13 @@ func wantNoTrace(t *testing.T) {
 	before := traces(t)
 	goroutines := goleak.IgnoreCurrent()
 	t.Cleanup(func() {
-		goleak.VerifyNone(t, goroutines)
 		var after []string
-		for deadline := time.Now().Add(time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-			if after = traces(t); slices.Equal(before, after) {
+		for deadline := time.Now().Add(testenv.Patience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+			if after = traces(t); slices.Equal(before, after) && goleak.Find(goroutines) == nil {
 				return
 			}
 		}
-		t.Errorf("left behind:\nbefore %q\nafter  %q", before, after)
+		t.Errorf("left behind:\nbefore %q\nafter  %q, and %v", before, after, goleak.Find(goroutines))
 	})
 }
 

@@ -63,7 +63,7 @@ func runDemo(cfg Config) error {
 }
 
 func get(url string) error {
-	response, err := (&http.Client{Timeout: 2 * time.Second}).Get(url)
+	response, err := (&http.Client{Timeout: time.Minute}).Get(url)
 	if err != nil {
 		return err
 	}
@@ -73,7 +73,7 @@ func get(url string) error {
 }
 
 func lookup(name string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	resolver := &net.Resolver{PreferGo: true}
 	found, err := resolver.LookupHost(ctx, name)

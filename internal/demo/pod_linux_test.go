@@ -77,7 +77,7 @@ func TestPodIsReachableOnlyInside(t *testing.T) {
 	if n := strings.Count(page, "\n"); n != len(podEnv()) {
 		t.Errorf("environment has more than it should: %q", page)
 	}
-	conn, err := net.DialTimeout("tcp", netip.AddrPortFrom(pod.IP, 8080).String(), time.Second)
+	conn, err := net.DialTimeout("tcp", netip.AddrPortFrom(pod.IP, 8080).String(), testenv.Patience)
 	if !errors.Is(err, unix.ECONNREFUSED) {
 		t.Errorf("dial %v:8080 from the host: %v, %v; want it refused", pod.IP, conn, err)
 	}
@@ -237,7 +237,7 @@ func TestDoneWhenTheApplicationDies(t *testing.T) {
 	}
 	select {
 	case <-pod.Done():
-	case <-time.After(5 * time.Second):
+	case <-time.After(testenv.Patience):
 		t.Fatal("not done")
 	}
 	if exit, ok := errors.AsType[*exec.ExitError](pod.Wait()); !ok || exit.String() != "signal: killed" {
@@ -266,7 +266,7 @@ func TestApplicationThatDoesNotListen(t *testing.T) {
 	wantNoTrace(t)
 	cfg := testConfig(t)
 	cfg.Args = []string{"idle"}
-	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
 	if _, err := Start(ctx, cfg); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("start: %v", err)

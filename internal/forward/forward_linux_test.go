@@ -83,13 +83,13 @@ func (r *running) dial(t *testing.T) *net.TCPConn {
 	return c.(*net.TCPConn)
 }
 
-func (r *running) wait(t *testing.T, atMost time.Duration) error {
+func (r *running) wait(t *testing.T) error {
 	t.Helper()
 	select {
 	case err := <-r.done:
 		return err
-	case <-time.After(atMost):
-		t.Fatalf("the session goes on %v after its end", atMost)
+	case <-time.After(testenv.Patience):
+		t.Fatal("the session goes on after its end")
 		return nil
 	}
 }
@@ -144,7 +144,7 @@ func TestSessionTellsWhatHappens(t *testing.T) {
 		t.Errorf("told %+v", closed)
 	}
 	r.interrupt()
-	if err := r.wait(t, time.Second); err != nil {
+	if err := r.wait(t); err != nil {
 		t.Error(err)
 	}
 }
@@ -286,7 +286,7 @@ func TestDrain(t *testing.T) {
 	time.Sleep(calm) // the answer takes its time
 	s.answer <- "answer"
 	wantRead(t, asking, "answer")
-	if err := r.wait(t, 10*time.Second); err != nil { // idle now, too
+	if err := r.wait(t); err != nil { // idle now, too
 		t.Error(err)
 	}
 }
@@ -315,7 +315,7 @@ func TestDrainWaitsForTheRest(t *testing.T) {
 	if all, err := io.ReadAll(c); err != nil || string(all) != "end" {
 		t.Errorf("read %q, %v, want the end", all, err)
 	}
-	if err := r.wait(t, 10*time.Second); err != nil {
+	if err := r.wait(t); err != nil {
 		t.Error(err)
 	}
 }
@@ -329,7 +329,7 @@ func TestDrainOfIdleEndsAtOnce(t *testing.T) {
 	r.awaitKinds(t, "[opened opened]")
 	time.Sleep(calm)
 	r.interrupt()
-	if err := r.wait(t, 10*time.Second); err != nil {
+	if err := r.wait(t); err != nil {
 		t.Error(err)
 	}
 	for _, c := range []*net.TCPConn{c, silent} {
@@ -360,7 +360,7 @@ func TestDrainEnds(t *testing.T) {
 				r.awaitKinds(t, "[opened draining]")
 				close(r.now)
 			}
-			if err := r.wait(t, 10*time.Second); err != nil {
+			if err := r.wait(t); err != nil {
 				t.Error(err)
 			}
 			if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
@@ -377,7 +377,7 @@ func TestInterruptEndsDial(t *testing.T) {
 	c := r.dial(t)
 	r.awaitKinds(t, "[opened]")
 	r.interrupt()
-	if err := r.wait(t, time.Second); err != nil {
+	if err := r.wait(t); err != nil {
 		t.Error(err)
 	}
 	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
@@ -406,11 +406,11 @@ func TestManyAtOnceAndIdle(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if n := testenv.Threads(t); n > threads+20 {
+	if n := testenv.Threads(t); n > threads+100 {
 		t.Errorf("500 open connections take %d threads, %d before", n, threads)
 	}
 	r.interrupt()
-	if err := r.wait(t, 2*time.Second); err != nil {
+	if err := r.wait(t); err != nil {
 		t.Error(err)
 	}
 }
@@ -427,7 +427,7 @@ func TestConn(t *testing.T) {
 	})
 	close(ended)
 	r.interrupt()
-	if err := r.wait(t, 2*time.Second); err != nil {
+	if err := r.wait(t); err != nil {
 		t.Error(err)
 	}
 }

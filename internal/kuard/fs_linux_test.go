@@ -22,7 +22,7 @@ func TestSpecialFilesAreNotOpened(t *testing.T) {
 	}
 	defer ln.Close()
 	s := serve(t, &Server{Root: root})
-	s.client.Timeout = 3 * time.Second
+	s.client.Timeout = time.Minute
 	page := s.want(http.StatusOK, "GET", "/fs/", "").body
 	for _, kind := range []string{"fifo", "socket"} {
 		if r := s.want(http.StatusForbidden, "GET", "/fs/"+kind, ""); !strings.Contains(r.body, "neither a directory nor a regular file") {

@@ -10,10 +10,10 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
+	"porthole.dev/porthole/internal/testenv"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { testenv.Main(m) }
 
 // site is a Server on a real loopback port, and a browser's worth of a client.
 type site struct {
@@ -34,7 +34,7 @@ func serve(t *testing.T, s *Server) *site {
 	go func() { served <- s.Serve(ctx, ln) }()
 	client := &http.Client{
 		Transport:     &http.Transport{},
-		Timeout:       20 * time.Second,
+		Timeout:       time.Minute,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	t.Cleanup(func() {
@@ -44,7 +44,7 @@ func serve(t *testing.T, s *Server) *site {
 			if err != nil {
 				t.Errorf("Serve returned %v after its context ended", err)
 			}
-		case <-time.After(3 * time.Second):
+		case <-time.After(time.Minute):
 			t.Error("Serve still runs 3 s after its context ended")
 		}
 		client.CloseIdleConnections()

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"golang.org/x/net/nettest"
+	"golang.org/x/sys/unix"
 
 	"porthole.dev/porthole/internal/netns"
 	"porthole.dev/porthole/internal/testenv"
@@ -181,7 +182,10 @@ func zombie(t *testing.T) int {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = cmd.Wait() })
-	time.Sleep(100 * time.Millisecond)
+	// WNOWAIT leaves it a zombie.
+	if err := unix.Waitid(unix.P_PID, cmd.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil); err != nil {
+		t.Fatal("waitid:", err)
+	}
 	return cmd.Process.Pid
 }
 
@@ -202,7 +206,7 @@ func TestProcessExits(t *testing.T) {
 		if !errors.Is(err, netns.ErrExited) {
 			t.Errorf("Wait = %v, want ErrExited", err)
 		}
-	case <-time.After(time.Second):
+	case <-time.After(testenv.Patience):
 		t.Fatal("Wait does not see the exit")
 	}
 	if _, err := pod.NS.Dial(t.Context(), testenv.Port(l)); !errors.Is(err, netns.ErrExited) {

@@ -23,6 +23,8 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"porthole.dev/porthole/internal/testenv"
 )
 
 // dataPathEnv is set where the test's own program is the data path of a Node.
@@ -80,7 +82,7 @@ func dataPathTo(w io.Writer) func() *exec.Cmd {
 
 // waitTime is how long a test waits for what must come; on a loaded machine it
 // comes late.
-const waitTime = 20 * time.Second
+const waitTime = testenv.Patience
 
 var quiet = slog.New(slog.DiscardHandler)
 

@@ -372,7 +372,7 @@ func readN(t *testing.T, r io.Reader, n int) {
 
 func wantReset(t *testing.T, c net.Conn) {
 	t.Helper()
-	_ = c.SetReadDeadline(time.Now().Add(3 * time.Second))
+	_ = c.SetReadDeadline(time.Now().Add(testenv.Patience))
 	if n, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("Read = %d, %v, want ECONNRESET", n, err)
 	}

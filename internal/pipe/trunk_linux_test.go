@@ -27,7 +27,7 @@ func raw(t *testing.T, c *net.TCPConn) syscall.RawConn {
 // load waits for octets of a source.
 func load(t *testing.T, trunk *pipe.Trunk, src syscall.RawConn, limit int) int {
 	t.Helper()
-	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(testenv.Patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		n, err := trunk.Load(src, limit)
 		if n > 0 || err != nil {
 			must(t, err)

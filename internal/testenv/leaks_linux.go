@@ -7,13 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
-
-	"go.uber.org/goleak"
 )
-
-// settle is how long what was let go may take to be gone.
-const settle = time.Second
 
 // threadSlack is how many threads the runtime may start and keep for itself;
 // one thread held for each of some connections is more than that.
@@ -24,12 +18,8 @@ const threadSlack = 8
 // Tests that use it must not run in parallel.
 func NoLeaks(t testing.TB) {
 	t.Helper()
-	goroutines := goleak.IgnoreCurrent()
 	fds, threads := Descriptors(t), Threads(t)
 	t.Cleanup(func() {
-		if err := goleak.Find(goroutines); err != nil {
-			t.Error("goroutines left behind:", err)
-		}
 		var left []string
 		within(settle, func() bool { left = missing(Descriptors(t), fds); return len(left) == 0 })
 		if len(left) > 0 {
@@ -39,6 +29,7 @@ func NoLeaks(t testing.TB) {
 			t.Errorf("%d threads, %d before: are some locked to their goroutine?", now, threads)
 		}
 	})
+	NoGoroutines(t) // which are looked at first
 }
 
 // Descriptors lists the open file descriptors of this process as "number: what
@@ -86,16 +77,4 @@ func Status(t testing.TB, pid int, key string) int {
 
 func missing(now, before []string) []string {
 	return slices.DeleteFunc(now, func(fd string) bool { return slices.Contains(before, fd) })
-}
-
-// within tries ok until it holds or d is over.
-func within(d time.Duration, ok func() bool) bool {
-	for end := time.Now().Add(d); ; time.Sleep(d / 50) {
-		if ok() {
-			return true
-		}
-		if time.Now().After(end) {
-			return false
-		}
-	}
 }

@@ -27,7 +27,7 @@ func FreePort(t testing.TB) uint16 {
 //
 // A port that was bound and closed again is anybody's. This one is not among
 // those that the system gives to whoever wants any, and other tests, in this
-// process and in others, are kept from it by its twin among UDP's ports.
+// process and in others, are kept from it by its twin, UDP's port of ::1.
 func ReservePort() (port uint16, release func(), err error) {
 	first, last := ephemeral()
 	for range 10_000 {
@@ -44,12 +44,11 @@ func ReservePort() (port uint16, release func(), err error) {
 
 // reserve makes a port the caller's own, or returns nil.
 func reserve(port uint16) io.Closer {
-	address := fmt.Sprintf(":%d", port)
-	twin, err := net.ListenPacket("udp", address)
+	twin, err := net.ListenPacket("udp", fmt.Sprintf("[::1]:%d", port))
 	if err != nil {
 		return nil
 	}
-	l, err := net.Listen("tcp", address)
+	l, err := net.Listen("tcp", fmt.Sprintf(":%d", port))
 	if err != nil {
 		_ = twin.Close()
 		return nil // a program that is no test listens there
