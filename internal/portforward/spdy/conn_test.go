@@ -260,7 +260,7 @@ func TestPingTimeout(t *testing.T) {
 	defer c.Close()
 	select {
 	case <-c.Done():
-	case <-time.After(5 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("a dead peer is not noticed")
 	}
 	if err := c.Err(); !errors.Is(err, ErrPingTimeout) || !errors.Is(err, ErrTunnel) {
@@ -269,8 +269,8 @@ func TestPingTimeout(t *testing.T) {
 }
 
 func TestPingAnswered(t *testing.T) {
-	client, server := tunnel(t, Config{PingInterval: 5 * time.Millisecond, PingTimeout: 300 * time.Millisecond})
-	time.Sleep(time.Second)
+	client, server := tunnel(t, Config{PingInterval: 5 * time.Millisecond, PingTimeout: 2 * time.Second})
+	time.Sleep(3 * time.Second)
 	if client.Err() != nil || server.Err() != nil {
 		t.Error(client.Err(), server.Err())
 	}
