@@ -47,6 +47,16 @@ const (
 
 // node measures porthole and kubectl, each on containerd and on `porthole node`.
 func (b *bench) node(ctx context.Context) error {
+	return b.onNode(ctx, (*nodeSide).connects, (*nodeSide).bursts, (*nodeSide).transfers, (*nodeSide).stall, (*nodeSide).threads,
+		(*nodeSide).calls, (*nodeSide).besideDownloads, (*nodeSide).backends, (*nodeSide).answers, (*nodeSide).soaked)
+}
+
+// nodeCalls measures of that the kubelet's calls alone.
+func (b *bench) nodeCalls(ctx context.Context) error {
+	return b.onNode(ctx, (*nodeSide).calls, (*nodeSide).besideDownloads)
+}
+
+func (b *bench) onNode(ctx context.Context, measures ...func(*nodeSide, context.Context) error) error {
 	if b.cluster.pointer == "" {
 		fmt.Fprintln(os.Stderr, "node: no -pointer given: left out")
 		return nil
@@ -56,10 +66,8 @@ func (b *bench) node(ctx context.Context) error {
 		return err
 	}
 	defer n.close(context.WithoutCancel(ctx))
-	for _, measure := range []func(context.Context) error{
-		n.connects, n.bursts, n.transfers, n.stall, n.threads, n.calls, n.backends, n.answers, n.soaked,
-	} {
-		if err := measure(ctx); err != nil {
+	for _, measure := range measures {
+		if err := measure(n, ctx); err != nil {
 			return err
 		}
 	}
