@@ -32,6 +32,7 @@ const nodeExample = `  porthole node
 type nodeOptions struct {
 	node.Node
 	backend     string
+	repairURLs  bool
 	allow, deny string
 	logFormat   string
 	verbosity   int
@@ -67,6 +68,9 @@ func (o *nodeOptions) flags(cmd *cobra.Command) {
 	flags.StringVar(&o.allow, "allow-ports", "", "the only ports that may be forwarded to, as 80,443,8000-9000; all if not given")
 	flags.StringVar(&o.deny, "deny-ports", "", "ports that may not, even if --allow-ports has them")
 	flags.BoolVar(&o.Policy.DenyHostNetwork, "deny-host-network", false, "refuse pods that use the node's own network")
+	flags.StringSliceVar(&o.PassThrough, "pass-through", nil, "runtime handlers, as gvisor,kata, whose pods' forwards are left to the runtime; "+
+		"added to those whose pods are seen not to be in a network namespace")
+	flags.BoolVar(&o.repairURLs, "repair-urls", true, "add the scheme to the URLs of a runtime that leaves it out (cri-dockerd), which kubelets from 1.36 on refuse")
 	flags.StringVar(&o.Streaming, "streaming-address", "127.0.0.1:0", "loopback address that the kubelet fetches forwards from, port 0 for any free one")
 	flags.BoolVar(&o.StreamingAnywhere, "streaming-anywhere", false, "let --streaming-address be one that others can reach; forwards are not encrypted there")
 	flags.StringVar(&o.Metrics, "metrics-address", "127.0.0.1:9753", `address of the Prometheus metrics, at /metrics; "" for none`)
@@ -113,6 +117,7 @@ func (o *nodeOptions) dataPath() *exec.Cmd {
 // parse completes the Node from the flags.
 func (o *nodeOptions) parse(stderr io.Writer) (err error) {
 	o.Backend, o.Version, o.DataPath = node.Backend(o.backend), version(), o.dataPath
+	o.KeepURLs = !o.repairURLs
 	if o.Policy.Allow, err = node.ParsePorts(o.allow); err != nil {
 		return err
 	}

@@ -44,7 +44,7 @@ type dataPath struct {
 }
 
 // newDataPath makes ready to start the process; the caller runs it, closes conn, and
-// the files in the end.
+// calls release in the end.
 func newDataPath(n *Node, sockets *sockets, counts prometheus.Gatherer) (d *dataPath, err error) {
 	d = &dataPath{command: n.DataPath, counts: counts, log: n.logger(), conns: make(chan net.Conn, 1)}
 	if d.settings, err = json.Marshal(n); err != nil {
@@ -57,9 +57,10 @@ func newDataPath(n *Node, sockets *sockets, counts prometheus.Gatherer) (d *data
 	return d, d.init()
 }
 
-// closeFiles is fine for nil, too.
-func (d *dataPath) closeFiles() {
+// release gives up what run has used; it is fine for nil, too.
+func (d *dataPath) release() {
 	if d != nil {
+		d.forget()
 		closeFiles(d.files)
 	}
 }

@@ -102,7 +102,7 @@ func (n *Node) openDataPath(p *dataPathParts) (err error) {
 	}
 	f := &forwards{
 		upstream: p.upstream,
-		resolver: resolver{cri: runtime.NewRuntimeServiceClient(p.upstream.conn)},
+		resolver: resolver{cri: runtime.NewRuntimeServiceClient(p.upstream.conn), elsewhere: n.PassThrough},
 		backend:  newBackend(n.Backend, forbidden, p.log), policy: n.Policy, server: p.server, url: "http://" + p.streaming.addr(),
 		metrics: counts, events: p.events, log: p.log,
 	}

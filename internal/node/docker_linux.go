@@ -30,40 +30,45 @@ func newDocker(path string) *docker {
 	}}
 }
 
-// pid is the number of the process of a running container.
-func (d *docker) pid(ctx context.Context, id string) (int, error) {
+// inspected is what the engine tells of a container, as far as it matters.
+type inspected struct {
+	State      *struct{ Pid int }
+	HostConfig struct{ Runtime string }
+}
+
+// inspect asks for a running container.
+func (d *docker) inspect(ctx context.Context, id string) (*inspected, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://docker/containers/"+url.PathEscape(id)+"/json", nil)
 	if err != nil {
-		return 0, fmt.Errorf("docker: %w", err)
+		return nil, fmt.Errorf("docker: %w", err)
 	}
 	response, err := d.client.Do(request)
 	if err != nil {
-		return 0, fmt.Errorf("docker: %w", err)
+		return nil, fmt.Errorf("docker: %w", err)
 	}
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
-		return 0, fmt.Errorf("docker: inspect container %s: %s", id, response.Status)
+		return nil, fmt.Errorf("docker: inspect container %s: %s", id, response.Status)
 	}
-	pid, err := readInspect(response.Body)
-	if err == nil && pid == 0 {
+	c, err := readInspect(response.Body)
+	if err == nil && c.State.Pid == 0 {
 		err = errors.New("it does not run")
 	}
 	if err != nil {
-		return 0, fmt.Errorf("docker: inspect container %s: %w", id, err)
+		return nil, fmt.Errorf("docker: inspect container %s: %w", id, err)
 	}
-	return pid, nil
+	return c, nil
 }
 
-// readInspect reads a container's process from the engine's answer; 0 is for none.
-func readInspect(body io.Reader) (int, error) {
-	var container struct {
-		State *struct{ Pid int }
+// readInspect reads the engine's answer; a Pid of 0 is for no process.
+func readInspect(body io.Reader) (*inspected, error) {
+	c := &inspected{}
+	if err := json.NewDecoder(io.LimitReader(body, maxInspect)).Decode(c); err != nil {
+		return nil, err
 	}
-	if err := json.NewDecoder(io.LimitReader(body, maxInspect)).Decode(&container); err != nil {
-		return 0, err
+	if c.State == nil {
+		return nil, errors.New("no State in the answer")
 	}
-	if container.State == nil {
-		return 0, errors.New("no State in the answer")
-	}
-	return max(container.State.Pid, 0), nil
+	c.State.Pid = max(c.State.Pid, 0)
+	return c, nil
 }

@@ -1,11 +1,13 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
 	"math"
 	"net"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -39,15 +41,15 @@ func (f *forwards) answer(down grpc.ServerStream) error {
 		return err
 	}
 	var request runtime.PortForwardRequest
-	err := proto.Unmarshal(in.octets.Materialize(), &request)
-	in.octets.Free()
-	if err != nil {
+	if err := proto.Unmarshal(in.octets.Materialize(), &request); err != nil {
+		in.octets.Free()
 		return status.Errorf(codes.InvalidArgument, "porthole node: read PortForward request: %v", err)
 	}
-	if err := f.upstream.await(down.Context()); err != nil {
-		return err
-	}
 	response, err := f.portForward(down.Context(), &request)
+	if errors.Is(err, errElsewhere) {
+		return f.passOn(&in, down)
+	}
+	in.octets.Free()
 	if err != nil {
 		return err
 	}
@@ -65,8 +67,17 @@ func (f *forwards) portForward(ctx context.Context, r *runtime.PortForwardReques
 	if err != nil {
 		return nil, err
 	}
+	if err := f.upstream.await(ctx); err != nil {
+		return nil, err
+	}
 	s, err := f.resolver.find(ctx, r.GetPodSandboxId())
-	if err != nil {
+	if err == nil && s.elsewhere {
+		err = f.checkElsewhere(s)
+	}
+	switch {
+	case errors.Is(err, errElsewhere):
+		return nil, err
+	case err != nil:
 		f.log.Warn("node: port-forward refused", "sandbox", r.GetPodSandboxId(), "err", err)
 		return nil, err
 	}
@@ -91,6 +102,35 @@ func (f *forwards) portForward(ctx context.Context, r *runtime.PortForwardReques
 		return nil, status.Errorf(codes.Internal, "porthole node: %v", err)
 	}
 	return &runtime.PortForwardResponse{Url: f.url + path}, nil
+}
+
+// errElsewhere has PortForward passed on to the runtime.
+var errElsewhere = errors.New("the pod's network is not in a namespace of the node")
+
+// checkElsewhere returns errElsewhere, or a status if the policy cannot be kept: through
+// which ports a runtime leads is not seen here.
+func (f *forwards) checkElsewhere(s *sandbox) error {
+	handler := cmp.Or(s.handler, DefaultHandler)
+	byPorts := len(f.policy.Allow)+len(f.policy.Deny) > 0
+	switch {
+	case s.hostNetwork && f.policy.DenyHostNetwork:
+		return status.Errorf(codes.PermissionDenied, "porthole node: %v", errHostNetwork)
+	case byPorts && !slices.Contains(f.resolver.elsewhere, handler):
+		return status.Errorf(codes.PermissionDenied, "porthole node: forwards to pods of the runtime handler %s are the runtime's, "+
+			"where the node's policy (--allow-ports, --deny-ports) does not hold; --pass-through %s lets them be", handler, handler)
+	}
+	f.metrics.passed.WithLabelValues(handler).Inc()
+	f.log.Info("node: port-forward passed on to the runtime", "namespace", s.namespace, "pod", s.pod, "sandbox", s.id, "handler", handler)
+	return errElsewhere
+}
+
+// passOn has the runtime answer a request as it came.
+func (f *forwards) passOn(in *frame, down grpc.ServerStream) error {
+	out, err := f.upstream.invoke(runtime.RuntimeService_PortForward_FullMethodName, down, in)
+	if err != nil {
+		return err
+	}
+	return down.SendMsg(out)
 }
 
 func portsOf(r *runtime.PortForwardRequest) ([]uint16, error) {

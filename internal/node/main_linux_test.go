@@ -100,6 +100,10 @@ type runtimeServer struct {
 	version    func(context.Context, *cri.VersionRequest) (*cri.VersionResponse, error)
 	listImages func(context.Context, *cri.ListImagesRequest) (*cri.ListImagesResponse, error)
 	events     func(grpc.ServerStreamingServer[cri.ContainerEventResponse]) error
+
+	portForward func(context.Context, *cri.PortForwardRequest) (*cri.PortForwardResponse, error)
+	url         string      // that Exec and Attach answer with
+	lists       chan string // ids that the Stream lists tell, one a message; closed at the end
 }
 
 func (r *runtimeServer) Version(ctx context.Context, q *cri.VersionRequest) (*cri.VersionResponse, error) {

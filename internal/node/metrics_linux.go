@@ -58,6 +58,7 @@ type forwardMetrics struct {
 	forwards *prometheus.CounterVec
 	octets   *prometheus.CounterVec
 	connect  prometheus.Histogram
+	passed   *prometheus.CounterVec
 }
 
 func newForwardMetrics() *forwardMetrics {
@@ -76,8 +77,11 @@ func newForwardMetrics() *forwardMetrics {
 			Name: "porthole_forward_connect_seconds", Help: "Time to enter a pod and connect to its port, where that worked.",
 			Buckets: []float64{.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .1, .5, 2.5, 10},
 		}),
+		passed: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "porthole_forwards_passed_through_total", Help: "Port-forwards that were left to the container runtime, by the pod's runtime handler.",
+		}, []string{"handler"}),
 	}
-	m.registry.MustRegister(m.open, m.forwards, m.octets, m.connect)
+	m.registry.MustRegister(m.open, m.forwards, m.octets, m.connect, m.passed)
 	for _, result := range results {
 		m.forwards.WithLabelValues(result) // so that rates begin at 0
 	}

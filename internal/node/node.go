@@ -62,6 +62,13 @@ type Node struct {
 	Backend Backend
 	// Policy is what may be forwarded.
 	Policy Policy
+	// PassThrough are runtime handlers whose pods' forwards are left to the
+	// runtime, besides those of which it tells that they are no Linux namespaces
+	// of the node. Policy's ports do not hold for them.
+	PassThrough []string
+	// KeepURLs leaves answers with URLs that have no scheme, cri-dockerd's, as
+	// they are; kubelets from 1.36 on refuse them.
+	KeepURLs bool
 	// Streaming is the host:port that the kubelet connects to for the
 	// forwards themselves; "" means 127.0.0.1:0. It must be loopback, unless
 	// StreamingAnywhere.
@@ -88,6 +95,9 @@ type Node struct {
 
 // DefaultEvents is where a node tells its events, and Follow's callers find it.
 const DefaultEvents = "unix:///run/porthole/events.sock"
+
+// DefaultHandler is what PassThrough and the metrics call the handler of pods that name none.
+const DefaultHandler = "default"
 
 const defaultStreaming = "127.0.0.1:0"
 

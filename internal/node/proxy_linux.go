@@ -4,14 +4,17 @@ import (
 	"context"
 	"errors"
 	"io"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	_ "google.golang.org/grpc/encoding/gzip" // for callers that compress
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -22,6 +25,7 @@ type proxy struct {
 	dataPath *upstream
 	observe  func(method string, code codes.Code)
 	methods  map[string]criMethod
+	keepURLs bool
 }
 
 // bidirectional fits any call: for gRPC's transport a message is a message.
@@ -64,15 +68,19 @@ func newServer(handle grpc.StreamHandler) *grpc.Server {
 
 func (p *proxy) handle(_ any, down grpc.ServerStream) error {
 	method, _ := grpc.MethodFromServerStream(down) // a server's stream always has it
-	to := p.upstream
-	if method == runtime.RuntimeService_PortForward_FullMethodName {
-		to = p.dataPath
+	var err error
+	switch method {
+	case runtime.RuntimeService_PortForward_FullMethodName:
+		err = p.passURL(p.askDataPath, method, down)
+	case runtime.RuntimeService_Exec_FullMethodName, runtime.RuntimeService_Attach_FullMethodName:
+		err = p.passURL(p.upstream.invoke, method, down)
+	default:
+		if p.methods[method].unary {
+			err = p.upstream.passOne(method, down)
+		} else {
+			err = p.upstream.pass(method, down)
+		}
 	}
-	pass := to.pass
-	if p.methods[method].unary {
-		pass = to.passOne
-	}
-	err := pass(method, down)
 	p.observe(method, status.Code(err))
 	return err
 }
@@ -100,6 +108,55 @@ func (u *upstream) passOne(method string, down grpc.ServerStream) error {
 		return err
 	}
 	return down.SendMsg(out)
+}
+
+// passURL is passOne for calls whose answer is an address for the kubelet. It repairs
+// those of cri-dockerd.
+func (p *proxy) passURL(invoke func(string, grpc.ServerStream, *frame) (*frame, error), method string, down grpc.ServerStream) error {
+	var in frame
+	if err := down.RecvMsg(&in); err != nil {
+		return err
+	}
+	out, err := invoke(method, down, &in)
+	if err != nil {
+		return err
+	}
+	if !p.keepURLs {
+		out = withScheme(out)
+	}
+	return down.SendMsg(out)
+}
+
+// askDataPath asks a second time if the data path has ended meanwhile: the next one is
+// there soon.
+func (p *proxy) askDataPath(method string, down grpc.ServerStream, in *frame) (*frame, error) {
+	if err := p.upstream.await(onward(down)); err != nil {
+		return nil, err
+	}
+	in.octets.Ref()
+	out, err := p.dataPath.invoke(method, down, in)
+	if status.Code(err) == codes.Unavailable && down.Context().Err() == nil {
+		return p.dataPath.invoke(method, down, in)
+	}
+	in.octets.Free()
+	return out, err
+}
+
+// withScheme adds the scheme to a URL that has none, //127.0.0.1:35417/cri/exec/TOKEN
+// (Mirantis/cri-dockerd#569), which kubelets from 1.36 on take for one of https. Other
+// answers are left as they are.
+func withScheme(f *frame) *frame {
+	var answer runtime.ExecResponse // the three have the same field
+	if proto.Unmarshal(f.octets.Materialize(), &answer) != nil || !strings.HasPrefix(answer.GetUrl(), "//") {
+		return f
+	}
+	answer.Url = "http:" + answer.GetUrl()
+	octets, err := proto.Marshal(&answer)
+	if err != nil {
+		return f
+	}
+	f.octets.Free()
+	return &frame{mem.BufferSlice{mem.SliceBuffer(octets)}}
 }
 
 // invoke passes on one message and returns the answer, of which it has passed back

@@ -34,7 +34,7 @@ type parts struct {
 // runtime do not notice. The errors are this package's, and netns.ErrPermission.
 func (n *Node) Run(ctx context.Context) error {
 	p := &parts{log: n.logger()}
-	defer func() { p.close(); p.dataPath.closeFiles() }()
+	defer func() { p.close(); p.dataPath.release() }()
 	if err := n.Check(); err != nil {
 		return err
 	}
@@ -76,7 +76,7 @@ func (n *Node) open(p *parts) (err error) {
 	if p.dataPath, err = newDataPath(n, &p.sockets, counts.registry); err != nil {
 		return err
 	}
-	p.cri = newServer((&proxy{upstream: p.upstream, dataPath: &p.dataPath.upstream, observe: counts.request, methods: methods}).handle)
+	p.cri = newServer((&proxy{upstream: p.upstream, dataPath: &p.dataPath.upstream, observe: counts.request, methods: methods, keepURLs: n.KeepURLs}).handle)
 	return nil
 }
 

@@ -5,6 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -16,20 +18,23 @@ type sandbox struct {
 	id, namespace, pod string
 	hostNetwork        bool
 	place              place
+	handler            string // that runs it, by the runtime's configuration; or ""
+	elsewhere          bool   // its network is not where a Linux namespace would be entered
 }
 
 // resolver finds sandboxes by asking the runtime, and the Docker engine where
 // that does not tell.
 type resolver struct {
-	cri    runtime.RuntimeServiceClient
-	docker *docker // nil for none
+	cri       runtime.RuntimeServiceClient
+	docker    *docker  // nil for none
+	elsewhere []string // handlers whose pods are, whatever the runtime tells
 }
 
 // find looks a sandbox up. The error is the runtime's own status, or one of ours:
 // FailedPrecondition if the sandbox does not run, or nobody says where.
 func (r *resolver) find(ctx context.Context, id string) (*sandbox, error) {
 	s, err := r.ask(ctx, id)
-	if err != nil || s.place.path != "" {
+	if err != nil || s.elsewhere || s.place.path != "" {
 		return s, err
 	}
 	// A number alone may be another process' by now. One that the runtime
@@ -59,22 +64,28 @@ func (r *resolver) ask(ctx context.Context, id string) (*sandbox, error) {
 		hostNetwork: st.GetLinux().GetNamespaces().GetOptions().GetNetwork() == runtime.NamespaceMode_NODE,
 	}
 	ready := st.GetState() == runtime.PodSandboxState_SANDBOX_READY
-	s.place, err = r.locate(ctx, s, ready, response.GetInfo()["info"])
+	info := parseInfo(response.GetInfo()["info"])
+	s.handler = cmp.Or(st.GetRuntimeHandler(), info.Spec.Annotations.Handler)
+	if s.elsewhere = slices.Contains(r.elsewhere, cmp.Or(s.handler, DefaultHandler)) || info.elsewhere(s.handler); s.elsewhere {
+		return s, nil
+	}
+	s.place, err = r.locate(ctx, s, ready, info.place())
 	return s, err
 }
 
 // locate finds a sandbox's network namespace in what the runtime tells of it or of
 // its containers, or in what Docker tells.
-func (r *resolver) locate(ctx context.Context, s *sandbox, ready bool, info string) (place, error) {
-	where := parseInfo(info)
+func (r *resolver) locate(ctx context.Context, s *sandbox, ready bool, where place) (place, error) {
 	if where == (place{}) && ready {
 		where = r.ofContainers(ctx, s.id)
 	}
 	if where == (place{}) && r.docker != nil {
 		// Whatever the state: there are cri-dockerds that never call a pod
 		// ready that has one address, or none.
-		if pid, err := r.docker.pid(ctx, s.id); err == nil {
-			return numbered(s.id, pid)
+		if c, err := r.docker.inspect(ctx, s.id); err == nil {
+			s.handler = cmp.Or(s.handler, c.HostConfig.Runtime)
+			s.elsewhere = slices.Contains(r.elsewhere, s.handler) || elsewhereByName(s.handler)
+			return numbered(s.id, c.State.Pid)
 		}
 	}
 	switch {
@@ -112,7 +123,7 @@ func (r *resolver) ofContainers(ctx context.Context, id string) place {
 		if err != nil {
 			continue
 		}
-		if where := parseInfo(st.GetInfo()["info"]); where != (place{}) {
+		if where := parseInfo(st.GetInfo()["info"]).place(); where != (place{}) {
 			return where
 		}
 	}
@@ -136,8 +147,14 @@ func notRunning(id string) error {
 // runtimeInfo is what containerd and CRI-O put under "info" into the verbose
 // status of a sandbox or container, as far as it matters. The CRI leaves it to them.
 type runtimeInfo struct {
-	PID  int `json:"pid"`
-	Spec struct {
+	PID int `json:"pid"`
+	// containerd's:
+	RuntimeType    string          `json:"runtimeType"`
+	RuntimeOptions json.RawMessage `json:"runtimeOptions"` // of a form of the type's own
+	Spec           struct {
+		Annotations struct {
+			Handler string `json:"io.kubernetes.cri-o.RuntimeHandler"`
+		} `json:"annotations"`
 		Linux struct {
 			Namespaces []struct {
 				Type string `json:"type"`
@@ -147,12 +164,17 @@ type runtimeInfo struct {
 	} `json:"runtimeSpec"`
 }
 
-// parseInfo reads runtimeInfo; what it does not find is left zero.
-func parseInfo(info string) place {
+// parseInfo reads runtimeInfo. If it is malformed, it tells nothing.
+func parseInfo(info string) *runtimeInfo {
 	var r runtimeInfo
 	if json.Unmarshal([]byte(info), &r) != nil {
-		return place{}
+		return &runtimeInfo{}
 	}
+	return &r
+}
+
+// place is where the network namespace is; what is not told is left zero.
+func (r *runtimeInfo) place() place {
 	where := place{pid: max(r.PID, 0)}
 	for _, n := range r.Spec.Linux.Namespaces {
 		if n.Type == "network" && filepath.IsAbs(n.Path) {
@@ -160,4 +182,34 @@ func parseInfo(info string) place {
 		}
 	}
 	return where
+}
+
+// elsewhere says whether the network of a pod is not that of its Linux namespace: in a
+// virtual machine, or in a program that is a kernel to the pod. Where containerd tells
+// what runs it, only runc and what takes its place are known to leave it there. Else
+// the handler's name has to do.
+func (r *runtimeInfo) elsewhere(handler string) bool {
+	switch {
+	case r.RuntimeType == "":
+		return elsewhereByName(handler)
+	case strings.HasPrefix(r.RuntimeType, "io.containerd.runc.") || r.RuntimeType == "io.containerd.runtime.v1.linux":
+		var options struct {
+			BinaryName string `json:"binary_name"`
+		}
+		_ = json.Unmarshal(r.RuntimeOptions, &options) // there need not be any
+		return elsewhereByName(filepath.Base(options.BinaryName))
+	}
+	return true
+}
+
+// elsewhereByName knows names that handlers and programs of such runtimes have, which
+// come with the hypervisor's or the platform's: kata-qemu, runsc-kvm.
+func elsewhereByName(name string) bool {
+	name = strings.ToLower(name)
+	for _, word := range []string{"kata", "gvisor", "runsc", "firecracker"} {
+		if strings.Contains(name, word) {
+			return true
+		}
+	}
+	return false
 }

@@ -47,7 +47,7 @@ func TestParseInfo(t *testing.T) {
 		`{"runtimeSpec":{"linux":{"namespaces":[{"type":"network","path":"relative"}]}}}`:      {},
 		`{"runtimeSpec":{"linux":{"namespaces":[{"type":"mount","path":"/run/netns/blue"}]}}}`: {},
 	} {
-		if got := parseInfo(info); got != want {
+		if got := parseInfo(info).place(); got != want {
 			t.Errorf("parseInfo(%s) = %+v, want %+v", info, got, want)
 		}
 	}
@@ -57,7 +57,7 @@ func FuzzParseInfo(f *testing.F) {
 	f.Add(fmt.Sprintf(containerdInfo, 4947, "/run/netns/cni-1"))
 	f.Add(`{"pid":1e3}`)
 	f.Fuzz(func(t *testing.T, info string) {
-		p := parseInfo(info)
+		p := parseInfo(info).place()
 		if p.pid < 0 || p.path != "" && !filepath.IsAbs(p.path) {
 			t.Errorf("parseInfo(%q) = %+v", info, p)
 		}
@@ -67,8 +67,8 @@ func FuzzParseInfo(f *testing.F) {
 func FuzzReadInspect(f *testing.F) {
 	f.Add(`{"State":{"Pid":4947}}`)
 	f.Fuzz(func(t *testing.T, answer string) {
-		if pid, err := readInspect(strings.NewReader(answer)); pid < 0 || err != nil && pid != 0 {
-			t.Errorf("readInspect(%q) = %d, %v", answer, pid, err)
+		if c, err := readInspect(strings.NewReader(answer)); err == nil && c.State.Pid < 0 {
+			t.Errorf("readInspect(%q) = %+v, %v", answer, c, err)
 		}
 	})
 }
@@ -136,6 +136,55 @@ func TestFind(t *testing.T) {
 	resolver.docker = newDocker("/nowhere")
 	if s, err := resolver.find(t.Context(), "crio-host-without-process"); err != nil || s.place.path != nodeNamespace {
 		t.Errorf("find(host network, without process or Docker) = %+v, %v", s, err)
+	}
+}
+
+// Pods of gVisor and Kata have a namespace with nothing in it that could be reached. By
+// what the runtimes tell, they are known.
+func TestFindElsewhere(t *testing.T) {
+	testenv.NoLeaks(t)
+	self := os.Getpid()
+	const containerd = `{"pid":%d,"processStatus":"running","netNamespaceClosed":false,"image":"registry.k8s.io/pause:3.10","snapshotKey":"x",` +
+		`"snapshotter":"overlayfs","runtimeType":"%s","runtimeOptions":%s,"config":{"metadata":{"name":"kuard"}},` +
+		`"runtimeSpec":{"ociVersion":"1.3.0","linux":{"namespaces":[{"type":"network","path":"/proc/self/ns/net"}]}}}`
+	const crio = `{"image":"pause","pid":%d,"runtimeSpec":{"annotations":{"io.kubernetes.cri-o.RuntimeHandler":"%s"},` +
+		`"linux":{"namespaces":[{"type":"network","path":"/proc/self/ns/net"}]}}}`
+	sandboxes := map[string]struct {
+		handler, info string
+		elsewhere     bool
+	}{
+		"runc":                    {"", fmt.Sprintf(containerd, self, "io.containerd.runc.v2", `{"systemd_cgroup":true}`), false},
+		"runc without options":    {"runc", fmt.Sprintf(containerd, self, "io.containerd.runc.v2", `null`), false},
+		"runc of old":             {"", fmt.Sprintf(containerd, self, "io.containerd.runtime.v1.linux", `{}`), false},
+		"crun":                    {"crun", fmt.Sprintf(containerd, self, "io.containerd.runc.v2", `{"binary_name":"/usr/bin/crun"}`), false},
+		"nvidia":                  {"nvidia", fmt.Sprintf(containerd, self, "io.containerd.runc.v2", `{"binary_name":"/usr/bin/nvidia-container-runtime"}`), false},
+		"gvisor":                  {"gvisor", fmt.Sprintf(containerd, self, "io.containerd.runsc.v1", `{"TypeUrl":"io.containerd.runsc.v1.options","ConfigPath":"/etc/containerd/runsc.toml"}`), true},
+		"gvisor in runc's place":  {"sandboxed", fmt.Sprintf(containerd, self, "io.containerd.runc.v2", `{"binary_name":"/usr/local/bin/runsc"}`), true},
+		"kata":                    {"kata", fmt.Sprintf(containerd, self, "io.containerd.kata.v2", `{"config_path":"/opt/kata/share/defaults/kata-containers/configuration.toml"}`), true},
+		"kata by default":         {"", fmt.Sprintf(containerd, self, "io.containerd.kata-qemu.v2", `null`), true},
+		"one that nobody knows":   {"new", fmt.Sprintf(containerd, self, "io.example.unikernel.v1", `[1]`), true},
+		"named kata, but is runc": {"kata", fmt.Sprintf(containerd, self, "io.containerd.runc.v2", `{}`), false},
+		"crio":                    {"", fmt.Sprintf(crio, self, ""), false},
+		"crio, crun":              {"", fmt.Sprintf(crio, self, "crun"), false},
+		"crio, kata":              {"", fmt.Sprintf(crio, self, "kata-remote"), true},
+		"crio, gvisor":            {"", fmt.Sprintf(crio, self, "runsc-kvm"), true},
+		"by hand":                 {"", fmt.Sprintf(crio, self, "mine"), true},
+		"docker":                  {"", "", false},
+		"docker, kata":            {"", "", true},
+	}
+	var r runtimeServer
+	for id, s := range sandboxes {
+		r.add(id, s.info).RuntimeHandler = s.handler
+	}
+	resolver := startResolver(t, &r, func(id string) (int, string) {
+		handler := map[bool]string{false: "runc", true: "io.containerd.kata.v2"}[id == "docker, kata"]
+		return 200, fmt.Sprintf(`{"State":{"Pid":%d},"HostConfig":{"Runtime":%q}}`, self, handler)
+	})
+	resolver.elsewhere = []string{"mine"}
+	for id, want := range sandboxes {
+		if s, err := resolver.find(t.Context(), id); err != nil || s.elsewhere != want.elsewhere {
+			t.Errorf("find(%s) = %+v, %v, want elsewhere %v", id, s, err, want.elsewhere)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -46,6 +47,8 @@ func TestNode(t *testing.T) {
 		{"other calls after that", nodeOtherCalls},
 		{"policy", nodePolicy},
 		{"socat", nodeSocat},
+		{"pass-through", nodePassThrough},
+		{"streamed lists", nodeStreamedLists},
 	} {
 		t.Run(part.name, func(t *testing.T) { part.test(t, needCluster(t), n) })
 	}
@@ -481,6 +484,46 @@ func nodeSocat(t *testing.T, _ context.Context, n *node) {
 	n.await(t, n.stderr, `executing port forwarding command: .*nsenter -t \d+ -n .*socat - TCP4:localhost:8080`)
 	eventually(t, 10*time.Second, "the processes are gone", func() bool { return len(children(t, n.dataPath(t))) == 0 })
 	n.again(t)
+}
+
+// nodePassThrough: forwards to pods of a handler that is named are containerd's, all others the node's.
+func nodePassThrough(t *testing.T, ctx context.Context, n *node) {
+	apply(t, ctx, `{apiVersion: node.k8s.io/v1, kind: RuntimeClass, metadata: {name: other}, handler: other}`)
+	apply(t, ctx, pod("other", strings.Replace(pods, "{", "{runtimeClassName: other, ", 1)))
+	kubectl(t, ctx, "wait", "--for=condition=Ready", "pod/other", "--timeout=60s")
+	n.again(t, "--pass-through", "mine,other")
+	for _, f := range forwarders() {
+		passed := metric(t, "porthole_forwards_passed_through_total", `"other"`)
+		p := f.start(t, "pod/other", ":8080")
+		who(t, p.address(t, 0))
+		if now := metric(t, "porthole_forwards_passed_through_total", `"other"`); now <= passed {
+			t.Errorf("%s: the node counts %v forwards that were passed through, and %v before", f.name, now, passed)
+		}
+		p = f.start(t, "pod/solo", ":8080")
+		who(t, p.address(t, 0))
+	}
+	if strings.Contains(n.stderr(), "pod=other port=") {
+		t.Error("the node carries forwards that it should pass through")
+	}
+	kubectl(t, ctx, "delete", "pod/other", "runtimeclass/other", "--timeout=60s")
+	n.again(t)
+}
+
+// nodeStreamedLists has the kubelet ask for lists that stream, of which containerd has some.
+func nodeStreamedLists(t *testing.T, ctx context.Context, n *node) {
+	again := func(args ...string) {
+		if err := errors.Join(c.SetArgs(cluster.Kubelet, args...), c.Restart(ctx, cluster.Kubelet), c.WaitReady(ctx)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	again("--feature-gates=CRIListStreaming=true")
+	defer again()
+	nodeOtherCalls(t, ctx, n)
+	for _, method := range []string{"StreamPodSandboxes", "StreamContainers"} {
+		eventually(t, time.Minute, method+" was answered", func() bool {
+			return metric(t, "porthole_cri_requests_total", `code="OK",method="`+method+`"`) > 0
+		})
+	}
 }
 
 // status is a number of /proc/PID/status.
