@@ -44,7 +44,7 @@ func (j *journey) wantAll(port uint16, want string) {
 func (j *journey) wantSoon(port uint16, want string) {
 	j.t.Helper()
 	got := ""
-	for end := time.Now().Add(10 * time.Second); got != want; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); got != want; time.Sleep(10 * time.Millisecond) {
 		var err error
 		if got, err = j.reach(port); err != nil || time.Now().After(end) {
 			j.t.Fatalf("port %d leads to %q, %v, want %s", port, got, err, want)
@@ -187,7 +187,7 @@ func (j *journey) awaitNone(port uint16, why error) {
 	defer func() { j.Wait = wait }()
 	j.Wait = 200 * time.Millisecond
 	var err error
-	for end := time.Now().Add(10 * time.Second); !errors.Is(err, kube.ErrWaited); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !errors.Is(err, kube.ErrWaited); time.Sleep(10 * time.Millisecond) {
 		if _, err = j.reach(port); time.Now().After(end) {
 			j.t.Fatalf("port %d can still be reached: %v", port, err)
 		}
@@ -253,7 +253,7 @@ func TestServicePortIsTakenAway(t *testing.T) {
 	j.want(81, "web-1:8081")
 	n.setPorts(object{"name": "http", "port": 80, "targetPort": 8080})
 	var gone *kube.PortError
-	for end := time.Now().Add(10 * time.Second); gone == nil; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); gone == nil; time.Sleep(10 * time.Millisecond) {
 		if _, err := j.reach(81); time.Now().After(end) || err != nil && !errors.As(err, &gone) {
 			t.Fatalf("port 81: %v, want none", err)
 		}
@@ -294,7 +294,7 @@ func TestAffinityIsEdited(t *testing.T) {
 	j, _ := n.forwarded(t, "admin", "svc/web", false, "80")
 	j.eventually("[web-1:8080 web-2:8080]")
 	n.must(t, "PATCH", n.path("services/web"), object{"spec": object{"sessionAffinity": "ClientIP"}})
-	for end := time.Now().Add(10 * time.Second); len(j.pods(80, 6)) > 1; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); len(j.pods(80, 6)) > 1; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("connections are still spread")
 		}
