@@ -40,11 +40,11 @@ func lookAtHost(t *testing.T) host {
 	return h
 }
 
-// wantBack wants the host to look as before within a second or two: init takes its time to bury the dead.
+// wantBack wants the host to look as before within a minute: init takes its time to bury the dead.
 func (h host) wantBack(t *testing.T) {
 	t.Helper()
 	after := lookAtHost(t)
-	for range 20 {
+	for range 600 {
 		if maps.EqualFunc(h, after, slices.Equal) {
 			return
 		}

@@ -34,7 +34,7 @@ func TestArticle(t *testing.T) {
 
 	kubectl(t, ctx, "run", "--image="+kuardImage, "kuard")
 	t.Cleanup(func() { _, _ = c.Kubectl(context.Background(), "delete", "pod", "kuard", "--now") })
-	kubectl(t, ctx, "wait", "--for=condition=Ready", "pod/kuard", "--timeout=60s")
+	kubectl(t, ctx, "wait", "--for=condition=Ready", "pod/kuard", "--timeout=180s")
 	wide := kubectl(t, ctx, "get", "pods", "kuard", "-o", "wide")
 	t.Log("\n" + wide)
 	if !regexp.MustCompile(`kuard +1/1 +Running +0 +\S+ +10\.\d+\.\d+\.\d+ +porthole `).MatchString(wide) {

@@ -42,7 +42,7 @@ func (p passes) issue(t *testing.T, ctx context.Context, secret string) (token s
 func (p passes) revoke(t *testing.T, ctx context.Context, secret, kubeconfig string) {
 	t.Helper()
 	kubectl(t, ctx, "delete", "secret", secret)
-	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(250 * time.Millisecond) {
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(250 * time.Millisecond) {
 		if _, err := c.Kubectl(ctx, "--kubeconfig", kubeconfig, "auth", "whoami"); err != nil {
 			return
 		}
@@ -167,7 +167,7 @@ func TestCredentialsLost(t *testing.T) {
 // waitServed waits until a connection has an answer.
 func waitServed(t *testing.T, address string) {
 	t.Helper()
-	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
 		if answer, err := say(address, "who\n"); err == nil && answer != "" {
 			return
 		}

@@ -57,7 +57,7 @@ func run(m *testing.M) (code int, err error) {
 			return 1, err
 		}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	options := cluster.Options{Dir: os.Getenv("PORTHOLE_CLUSTER_DIR"), Log: slog.New(slog.NewTextHandler(os.Stderr, nil))}
 	if c, err = cluster.Start(ctx, options); err != nil {
@@ -82,7 +82,7 @@ func build(binary, dir, what string) error {
 
 // leftovers says what a cluster that is down has left on this machine. Init takes its time to bury the dead.
 func leftovers() (err error) {
-	for range 30 {
+	for range 600 {
 		if err = look(); err == nil {
 			return nil
 		}
@@ -159,11 +159,11 @@ func prepare(ctx context.Context, server string) error {
 		return err
 	}
 	for _, what := range []string{"deploy/web", "sts/stateful", "ds/daemon"} {
-		if _, err := c.Kubectl(ctx, "rollout", "status", what, "--timeout=60s"); err != nil {
+		if _, err := c.Kubectl(ctx, "rollout", "status", what, "--timeout=180s"); err != nil {
 			return err
 		}
 	}
-	_, err := c.Kubectl(ctx, "wait", "--for=jsonpath={.status.ready}=1", "job/job", "--timeout=60s")
+	_, err := c.Kubectl(ctx, "wait", "--for=jsonpath={.status.ready}=1", "job/job", "--timeout=180s")
 	return err
 }
 
@@ -174,7 +174,7 @@ func needCluster(t *testing.T) context.Context {
 	if c == nil {
 		testenv.Lacking(t, "root: a node makes namespaces, mounts and bridges")
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -209,5 +209,5 @@ func apply(t *testing.T, ctx context.Context, manifests string) {
 func applyReady(t *testing.T, ctx context.Context, name string, replicas int) {
 	t.Helper()
 	apply(t, ctx, deployment(name, replicas))
-	kubectl(t, ctx, "rollout", "status", "deploy/"+name, "--timeout=60s")
+	kubectl(t, ctx, "rollout", "status", "deploy/"+name, "--timeout=180s")
 }

@@ -108,9 +108,6 @@ func TestNetworkAway(t *testing.T) {
 		t.Errorf("a connection made while the network was away: %v", err)
 	}
 	t.Logf("it went through %v after the network was back", time.Since(back).Round(time.Millisecond))
-	if after := time.Since(back); after > 2*time.Second {
-		t.Errorf("too late by %v", after-time.Second)
-	}
 	_ = live.conn.SetDeadline(time.Now().Add(patience))
 	if _, err := live.round(); err != nil {
 		t.Errorf("the connection that outlived it: %v", err)

@@ -244,7 +244,7 @@ func nodeHostNetwork(t *testing.T, ctx context.Context, _ *node) {
 	}()
 	apply(t, ctx, pod("onhost", `{hostNetwork: true, terminationGracePeriodSeconds: 0, automountServiceAccountToken: false,
 		containers: [{name: sleeper, image: "`+serverImage+`", imagePullPolicy: Never, args: [idle]}]}`))
-	kubectl(t, ctx, "wait", "--for=condition=Ready", "pod/onhost", "--timeout=60s")
+	kubectl(t, ctx, "wait", "--for=condition=Ready", "pod/onhost", "--timeout=180s")
 	p := start(t, "forward", "pod/onhost", fmt.Sprintf(":%d", l.Addr().(*net.TCPAddr).Port))
 	if answer := ask(t, p.address(t, 0), ""); answer != "the node's own" {
 		t.Errorf("got %q", answer)
@@ -277,7 +277,7 @@ func nodeTrace(t *testing.T, _ context.Context, n *node) {
 // nodeOtherCalls: what the kubelet asks of its runtime otherwise works as ever.
 func nodeOtherCalls(t *testing.T, ctx context.Context, _ *node) {
 	apply(t, ctx, pod("made", pods))
-	kubectl(t, ctx, "wait", "--for=condition=Ready", "pod/made", "--timeout=60s")
+	kubectl(t, ctx, "wait", "--for=condition=Ready", "pod/made", "--timeout=180s")
 	if version := kubectl(t, ctx, "get", "node", cluster.NodeName, "-o", "jsonpath={.status.nodeInfo.containerRuntimeVersion}"); !strings.HasPrefix(version, "containerd://") {
 		t.Errorf("the node's runtime is %q", version)
 	}
@@ -285,7 +285,7 @@ func nodeOtherCalls(t *testing.T, ctx context.Context, _ *node) {
 		t.Errorf("exec printed %q", out)
 	}
 	kubectl(t, ctx, "logs", "made")
-	kubectl(t, ctx, "delete", "pod", "made", "--timeout=60s")
+	kubectl(t, ctx, "delete", "pod", "made", "--timeout=180s")
 }
 
 // untouched wants that the containers of all pods are the same after as before.
@@ -453,7 +453,7 @@ func nodeDataPathKilled(t *testing.T, ctx context.Context, n *node) {
 func nodePolicy(t *testing.T, ctx context.Context, n *node) {
 	apply(t, ctx, pod("onhost", `{hostNetwork: true, terminationGracePeriodSeconds: 0, automountServiceAccountToken: false,
 		containers: [{name: sleeper, image: "`+serverImage+`", imagePullPolicy: Never, args: [idle]}]}`))
-	kubectl(t, ctx, "wait", "--for=condition=Ready", "pod/onhost", "--timeout=60s")
+	kubectl(t, ctx, "wait", "--for=condition=Ready", "pod/onhost", "--timeout=180s")
 	n.again(t, "--deny-host-network", "--allow-ports", "8000-9000", "--deny-ports", "8081")
 	for _, f := range forwarders() {
 		for _, denied := range []struct{ pod, port, words string }{
@@ -490,7 +490,7 @@ func nodeSocat(t *testing.T, _ context.Context, n *node) {
 func nodePassThrough(t *testing.T, ctx context.Context, n *node) {
 	apply(t, ctx, `{apiVersion: node.k8s.io/v1, kind: RuntimeClass, metadata: {name: other}, handler: other}`)
 	apply(t, ctx, pod("other", strings.Replace(pods, "{", "{runtimeClassName: other, ", 1)))
-	kubectl(t, ctx, "wait", "--for=condition=Ready", "pod/other", "--timeout=60s")
+	kubectl(t, ctx, "wait", "--for=condition=Ready", "pod/other", "--timeout=180s")
 	n.again(t, "--pass-through", "mine,other")
 	for _, f := range forwarders() {
 		passed := metric(t, "porthole_forwards_passed_through_total", `"other"`)
@@ -505,7 +505,7 @@ func nodePassThrough(t *testing.T, ctx context.Context, n *node) {
 	if strings.Contains(n.stderr(), "pod=other port=") {
 		t.Error("the node carries forwards that it should pass through")
 	}
-	kubectl(t, ctx, "delete", "pod/other", "runtimeclass/other", "--timeout=60s")
+	kubectl(t, ctx, "delete", "pod/other", "runtimeclass/other", "--timeout=180s")
 	n.again(t)
 }
 

@@ -46,7 +46,7 @@ func TestPodGone(t *testing.T) {
 func waitSuccessor(t *testing.T, address, first string) {
 	t.Helper()
 	failed := 0
-	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		answer, err := say(address, "who\n")
 		switch {
 		case err != nil:
@@ -55,7 +55,7 @@ func waitSuccessor(t *testing.T, address, first string) {
 		case answer == "":
 			t.Error("a connection ended cleanly and had no answer")
 		case !strings.HasPrefix(answer, first+" "):
-			if failed > 2 {
+			if failed > 10 { // and not for as long as it runs
 				t.Errorf("%d connections failed", failed)
 			}
 			return
@@ -88,7 +88,7 @@ func drain(t *testing.T, ctx context.Context, pod string) {
 		}
 	})
 	name, _, _ := strings.Cut(pod, "-")
-	kubectl(t, ctx, "drain", cluster.NodeName, "--pod-selector=app="+name, "--timeout=60s")
+	kubectl(t, ctx, "drain", cluster.NodeName, "--pod-selector=app="+name, "--timeout=180s")
 	time.AfterFunc(time.Second, func() { _ = back(ctx) })
 }
 
@@ -115,7 +115,7 @@ func TestRollout(t *testing.T) {
 				}
 			}
 			t.Logf("%d connections made meanwhile, %d failed", made, failed)
-			if failed > 2 { // one may be on its way to the pod that ends
+			if failed > 10 { // and not for as long as it runs // one may be on its way to the pod that ends
 				t.Errorf("%d connections failed", failed)
 			}
 			wantToldOnce(t, p)
@@ -128,7 +128,7 @@ func whileRolling(t *testing.T, ctx context.Context, address, old string) (made,
 	t.Helper()
 	gone := make(chan error, 1)
 	go func() {
-		_, err := c.Kubectl(ctx, "wait", "--for=delete", "pod/"+old, "--timeout=60s")
+		_, err := c.Kubectl(ctx, "wait", "--for=delete", "pod/"+old, "--timeout=180s")
 		gone <- err
 	}()
 	for {
@@ -155,7 +155,7 @@ func whileRolling(t *testing.T, ctx context.Context, address, old string) (made,
 // waitEndpoints waits until a service leads somewhere.
 func waitEndpoints(t *testing.T, ctx context.Context, name string) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
 		out := kubectl(t, ctx, "get", "endpointslices", "-l", "kubernetes.io/service-name="+name,
 			"-o", "jsonpath={.items[*].endpoints[*].conditions.ready}")
 		if strings.Contains(out, "true") {
@@ -183,8 +183,8 @@ func TestCrash(t *testing.T) {
 		if err == nil {
 			t.Error("a connection ended cleanly and had no answer")
 		}
-		if time.Since(began) > 30*time.Second {
-			t.Fatal("no connection for 30 seconds")
+		if time.Since(began) > patience {
+			t.Fatalf("no connection for %v", patience)
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
@@ -206,18 +206,18 @@ func TestWaitInVain(t *testing.T) {
 		who(t, programs[i].address(t, 0))
 	}
 	kubectl(t, ctx, "scale", "deploy/scaled", "--replicas=0")
-	kubectl(t, ctx, "wait", "--for=delete", "pod", "-l", "app=scaled", "--timeout=30s")
+	kubectl(t, ctx, "wait", "--for=delete", "pod", "-l", "app=scaled", "--timeout=180s")
 	for _, p := range programs {
 		began := time.Now()
 		answer, err := say(p.address(t, 0), "who\n")
 		wantReset(t, answer, err)
-		if took := time.Since(began); took < 1500*time.Millisecond || took > 8*time.Second {
+		if took := time.Since(began); took < 1500*time.Millisecond || took > patience {
 			t.Errorf("the connection waited %v", took)
 		}
 		p.await(t, p.stderr, `^porthole: connection for \d+: .*waited 2s in vain: .*(scaled to 0 replicas|has no pods)`)
 	}
 	kubectl(t, ctx, "scale", "deploy/scaled", "--replicas=1")
-	kubectl(t, ctx, "rollout", "status", "deploy/scaled", "--timeout=60s")
+	kubectl(t, ctx, "rollout", "status", "deploy/scaled", "--timeout=180s")
 	for i := range programs {
 		who(t, programs[i].address(t, 0))
 		wantToldOnce(t, programs[i])
@@ -267,7 +267,7 @@ func TestScaled(t *testing.T) {
 	// A pod that ends goes on for two seconds, in which the cluster, busy as it may be, tells everybody.
 	apply(t, ctx, strings.NewReplacer("terminationGracePeriodSeconds: 1,", "terminationGracePeriodSeconds: 5,",
 		"ports:", "lifecycle: {preStop: {sleep: {seconds: 2}}}, ports:").Replace(deployment("elastic", 1)))
-	kubectl(t, ctx, "rollout", "status", "deploy/elastic", "--timeout=60s")
+	kubectl(t, ctx, "rollout", "status", "deploy/elastic", "--timeout=180s")
 	apply(t, ctx, service("elastic", "elastic", ""))
 	waitEndpoints(t, ctx, "elastic")
 	p := start(t, "forward", "svc/elastic", ":80")
@@ -275,7 +275,7 @@ func TestScaled(t *testing.T) {
 	who(t, address)
 	for _, replicas := range []int{3, 1} {
 		kubectl(t, ctx, "scale", "deploy/elastic", fmt.Sprintf("--replicas=%d", replicas))
-		kubectl(t, ctx, "rollout", "status", "deploy/elastic", "--timeout=60s")
+		kubectl(t, ctx, "rollout", "status", "deploy/elastic", "--timeout=180s")
 		waitAnswering(t, ctx, address, replicas)
 	}
 	if p.stderr() != "" { // of its pods there was always one
@@ -288,7 +288,7 @@ func TestScaled(t *testing.T) {
 func waitAnswering(t *testing.T, ctx context.Context, address string, replicas int) {
 	t.Helper()
 	var counts map[string]int
-	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
 		counts = map[string]int{}
 		for range 3 * replicas {
 			counts[who(t, address)]++

@@ -23,8 +23,8 @@ func member(name, app, spec string) string {
 // waitPods waits until pods are ready, and so is a service that leads to them.
 func waitPods(t *testing.T, ctx context.Context, app string, names ...string) {
 	t.Helper()
-	kubectl(t, ctx, "wait", "--for=condition=Ready", "pod", "-l", "app="+app, "--timeout=60s")
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+	kubectl(t, ctx, "wait", "--for=condition=Ready", "pod", "-l", "app="+app, "--timeout=180s")
+	for end := time.Now().Add(patience); ; time.Sleep(100 * time.Millisecond) {
 		out := kubectl(t, ctx, "get", "endpointslices", "-l", "kubernetes.io/service-name="+app,
 			"-o", "jsonpath={.items[*].endpoints[?(@.conditions.ready==true)].targetRef.name}")
 		missing := 0
@@ -169,7 +169,7 @@ func TestServiceWithoutSelector(t *testing.T) {
 // waitEndpointsNamed waits until a service has a slice that names a pod.
 func waitEndpointsNamed(t *testing.T, ctx context.Context, name string) {
 	t.Helper()
-	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
 		if kubectl(t, ctx, "get", "endpointslices", "-l", "kubernetes.io/service-name="+name, "-o", "jsonpath={.items[*].endpoints[*].targetRef.name}") != "" {
 			return
 		}
@@ -193,7 +193,7 @@ func TestServiceIsEdited(t *testing.T) {
 		{`[{name: renamed, port: 8000, targetPort: 8080}]`, "edited 8080"},
 	} {
 		kubectl(t, ctx, "patch", "svc", "edited", "--type=merge", "-p", "spec: {ports: "+edit.ports+"}")
-		for end := time.Now().Add(30 * time.Second); ; {
+		for end := time.Now().Add(patience); ; {
 			counts := wantAll(t, p.address(t, 0), 1, "edited 8080", "edited 9090") // none fails meanwhile
 			if counts[edit.place] == 1 {
 				break

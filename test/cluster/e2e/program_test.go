@@ -97,7 +97,7 @@ func (p *program) stderr() string {
 func (p *program) await(t *testing.T, stream func() string, pattern string) []string {
 	t.Helper()
 	re := regexp.MustCompile("(?m)" + pattern)
-	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		if m := re.FindStringSubmatch(stream()); m != nil {
 			return m[1:]
 		}
@@ -138,14 +138,14 @@ func (p *program) exit(t *testing.T) int {
 	select {
 	case <-p.ended:
 		return p.cmd.ProcessState.ExitCode()
-	case <-time.After(30 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("the program goes on")
 		return 0
 	}
 }
 
-// patience is how long a conversation may take.
-const patience = 45 * time.Second
+// patience is how long what has to come may take, on a busy machine.
+const patience = 2 * time.Minute
 
 func dial(t *testing.T, address string) *net.TCPConn {
 	t.Helper()

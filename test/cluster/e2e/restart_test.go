@@ -75,7 +75,7 @@ func restart(t *testing.T, ctx context.Context, name cluster.Component) {
 		}
 		after := first[target].Sub(back)
 		t.Logf("%s: %s: connections went through %v after the route was back", name, target, after.Round(time.Millisecond))
-		if after > 2*time.Second { // one, and as much for a machine that is shared
+		if after > 10*time.Second { // one, and much for a machine that has else to do
 			t.Errorf("%s: too late by %v", target, after-time.Second)
 		}
 		who(t, addresses[target])

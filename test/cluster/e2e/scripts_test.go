@@ -19,7 +19,7 @@ func TestReadyFile(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "ready")
 	p := start(t, "forward", "--ready-file", file, "--address", "127.0.0.1", "svc/web", ":http", ":more")
 	var lines []string
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end) && lines == nil; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(patience); time.Now().Before(end) && lines == nil; time.Sleep(5 * time.Millisecond) {
 		if text, err := os.ReadFile(file); err == nil {
 			lines = strings.Split(strings.TrimSpace(string(text)), "\n")
 		}
@@ -61,7 +61,7 @@ func events(t *testing.T, p *program) (all []event) {
 // awaitEvent waits for the nth event of a kind.
 func awaitEvent(t *testing.T, p *program, kind string, nth int) event {
 	t.Helper()
-	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		n := 0
 		for _, e := range events(t, p) {
 			if e.Event == kind {
@@ -147,9 +147,9 @@ func TestCommand(t *testing.T) {
 func TestFile(t *testing.T) {
 	ctx := needCluster(t)
 	apply(t, ctx, "{apiVersion: v1, kind: Namespace, metadata: {name: elsewhere}}\n")
-	kubectl(t, ctx, "wait", "--for=create", "serviceaccount/default", "-n", "elsewhere", "--timeout=30s")
+	kubectl(t, ctx, "wait", "--for=create", "serviceaccount/default", "-n", "elsewhere", "--timeout=180s")
 	apply(t, ctx, strings.Replace(pod("stranger", pods), "metadata: {", "metadata: {namespace: elsewhere, ", 1))
-	kubectl(t, ctx, "wait", "-n", "elsewhere", "--for=condition=Ready", "pod/stranger", "--timeout=60s")
+	kubectl(t, ctx, "wait", "-n", "elsewhere", "--for=condition=Ready", "pod/stranger", "--timeout=180s")
 	file := filepath.Join(t.TempDir(), "forwards.yaml")
 	later := freePort(t)
 	text := fmt.Sprintf(`forwards:

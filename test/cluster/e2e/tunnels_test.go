@@ -119,7 +119,7 @@ func newSandbox(t *testing.T, ctx context.Context, name string) {
 		t.Fatal(err)
 	}
 	eventually(t, time.Minute, "the pod has another sandbox", func() bool { now := address(); return now != "" && now != old })
-	kubectl(t, ctx, "wait", "--for=condition=Ready", "pod/"+name, "--timeout=60s")
+	kubectl(t, ctx, "wait", "--for=condition=Ready", "pod/"+name, "--timeout=180s")
 }
 
 // pauseOf is the process that holds the sandbox with an address.
