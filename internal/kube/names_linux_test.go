@@ -29,6 +29,11 @@ func TestComplete(t *testing.T) {
 			t.Errorf("%q: %s, want %s", prefix, got, want)
 		}
 	}
+	for prefix, want := range map[string]string{"kube-sy": "[kube-system]", n.name: "[" + n.name + "]", "nope-": "[]"} {
+		if got := fmt.Sprint(c.CompleteNamespaces(t.Context(), prefix)); got != want {
+			t.Errorf("namespaces %q: %s, want %s", prefix, got, want)
+		}
+	}
 	for to, want := range map[string]string{"svc/web": "[80\thttp]", "pod/web-1": "[8080\thttp]", "deploy/web": "[8080\thttp]", "pod/x": "[]"} {
 		parsed, err := target.Parse(to)
 		if err != nil {

@@ -200,6 +200,8 @@ func TestCompletion(t *testing.T) {
 		{[]string{"solo", "9"}, []string{"9090\tmore"}},
 		{[]string{"deploy/web", ""}, []string{"8080\thttp", "9090\tmore"}},
 		{[]string{"svc/nosuch", ""}, nil},
+		{[]string{"-n", "kube-s"}, []string{"kube-system"}},
+		{[]string{"-n", "nosuch", "svc/"}, nil},
 	} {
 		p := start(t, append([]string{"__complete", "forward"}, words.args...)...)
 		if code := p.exit(t); code != 0 {
