@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -288,4 +289,21 @@ func TestErrorLeavesWhatCame(t *testing.T) {
 	if n != size || !errors.As(err, &port) {
 		t.Errorf("%d of %d octets, then %v", n, size, err)
 	}
+}
+
+// What a port answers before it resets the connection comes ahead of the words for that.
+func TestChannelsAnswerBeforeReset(t *testing.T) {
+	channelForms(t, func(t *testing.T, open func(*node, ...uint16) *channelClient) {
+		n := newNode(t)
+		port := listen(t, refusing(t, []byte(strings.Repeat("a", 229))))
+		for range 30 {
+			c := open(n, port)
+			go c.send(0, make([]byte, 300_000))
+			c.want(0, strings.Repeat("a", 229))
+			if channel, words := c.receive(); channel != 1 || !strings.Contains(string(words), "error forwarding port") {
+				t.Fatalf("channel %d says %q", channel, words)
+			}
+			c.ws.CloseNow()
+		}
+	})
 }

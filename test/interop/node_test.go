@@ -354,3 +354,25 @@ func TestBothEndsUnwrap(t *testing.T) {
 		t.Errorf("%d tunnels, want one by each way", got)
 	}
 }
+
+// What the port answers before it resets the connection arrives, and the session goes on.
+func TestStockGetsAnswerBeforeReset(t *testing.T) {
+	answer := bytes.Repeat([]byte("a"), 229)
+	stockWays(t, func(t *testing.T, _ *node, begin func(uint16) *kubectl) {
+		k := begin(listen(t, func(conn *net.TCPConn) {
+			io.ReadFull(conn, make([]byte, 1))
+			conn.Write(answer)
+		}))
+		for i := range 100 {
+			conn, err := net.Dial("tcp", k.addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			go conn.Write(make([]byte, 300_000))
+			if got, err := io.ReadAll(conn); !bytes.Equal(got, answer) {
+				t.Fatalf("try %d: %d octets of the answer, then %v", i, len(got), err)
+			}
+			conn.Close()
+		}
+	})
+}

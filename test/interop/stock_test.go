@@ -133,6 +133,40 @@ func TestPortResets(t *testing.T) {
 	})
 }
 
+// What the port answers before it resets the connection arrives, and then the reset: it
+// answers an upload, and closes with most of that unread.
+func TestAnswerBeforeReset(t *testing.T) {
+	answer := bytes.Repeat([]byte("a"), 229)
+	servers(t, func(t *testing.T, r runtime, way func(*ours.Client)) {
+		port := listen(t, func(conn *net.TCPConn) {
+			io.ReadFull(conn, make([]byte, 1))
+			conn.Write(answer)
+		})
+		c := start(t, r).client(t, way)
+		var copier pipe.Copier
+		defer copier.Close()
+		tries := 50
+		if r.linger > 0 { // which is how long each may take
+			tries = 10
+		}
+		for i := range tries {
+			client, near := testenv.TCPPair(t)
+			done := make(chan error, 1)
+			remote := dial(t, c, port)
+			go func() { _, err := copier.Copy(near, remote); done <- err }()
+			go client.Write(make([]byte, 300_000))
+			got, err := io.ReadAll(client)
+			if !bytes.Equal(got, answer) {
+				t.Fatalf("try %d: %d octets of the answer, then %v", i, len(got), err)
+			}
+			if err := <-done; err == nil {
+				t.Fatalf("try %d: the copy ends without an error", i)
+			}
+			client.Close()
+		}
+	})
+}
+
 // The answer comes long after the question's end, from a server that allows it.
 func TestHalfClose(t *testing.T) {
 	ways(t, func(t *testing.T, way func(*ours.Client)) {

@@ -1,0 +1,54 @@
+package kube_test
+
+import (
+	"errors"
+	"io"
+	"testing"
+	"time"
+
+	"porthole.dev/porthole/internal/pipe"
+	"porthole.dev/porthole/internal/portforward"
+	"porthole.dev/porthole/internal/testenv"
+)
+
+// A tunnel that is lost while the local client does not read is noticed, although it is
+// behind octets that a stock server's tunnel cannot be read past.
+func TestTunnelLostBehindStalledReader(t *testing.T) {
+	n := newNamespace(t)
+	n.newReady("web")
+	j := n.opened(t, "admin", "pod/web")
+	conn, err := j.Dial(t.Context(), 80)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, near := testenv.TCPPair(t)
+	var copier pipe.Copier
+	t.Cleanup(copier.Close)
+	done := make(chan error, 1)
+	go func() {
+		_, err := copier.Copy(near, conn)
+		done <- err
+	}()
+	if _, err := io.ReadFull(client, make([]byte, 1)); err != nil { // of the greeting
+		t.Fatal(err)
+	}
+	// The pod echoes, until nobody takes any more.
+	for chunk := make([]byte, 1<<20); err == nil; {
+		_ = client.SetWriteDeadline(time.Now().Add(time.Second))
+		_, err = client.Write(chunk)
+	}
+	n.apiServer.kill()
+	defer func() {
+		if err := n.start(); err != nil {
+			t.Fatal(err)
+		}
+	}()
+	select {
+	case err := <-done:
+		if !errors.Is(err, portforward.ErrTunnel) {
+			t.Errorf("Copy = %v, want the tunnel's loss", err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("a connection whose tunnel is gone is still held")
+	}
+}
