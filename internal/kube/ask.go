@@ -2,6 +2,7 @@ package kube
 
 import (
 	"cmp"
+	"errors"
 	"slices"
 	"strconv"
 
@@ -68,14 +69,24 @@ func (r *Route) ask(given []target.Port) error {
 		if !slices.Contains(r.asks, a) {
 			r.asks = append(r.asks, a)
 		}
-		if service != nil && a.name == "" {
-			if declared, ok := numbered(service, a.number); ok {
-				r.names[a] = declared.Name
-			}
-		}
 		r.mu.Unlock()
 	}
+	r.learnNames(service)
 	return nil
+}
+
+// learnNames notes what a service calls the ports that are asked for by their numbers.
+func (r *Route) learnNames(service *corev1.Service) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, a := range r.asks {
+		if service == nil || a.name != "" {
+			continue
+		}
+		if declared, ok := numbered(service, a.number); ok {
+			r.names[a] = declared.Name
+		}
+	}
 }
 
 // number is what a port's listeners are told apart by: a service's own number, or
@@ -277,14 +288,18 @@ func (r *Route) PodPort(port uint16) (uint16, error) {
 }
 
 // noPort says that no pod has the port that is asked for.
-func (r *Route) noPort(all []endpoint, a ask) *PortError {
-	e := &PortError{Target: r.subject.name, Port: a.String(), Pods: true}
+func (r *Route) noPort(all []endpoint, a ask) error {
 	service := r.subject.service.Load()
+	if service == nil {
+		_, err := podsPorts(all, a).resolve(r.subject.name, a, false)
+		return err
+	}
+	if _, err := servicePorts(service).resolve(r.subject.name, a, false); errors.Is(err, ErrNotTCP) {
+		return err
+	}
+	e := &PortError{Target: r.subject.name, Port: a.String(), Pods: true}
 	for _, pod := range all {
-		if service != nil {
-			pod.ports = offered(service, pod)
-		}
-		e.Have = append(e.Have, pod.ports.names()...)
+		e.Have = append(e.Have, offered(service, pod).names()...)
 	}
 	slices.Sort(e.Have)
 	e.Have = slices.Compact(e.Have)

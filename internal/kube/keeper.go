@@ -36,6 +36,10 @@ func (r *Route) keep(pod string) {
 		if r.life.Err() != nil {
 			return
 		}
+		if up && r.settling(err) {
+			r.rest(&pause, err, changed)
+			continue
+		}
 		switch {
 		case err == nil && (!up || !r.choice.spreads() && now != pod):
 			r.emit(Event{Kind: Ready, Pod: now})
@@ -52,6 +56,18 @@ func (r *Route) keep(pod string) {
 		up = err == nil
 		r.rest(&pause, err, changed)
 	}
+}
+
+// settling says whether a service and its slices may only not fit together yet: they
+// are changed one after the other. keep alone calls it.
+func (r *Route) settling(err error) bool {
+	switch {
+	case !errors.Is(err, ErrNoPort):
+		r.portless = time.Time{}
+	case r.portless.IsZero():
+		r.portless = time.Now()
+	}
+	return err != nil && !r.portless.IsZero() && time.Since(r.portless) < settleTime
 }
 
 // lost tells that the route is broken. Unless that is for want of pods, what is

@@ -3,6 +3,7 @@ package kube_test
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -241,6 +242,35 @@ func TestServiceIsEdited(t *testing.T) {
 			})
 		}
 	}
+}
+
+// A number that is gone stands for the name that its port had last, and while service
+// and slices do not fit together, nothing is told.
+func TestServiceIsEditedAgain(t *testing.T) {
+	n := newNamespace(t)
+	n.newService(object{"ports": []object{{"port": 80, "targetPort": 8080}}})
+	n.newReady("web-1")
+	n.putSlice("web-1", slice(n.ready("web-1"), tcpPort("", 8080)))
+	j, _ := n.forwarded(t, "admin", "svc/web", false, "80")
+	for i, edit := range []struct {
+		name string
+		port int
+	}{{"web", 80}, {"other", 80}, {"other", 8000}, {"other", 80}, {"web", 80}, {"web", 81}} {
+		n.setPorts(object{"name": edit.name, "port": edit.port})
+		came := make(chan string, 1)
+		go func() { // waits, or comes before the service's change
+			at, err := j.reach(80)
+			came <- fmt.Sprint(at, err)
+		}()
+		n.setPorts(object{"name": "more", "port": 90}, object{"name": edit.name, "port": edit.port})
+		time.Sleep(50 * time.Millisecond)
+		n.putSlice("web-1", slice(n.ready("web-1"), tcpPort("more", 7000), tcpPort(edit.name, 9000+i)))
+		if at := <-came; !strings.HasPrefix(at, "web-1:") {
+			t.Errorf("after edit %d: %s", i, at)
+		}
+		j.wantSoon(80, fmt.Sprint("web-1:", 9000+i))
+	}
+	j.awaitStory("ready web-1")
 }
 
 // A port that the service has no more is told at once, and comes back with it.

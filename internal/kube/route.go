@@ -62,6 +62,8 @@ type Route struct {
 	// reselect says that the service selects other pods.
 	reselect chan struct{}
 
+	portless time.Time // since when keep has found no pod that has a port, though some are ready; or zero
+
 	life context.Context // ends with Close
 	end  context.CancelFunc
 	work sync.WaitGroup
@@ -69,7 +71,7 @@ type Route struct {
 	mu    sync.Mutex
 	asked map[uint16]ask // by the numbers that Ports gave out
 	asks  []ask          // that connections will be for
-	names map[ask]string // what a service called the port of a number when it was asked for
+	names map[ask]string // what a service called the port of a number last
 }
 
 const (

@@ -138,6 +138,7 @@ func (r *Route) serviceChanged(all []*corev1.Service) {
 		return
 	}
 	before, now := r.subject.service.Swap(all[0]), all[0]
+	r.learnNames(now)
 	r.choice.set(r.subject.policy(r.Pin))
 	if serviceSelector(before) != serviceSelector(now) || before.Spec.PublishNotReadyAddresses != now.Spec.PublishNotReadyAddresses {
 		select {
