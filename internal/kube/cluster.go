@@ -22,6 +22,8 @@ import (
 	"k8s.io/client-go/restmapper"
 	"k8s.io/client-go/tools/clientcmd/api"
 	"k8s.io/client-go/util/connrotation"
+
+	"porthole.dev/porthole/internal/portforward"
 )
 
 // requestLimit is how long a request may take that nobody watches.
@@ -38,6 +40,7 @@ type Cluster struct {
 	mapper  *restmapper.DeferredDiscoveryRESTMapper       // of types
 	conns   *connrotation.Dialer                          // all of api's
 	tunnels http.RoundTripper                             // what portforward.Client takes
+	ways    portforward.Ways                              // by which tunnels get through
 	limit   time.Duration                                 // --request-timeout, or 0
 	plugin  bool                                          // credentials come from a plugin
 	exec    *api.ExecConfig                               // that is a program; else nil

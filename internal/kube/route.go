@@ -168,6 +168,7 @@ func (r *Route) client(pod string) *portforward.Client {
 		Transport:     r.Cluster.tunnels,
 		SPDYOnly:      r.SPDYOnly,
 		KeepWebSocket: r.KeepWebSocket,
+		Ways:          &r.Cluster.ways,
 		MaxTunnels:    r.MaxTunnels,
 		Silence:       r.Silence,
 		Log:           r.Log.With("pod", pod),

@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"net/url"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"porthole.dev/porthole/internal/pipe"
@@ -34,11 +33,14 @@ type Client struct {
 	// io.ReadWriteCloser, as net/http's is, and must outlive the request's
 	// context.
 	Transport http.RoundTripper
-	// SPDYOnly leaves out the WebSocket, which is otherwise tried first.
+	// SPDYOnly leaves out the WebSocket, which is otherwise tried where SPDY's own
+	// upgrade is refused or swallowed.
 	SPDYOnly bool
-	// KeepWebSocket stays with a WebSocket that works. Otherwise, where the server
-	// speaks porthole.v1, SPDY without one is tried next, and taken if it works.
+	// KeepWebSocket has the WebSocket tried first.
 	KeepWebSocket bool
+	// Ways is what is known of the way to the server, and is shared by the Clients of
+	// one API server's pods; nil is for this Client alone.
+	Ways *Ways
 	// MaxTunnels is how many tunnels may exist at once; 0 means 64. Beyond
 	// it connections share.
 	MaxTunnels int
@@ -59,11 +61,9 @@ type Client struct {
 	// nobody.
 	Log *slog.Logger
 
-	spdyWorks atomic.Bool          // and a WebSocket does not, or is no use
-	spdyFails atomic.Bool          // where a WebSocket works
-	asleep    func() time.Duration // a test's, or nil
-	once      sync.Once
-	tunnels   pool
+	asleep  func() time.Duration // a test's, or nil
+	once    sync.Once
+	tunnels pool
 }
 
 const (
@@ -128,6 +128,9 @@ func (c *Client) Close() error {
 func (c *Client) init() {
 	c.once.Do(func() {
 		interval := orDefault(c.PingInterval, defaultPingInterval)
+		if c.Ways == nil {
+			c.Ways = &Ways{}
+		}
 		p := &c.tunnels
 		p.limit = c.Silence
 		if p.limit == 0 {

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -19,9 +20,9 @@ const (
 	maxBody    = 64 << 10
 	maxMessage = 4 << 10
 
-	// unwrapTime is how long SPDY may take where a WebSocket has just worked.
-	// What stands in its way may swallow it without an answer.
-	unwrapTime = 3 * time.Second
+	// spdyTime is how long SPDY may take before a WebSocket is tried. What stands in
+	// its way may swallow it without an answer.
+	spdyTime = 3 * time.Second
 )
 
 // upgraded is a tunnel's byte stream.
@@ -39,57 +40,89 @@ func carrier(ctx context.Context) (context.Context, *net.Conn) {
 	}), conn
 }
 
-// upgrade opens one tunnel's byte stream: through a WebSocket, and where that is
-// refused, by SPDY's own upgrade. It tells by which. A server of ours is told from
-// a stock one by the protocol that it chooses of those that are offered.
-//
-// Refused is every HTTP answer that is not the upgrade asked for, as kubectl has
-// it: a 403 may be about the GET alone, since RBAC knows it as another verb than
-// the POST, and old servers and proxies answer what they like. What is not an
-// answer would not be another by POST.
-//
-// Between two ends of ours the WebSocket is left again if SPDY gets through, which
-// costs everybody on the way less.
-func (c *Client) upgrade(ctx context.Context) (u upgraded, via string, err error) {
-	if c.SPDYOnly || c.spdyWorks.Load() {
-		u, err := c.upgradeSPDY(ctx)
-		if c.SPDYOnly || !refused(err) {
-			return u, "spdy", err
-		}
-		c.spdyWorks.Store(false) // the way is another now: all is tried again
-	}
-	u, err = c.upgradeWebSocket(ctx)
-	switch {
-	case err == nil && isV1(u.protocol) && !c.KeepWebSocket && !c.spdyFails.Load():
-		u, via = c.unwrap(ctx, u)
-		return u, via, nil
-	case err == nil || !refused(err):
-		return u, "websocket", err
-	}
-	c.tunnels.log.Debug("websocket refused, trying spdy", "err", err)
-	u, err = c.upgradeSPDY(ctx)
-	if err == nil {
-		c.spdyWorks.Store(true)
-	}
-	return u, "spdy", err
+// Ways is what Clients have found out about the way to an API server, for all of its
+// pods. The zero value knows nothing; its methods are safe to call at the same time.
+type Ways struct {
+	spdyFails, webSocketFails atomic.Bool // and the other one works
 }
 
-// unwrap exchanges a WebSocket for SPDY, if that gets through in time.
-func (c *Client) unwrap(ctx context.Context, ws upgraded) (upgraded, string) {
-	ctx, cancel := context.WithTimeout(ctx, unwrapTime)
+// way is one of the two ways to upgrade.
+type way struct {
+	name  string
+	open  func(context.Context) (upgraded, error)
+	fails *atomic.Bool
+}
+
+// upgrade opens one tunnel's byte stream: by SPDY's own upgrade, and where that is
+// refused, through a WebSocket, which costs everybody on the way more but gets through
+// proxies that let nothing else pass. It tells by which. A server of ours is told from
+// a stock one by the protocol that it chooses of those that are offered.
+//
+// Refused is every HTTP answer that is not the upgrade asked for: proxies and old
+// servers answer what they like, and to RBAC the two are different verbs. What is not
+// an answer would not be another by the other way.
+func (c *Client) upgrade(ctx context.Context) (u upgraded, via string, err error) {
+	first, second := c.ways()
+	u, err = first.open(ctx)
+	if err == nil || !refused(err) || second.open == nil || tooMany(err) {
+		return u, first.name, err
+	}
+	c.tunnels.log.Debug("upgrade refused", "way", first.name, "next", second.name, "err", err)
+	u, again := second.open(ctx)
+	switch {
+	case again == nil:
+		first.fails.Store(lasting(err))
+		second.fails.Store(false)
+	case refused(again) && first.name == "spdy":
+		again = err // of two refusals SPDY's, whose verb is the one that people are given
+	}
+	return u, second.name, again
+}
+
+// ways are the two ways in the order in which they are to be tried. The second may be
+// none.
+func (c *Client) ways() (first, second way) {
+	spdy := way{"spdy", c.upgradeSPDY, &c.Ways.spdyFails}
+	webSocket := way{"websocket", c.upgradeWebSocket, &c.Ways.webSocketFails}
+	switch {
+	case c.SPDYOnly:
+		return spdy, way{}
+	case c.Ways.spdyFails.Load(), c.KeepWebSocket && !c.Ways.webSocketFails.Load():
+		return webSocket, spdy
+	}
+	spdy.open = c.trySPDY
+	return spdy, webSocket
+}
+
+// trySPDY is upgradeSPDY that does not wait for long: no answer is a refusal.
+func (c *Client) trySPDY(ctx context.Context) (upgraded, error) {
+	limited, cancel := context.WithTimeout(ctx, spdyTime)
 	defer cancel()
-	u, err := c.upgradeSPDY(ctx)
-	if err == nil && isV1(u.protocol) {
-		ws.Close()
-		c.spdyWorks.Store(true)
-		return u, "spdy"
+	u, err := c.upgradeSPDY(limited)
+	if err != nil && limited.Err() != nil && ctx.Err() == nil {
+		err = fmt.Errorf("%w: no answer within %v", errUpgrade, spdyTime)
 	}
-	c.tunnels.log.Debug("staying with websocket", "err", err)
-	if err == nil {
-		u.Close()
+	return u, err
+}
+
+// tooMany says whether a server has had too many requests to be asked once more.
+func tooMany(err error) bool {
+	var status *StatusError
+	return errors.As(err, &status) && status.Code == http.StatusTooManyRequests
+}
+
+// lasting says whether a refusal is of the way, and not of a server that is in trouble
+// at the moment.
+func lasting(err error) bool {
+	var status *StatusError
+	if !errors.As(err, &status) {
+		return true
 	}
-	c.spdyFails.Store(true)
-	return ws, "websocket"
+	switch status.Code {
+	case http.StatusInternalServerError, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return false
+	}
+	return true
 }
 
 // refused says whether err is an answer of the server.

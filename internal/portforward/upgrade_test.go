@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 )
 
@@ -27,51 +28,92 @@ func TestUpgrade(t *testing.T) {
 	})
 }
 
-// refuse answers GET requests as a server does that knows no such WebSocket.
-var refuse = map[string]func(http.ResponseWriter, *http.Request) bool{
-	"status": func(w http.ResponseWriter, r *http.Request) bool {
-		if r.Method == http.MethodGet {
-			http.Error(w, "what?", http.StatusForbidden)
-		}
-		return r.Method == http.MethodGet
-	},
-	"redirect": func(w http.ResponseWriter, r *http.Request) bool {
-		if r.Method == http.MethodGet {
+// refuse answers requests of a method as those do that know no such upgrade.
+func refuse(method string) map[string]func(http.ResponseWriter, *http.Request) bool {
+	all := map[string]func(http.ResponseWriter, *http.Request){
+		"status": func(w http.ResponseWriter, r *http.Request) { http.Error(w, "what?", http.StatusForbidden) },
+		"redirect": func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, "/elsewhere", http.StatusFound)
+		},
+	}
+	if method == http.MethodPost {
+		all["other protocol"] = func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Connection", "Upgrade")
+			w.Header().Set("Upgrade", "h2c")
+			w.WriteHeader(http.StatusSwitchingProtocols)
 		}
-		return r.Method == http.MethodGet
-	},
-	"other protocol": func(w http.ResponseWriter, r *http.Request) bool {
-		if r.Method == http.MethodGet {
+		all["no answer"] = func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
+	} else {
+		all["other protocol"] = func(w http.ResponseWriter, r *http.Request) {
 			r.Header.Set("Sec-WebSocket-Protocol", "v5.channel.k8s.io")
 			acceptWebSocket(w, r).Close()
 		}
-		return r.Method == http.MethodGet
-	},
-	"bad handshake": func(w http.ResponseWriter, r *http.Request) bool {
-		if r.Method == http.MethodGet {
+		all["bad handshake"] = func(w http.ResponseWriter, r *http.Request) {
 			r.Header.Set("Sec-WebSocket-Key", "AAAAAAAAAAAAAAAAAAAAAA==")
 			acceptWebSocket(w, r).Close()
 		}
-		return r.Method == http.MethodGet
-	},
+	}
+	only := map[string]func(http.ResponseWriter, *http.Request) bool{}
+	for name, answer := range all {
+		only[name] = func(w http.ResponseWriter, r *http.Request) bool {
+			if r.Method == method {
+				answer(w, r)
+			}
+			return r.Method == method
+		}
+	}
+	return only
 }
 
-// Where the WebSocket is refused SPDY is tried, and from then on only that.
+// Where SPDY does not get through the WebSocket is tried, or the other way around, and from
+// then on only that, by all Clients of the same server.
 func TestFallBack(t *testing.T) {
-	for name, answer := range refuse {
-		t.Run(name, func(t *testing.T) {
-			s := start(t, echo)
-			s.answer = answer
-			c := s.client(t)
-			exchange(t, c)
-			awaitBreak(t, s, c)
-			exchange(t, c)
-			got := s.requests()
-			if got[0] != "GET" || slices.Contains(got[1:], "GET") {
-				t.Errorf("requests %v", got)
+	for _, first := range []string{http.MethodPost, http.MethodGet} {
+		for name, answer := range refuse(first) {
+			t.Run(first+" "+name, func(t *testing.T) {
+				t.Parallel()
+				s := start(t, echo)
+				s.answer = answer
+				var known Ways
+				edit := func(c *Client) { c.KeepWebSocket, c.Ways = first == http.MethodGet, &known }
+				c := s.client(t, edit)
+				exchange(t, c)
+				awaitBreak(t, s, c)
+				exchange(t, c)
+				exchange(t, s.client(t, edit))
+				got := s.requests()
+				if got[0] != first || slices.Contains(got[1:], first) {
+					t.Errorf("requests %v", got)
+				}
+			})
+		}
+	}
+}
+
+// A server in trouble says nothing of the way, and one that is asked too much is not asked
+// by another.
+func TestTroubleIsNotTheWay(t *testing.T) {
+	for code, want := range map[int]string{500: "POST GET POST", 503: "POST GET POST", 504: "POST GET POST", 429: "POST POST", 502: "POST GET GET"} {
+		var troubled atomic.Bool
+		s := start(t, echo)
+		s.answer = func(w http.ResponseWriter, r *http.Request) bool {
+			if troubled.Load() && r.Method == http.MethodPost {
+				w.WriteHeader(code)
+				return true
 			}
-		})
+			return false
+		}
+		c := s.client(t)
+		c.init()
+		for _, trouble := range []bool{true, false} {
+			troubled.Store(trouble)
+			if u, _, err := c.upgrade(t.Context()); err == nil {
+				u.Close()
+			}
+		}
+		if got := strings.Join(s.requests(), " "); got != want {
+			t.Errorf("%d: requests %s, want %s", code, got, want)
+		}
 	}
 }
 

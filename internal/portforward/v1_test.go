@@ -134,12 +134,13 @@ func TestV1Unsupported(t *testing.T) {
 	exchangeWith(t, c, port, 10)
 }
 
-// Between two ends of ours a WebSocket is only what there is where SPDY does not get through.
-func TestV1Unwrap(t *testing.T) {
+// A WebSocket is only what there is where SPDY does not get through, and nothing is opened
+// that is not used.
+func TestV1Ways(t *testing.T) {
 	for refuse, want := range map[string]struct{ via, asked string }{
-		"":     {"spdy spdy", "GET POST POST"},
-		"POST": {"websocket websocket", "GET POST GET"},
-		"GET":  {"spdy spdy", "GET POST POST"},
+		"":     {"spdy spdy", "POST POST"},
+		"POST": {"websocket websocket", "POST GET GET"},
+		"GET":  {"spdy spdy", "POST POST"},
 	} {
 		n := newNode(t, func(n *node) { n.refuse = refuse })
 		c := n.client(t)
@@ -169,12 +170,12 @@ func TestV1Unwrap(t *testing.T) {
 // is busy one may stand still long enough to pass for stuck.
 const busyTunnels = 3
 
-// SPDY that no longer gets through is left for the WebSocket again.
-func TestV1WrapAgain(t *testing.T) {
+// A way that no longer gets through is left for the other one.
+func TestV1WayChanges(t *testing.T) {
 	n := newNode(t)
 	c := n.client(t)
 	c.init()
-	for _, way := range []struct{ refuse, via string }{{"", "spdy"}, {"POST", "websocket"}} {
+	for _, way := range []struct{ refuse, via string }{{"", "spdy"}, {"POST", "websocket"}, {"GET", "spdy"}} {
 		n.mu.Lock()
 		n.refuse = way.refuse
 		n.mu.Unlock()

@@ -49,6 +49,7 @@ func TestArticle(t *testing.T) {
 	t.Run("socat installed", func(t *testing.T) { articleSocat(t, ctx) })
 	n.again(t, "PATH="+none)
 	t.Run("native", articleNative)
+	t.Run("one tunnel", articleOneTunnel)
 }
 
 // link makes a folder for PATH with some of the machine's programs.
@@ -119,6 +120,19 @@ func articleNative(t *testing.T) {
 				t.Errorf("programs were executed:\n%s", trace.stdout())
 			}
 		})
+	}
+}
+
+// articleOneTunnel: each session opens one tunnel, and none that it does not use.
+func articleOneTunnel(t *testing.T) {
+	for _, f := range []forwarder{{"porthole", porthole, []string{"forward"}}, {"kubectl", c.KubectlPath(), []string{"port-forward"}}} {
+		before := metric(t, "porthole_cri_requests_total", `"PortForward"`)
+		p, url := forwardKuard(t, f)
+		loads(t, url)
+		if n := metric(t, "porthole_cri_requests_total", `"PortForward"`) - before; n != 1 {
+			t.Errorf("%s opened %v tunnels", f.name, n)
+		}
+		p.interrupt(t)
 	}
 }
 
