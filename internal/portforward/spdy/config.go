@@ -30,6 +30,13 @@ type Config struct {
 	// that. 0 means 256 KiB.
 	ReceiveBuffer int
 
+	// Share, if set, is the tunnel's part of what a server may hold unread. It
+	// pays for each stream, for windows as they are granted, and without
+	// FlowControl for what is unread. Where that is short, windows do not grow,
+	// new streams get less, 16 KiB at first, or are refused, and without
+	// FlowControl the tunnel waits. A tunnel with a Share opens no streams itself.
+	Share *Share
+
 	// Splicer, if set, sends over the transport what Draw has it take from sockets,
 	// and nil means that Draw takes nothing.
 	Splicer Splicer

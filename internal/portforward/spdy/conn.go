@@ -46,6 +46,7 @@ type Conn struct {
 	nextID  uint32 // of our next stream
 	lastID  uint32 // of the peer's last stream
 	backlog []*Stream
+	windows windows
 
 	// Used by the read loop alone.
 	headers     headerDecoder
@@ -65,6 +66,7 @@ func New(transport io.ReadWriteCloser, cfg Config) *Conn {
 		streams:   make(map[uint32]*Stream),
 		nextID:    cfg.firstID(),
 	}
+	c.chunks.share = cfg.Share
 	c.send.init(cfg.FlowControl)
 	c.announce()
 	c.beat.start(c)
@@ -119,7 +121,7 @@ func (c *Conn) mayOpen() error {
 
 // add puts a new stream into the map; c.mu is held.
 func (c *Conn) add(id uint32, headers http.Header) *Stream {
-	s := newStream(c, id, headers)
+	s := newStream(c, id, headers, c.windows.promised)
 	c.streams[id] = s
 	c.open[id&1]++
 	return s
@@ -252,7 +254,7 @@ func (c *Conn) fail(reason error, polite bool, status uint32) {
 		reason = io.ErrUnexpectedEOF
 	}
 	err := tunnelError(reason)
-	streams, first := c.takeAll(err)
+	streams, unaccepted, first := c.takeAll(err)
 	if !first {
 		return
 	}
@@ -266,6 +268,9 @@ func (c *Conn) fail(reason error, polite bool, status uint32) {
 			s.in.finish(err)
 		}
 		s.loss.happen(err)
+	}
+	for _, s := range unaccepted {
+		s.in.abort(err)
 	}
 	if !polite {
 		c.send.close()
@@ -281,11 +286,11 @@ func (c *Conn) closeTransport() {
 }
 
 // takeAll sets err and empties the map, unless that was done before.
-func (c *Conn) takeAll(err error) (streams []*Stream, first bool) {
+func (c *Conn) takeAll(err error) (streams, unaccepted []*Stream, first bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.err != nil {
-		return nil, false
+		return nil, nil, false
 	}
 	c.err = err
 	close(c.done)
@@ -294,8 +299,8 @@ func (c *Conn) takeAll(err error) (streams []*Stream, first bool) {
 		streams = append(streams, s)
 	}
 	clear(c.streams)
-	c.backlog = nil
-	return streams, true
+	unaccepted, c.backlog = c.backlog, nil
+	return streams, unaccepted, true
 }
 
 func (c *Conn) lastAccepted() uint32 {

@@ -9,8 +9,9 @@ import (
 )
 
 const (
-	smallChunk = 4 << 10
-	largeChunk = 64 << 10
+	smallChunk  = 4 << 10
+	mediumChunk = 16 << 10
+	largeChunk  = 64 << 10
 	// smallPayload is the most that goes to a small chunk. Half of a chunk or
 	// more is then in use, and what a stream really holds is at most twice
 	// what its limit counts.
@@ -37,31 +38,45 @@ type chunk struct {
 // chunkPool recycles the chunks of one tunnel, and knows how much the windows of its
 // streams have grown.
 type chunkPool struct {
-	small, large sync.Pool
-	growth       atomic.Int64
-	expendable   atomic.Int64 // octets that wait in expendable streams
+	share                *Share
+	small, medium, large sync.Pool
+	growth               atomic.Int64
+	expendable           atomic.Int64 // octets that wait in expendable streams
 }
 
-// get returns an empty chunk for a payload of which n octets are still to come.
-func (p *chunkPool) get(n int) *chunk {
-	pool, size := &p.large, largeChunk
-	if n <= smallPayload {
-		pool, size = &p.small, smallChunk
+// chunkFor is how large a chunk is for a payload of which n octets are still to come
+// to a stream that may hold limit.
+func chunkFor(n, limit int) int {
+	switch {
+	case n <= smallPayload:
+		return smallChunk
+	case limit < largeChunk:
+		return mediumChunk
 	}
-	if c, ok := pool.Get().(*chunk); ok {
+	return largeChunk
+}
+
+// of returns the pool of chunks of a size.
+func (p *chunkPool) of(size int) *sync.Pool {
+	switch size {
+	case smallChunk:
+		return &p.small
+	case mediumChunk:
+		return &p.medium
+	}
+	return &p.large
+}
+
+// get returns an empty chunk.
+func (p *chunkPool) get(size int) *chunk {
+	if c, ok := p.of(size).Get().(*chunk); ok {
 		c.r, c.w = 0, 0
 		return c
 	}
 	return &chunk{buf: make([]byte, size)}
 }
 
-func (p *chunkPool) put(c *chunk) {
-	if len(c.buf) == smallChunk {
-		p.small.Put(c)
-		return
-	}
-	p.large.Put(c)
-}
+func (p *chunkPool) put(c *chunk) { p.of(len(c.buf)).Put(c) }
 
 // inbox is the receiving half of a stream: a bounded queue between the tunnel's
 // read loop, which is its only writer, and the stream's reader.
@@ -80,6 +95,11 @@ type inbox struct {
 	spare    bool   // expendable: rather reset than waited for
 	deadline deadline
 
+	base    int    // what the stream costs whatever it holds
+	memory  int    // octets in chunks, without flow control
+	charged int    // to the tunnel's Share; see due
+	waiting waiter // the read loop, for the Share to have room
+
 	// Flow control (section 2.6.8); unused without.
 	flows   bool
 	window  int // octets the peer may still send
@@ -89,6 +109,11 @@ type inbox struct {
 
 func (b *inbox) init(pool *chunkPool, limit int) {
 	b.pool, b.limit, b.window = pool, limit, limit
+	b.waiting.wake = func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.room.Broadcast()
+	}
 	b.more.L, b.room.L = &b.mu, &b.mu
 	b.deadline = deadline{mu: &b.mu, wake: b.more.Broadcast}
 }
@@ -100,34 +125,78 @@ func (b *inbox) init(pool *chunkPool, limit int) {
 func (b *inbox) space(n int, stalled func(bool)) []byte {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for b.buffered >= b.limit && b.end == nil && !b.closed {
+	for b.end == nil && !b.closed && !b.prepare(n) {
 		if b.spare {
-			return nil
+			break
 		}
 		stalled(true)
 		b.room.Wait()
 		stalled(false)
 	}
-	if b.end != nil || b.closed || b.spare && b.pool.expendable.Load() >= maxExpendable {
+	b.pool.share.giveUp(&b.waiting)
+	if b.filling == nil {
 		return nil
 	}
-	b.filling = b.tail(n)
+	if b.end != nil || b.closed || b.spare && b.pool.expendable.Load() >= maxExpendable {
+		b.filling = nil
+		return nil
+	}
 	free := b.filling.buf[b.filling.w:]
 	return free[:min(n, len(free), b.limit-b.buffered)]
 }
 
-// tail returns the chunk to fill: the last one, unless what is left of it would
-// cut the payload into crumbs.
-func (b *inbox) tail(n int) *chunk {
+// prepare sets the chunk to fill, if there is room for more: the last one, unless
+// what is left of it would cut the payload into crumbs. Without flow control a new one
+// is charged to the tunnel's Share, which may have room for a small one alone; with it
+// the window has been.
+func (b *inbox) prepare(n int) bool {
+	b.filling = nil
+	if b.buffered >= b.limit {
+		return false
+	}
 	if len(b.chunks) > 0 {
 		last := b.chunks[len(b.chunks)-1]
 		if free := len(last.buf) - last.w; free >= min(n, smallPayload) {
-			return last
+			b.filling = last
+			return true
 		}
 	}
-	c := b.pool.get(n)
-	b.chunks = append(b.chunks, c)
-	return c
+	size := chunkFor(n, b.limit)
+	if !b.flows && !b.pool.share.take(size, need) {
+		if size = smallChunk; !b.pool.share.takeOrWait(size, &b.waiting) {
+			return false
+		}
+	}
+	b.filling = b.pool.get(size)
+	b.chunks = append(b.chunks, b.filling)
+	if b.memory += size; !b.flows {
+		b.charged += size
+	}
+	return true
+}
+
+// due is what the stream is to be charged: what the peer has of its windows and what
+// is unread, or, once nothing more can come, the latter alone.
+func (b *inbox) due() int {
+	//nolint:errorlint // io.EOF itself: after it the stream goes on in the other direction
+	failed := b.end != nil && b.end != io.EOF
+	switch {
+	case b.closed, failed && b.buffered == 0:
+		return 0
+	case !b.flows:
+		return b.base + b.memory
+	case b.end != nil:
+		return b.base + b.buffered
+	}
+	return b.base + b.limit + max(0, -b.window)
+}
+
+// settle gives back what is charged and not due any more; b.mu is held.
+func (b *inbox) settle() {
+	if more := b.charged - b.due(); more > 0 {
+		b.charged -= more
+		b.pool.share.release(more)
+	}
 }
 
 // commit hands the first n octets of what space returned to the reader.
@@ -199,6 +268,7 @@ func (b *inbox) consume(n int) (credit int) {
 	if b.end != nil && b.buffered == 0 {
 		b.shrink()
 	}
+	defer b.settle()
 	if b.unacked < b.limit/2 || b.end != nil {
 		return 0
 	}
@@ -221,9 +291,46 @@ func (b *inbox) grow() int {
 		b.pool.growth.Add(-int64(more))
 		return 0
 	}
-	b.limit += more
+	if more = b.widenBy(more); more == 0 {
+		b.pool.growth.Add(-int64(min(b.limit, maxStreamWindow-b.limit)))
+		return 0
+	}
 	b.grown += more
 	return more
+}
+
+// widenBy lets the stream hold more, if the tunnel's Share has that to spare; b.mu is
+// held.
+func (b *inbox) widenBy(more int) int {
+	if !b.pool.share.take(more, speed) {
+		return 0
+	}
+	b.limit += more
+	b.charged += more
+	return more
+}
+
+// widen is widenBy for who grants the peer what it returns.
+func (b *inbox) widen(more int) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.end != nil || b.closed {
+		return 0
+	}
+	more = b.widenBy(more)
+	b.window += more
+	return more
+}
+
+// resize changes the window by what a SETTINGS has changed it at the peer, who may be
+// left with less than nothing. More than before must have been charged.
+func (b *inbox) resize(delta int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.limit += delta
+	b.window += delta
+	b.charged += max(0, delta)
+	b.settle()
 }
 
 // shrink leaves to other streams what this one holds no more; b.mu is held.
@@ -235,6 +342,7 @@ func (b *inbox) shrink() {
 // pop takes the first chunk, which is empty, out of the queue.
 func (b *inbox) pop() {
 	b.pool.put(b.chunks[0])
+	b.memory -= len(b.chunks[0].buf)
 	last := copy(b.chunks, b.chunks[1:])
 	b.chunks[last] = nil
 	b.chunks = b.chunks[:last]
@@ -245,7 +353,7 @@ func (b *inbox) spend(n int) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.window -= n
-	return b.window >= 0
+	return n == 0 || b.window >= 0
 }
 
 // finish says that nothing will follow what is buffered but err; the first call
@@ -256,6 +364,7 @@ func (b *inbox) finish(err error) {
 	if b.end == nil {
 		b.end = err
 	}
+	b.settle()
 	b.wake()
 }
 
@@ -287,8 +396,9 @@ func (b *inbox) drop() {
 	if b.spare {
 		b.pool.expendable.Add(int64(-b.buffered))
 	}
-	b.chunks, b.filling, b.buffered = nil, nil, 0
+	b.chunks, b.filling, b.buffered, b.memory = nil, nil, 0, 0
 	b.shrink()
+	b.settle()
 }
 
 func (b *inbox) wake() {

@@ -167,6 +167,10 @@ func (c *Conn) handleSynStream(f control) error {
 	if err != nil {
 		return err
 	}
+	cost := 0
+	if taken {
+		cost, taken = c.afford(headers)
+	}
 	if !taken {
 		return c.send.control(control{kind: kindRstStream, streamID: f.streamID, value: statusRefusedStream})
 	}
@@ -175,9 +179,12 @@ func (c *Conn) handleSynStream(f control) error {
 		reply.flags = flagFin
 	}
 	if err := c.send.opening(reply, make([]byte, 4)); err != nil {
+		c.cfg.Share.release(cost)
 		return err
 	}
-	c.arrive(f, headers)
+	if s := c.arrive(f, headers, cost); s != nil {
+		c.topUp(s)
+	}
 	return nil
 }
 
@@ -194,14 +201,17 @@ func (c *Conn) claim(id uint32) (bool, error) {
 	return c.open[id&1] < c.cfg.MaxStreams && len(c.backlog) < c.cfg.MaxStreams, nil
 }
 
-// arrive puts the peer's new stream where Accept finds it.
-func (c *Conn) arrive(f control, headers map[string][]string) {
+// arrive puts the peer's new stream, which has been charged cost, where Accept finds
+// it. It returns nil if the tunnel is gone.
+func (c *Conn) arrive(f control, headers map[string][]string, cost int) *Stream {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.err != nil {
-		return
+		c.cfg.Share.release(cost)
+		return nil
 	}
 	s := c.add(f.streamID, headers)
+	s.in.base, s.in.charged = streamCost+headersSize(headers), cost
 	if f.flags&flagFin != 0 {
 		s.in.finish(io.EOF)
 		s.done |= receiving
@@ -215,6 +225,7 @@ func (c *Conn) arrive(f control, headers map[string][]string) {
 	}
 	c.backlog = append(c.backlog, s)
 	c.announceArrival()
+	return s
 }
 
 // handleHeaders takes in SYN_REPLY and HEADERS. Whether anybody asks for their
@@ -268,6 +279,7 @@ func (c *Conn) reset(s *Stream, status uint32) {
 // handlePing sends the peer's pings back; the others are answers to ours.
 func (c *Conn) handlePing(f control) error {
 	if f.value&1 == c.cfg.firstID()&1 {
+		c.windowsShrunk(f.value)
 		return nil
 	}
 	return c.send.control(f)

@@ -34,6 +34,7 @@ type outbox struct {
 	fin      bool  // sent
 	cond     sync.Cond
 	deadline deadline
+	waiting  waiter // who reserves room
 }
 
 // sender gathers the frames of all streams of a tunnel into batches, one write
@@ -68,6 +69,11 @@ func (q *sender) init(flowControl bool) {
 func (q *sender) attach(s *Stream) {
 	s.out.cond.L = &q.mu
 	s.out.deadline = deadline{mu: &q.mu, wake: s.out.cond.Broadcast}
+	s.out.waiting.wake = func() {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		s.out.cond.Broadcast()
+	}
 	q.mu.Lock()
 	s.out.window = q.starting
 	q.mu.Unlock()
@@ -96,6 +102,26 @@ func (q *sender) write(s *Stream, p []byte) (int, error) {
 		if q.enqueue(s); len(o.pending) > 0 {
 			o.cond.Wait()
 		}
+	}
+}
+
+// reserve waits until the tunnel's Share has room for n octets, or for what comes
+// between.
+func (q *sender) reserve(s *Stream, n int) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	share, o := s.conn.cfg.Share, &s.out
+	defer share.giveUp(&o.waiting)
+	for {
+		switch {
+		case o.err != nil:
+			return o.err
+		case o.deadline.passed:
+			return os.ErrDeadlineExceeded
+		case share.takeOrWait(n, &o.waiting):
+			return nil
+		}
+		o.cond.Wait()
 	}
 }
 

@@ -36,9 +36,9 @@ const (
 	sending
 )
 
-func newStream(c *Conn, id uint32, headers http.Header) *Stream {
+func newStream(c *Conn, id uint32, headers http.Header, window int) *Stream {
 	s := &Stream{conn: c, id: id, headers: headers}
-	s.in.init(&c.chunks, c.cfg.ReceiveBuffer)
+	s.in.init(&c.chunks, window)
 	s.in.flows = c.cfg.FlowControl
 	c.send.attach(s)
 	return s
@@ -162,6 +162,16 @@ func (s *Stream) Draw(src syscall.RawConn) (n int64, err error) {
 	defer s.writing.Unlock()
 	return s.conn.send.draw(s, src)
 }
+
+// TryReserve says whether n octets may be held for the stream by who is about to write
+// them, and charges them if so, until Release. Without a Share they always may.
+func (s *Stream) TryReserve(n int) bool { return s.conn.cfg.Share.take(n, need) }
+
+// Reserve waits until TryReserve would say yes. The error is that of a Write.
+func (s *Stream) Reserve(n int) error { return s.conn.send.reserve(s, n) }
+
+// Release gives back n octets of TryReserve or Reserve.
+func (s *Stream) Release(n int) { s.conn.cfg.Share.release(n) }
 
 // CloseWrite sends FIN behind what was written: the peer reads io.EOF, and may
 // answer for as long as it likes. It waits for a Write under way.

@@ -10,13 +10,23 @@ package spdy
 // announce tells the peer our windows, with the first frames that go out. It
 // runs before the loops start.
 func (c *Conn) announce() {
+	c.windows.promised = c.cfg.ReceiveBuffer
+	if c.cfg.FlowControl && !c.cfg.Share.unbounded() {
+		// More would be promised to all streams that are ever opened.
+		c.windows.promised = min(initialWindow, c.cfg.ReceiveBuffer)
+	}
+	c.windows.announced = c.windows.promised
 	if !c.cfg.FlowControl {
 		return
 	}
-	c.send.must(control{kind: kindSettings, settings: []setting{
-		{id: settingInitialWindow, value: uint32(c.cfg.ReceiveBuffer)},
-	}})
+	c.sendSettings()
 	c.grant(0, maxWindow-initialWindow)
+}
+
+func (c *Conn) sendSettings() {
+	c.send.must(control{kind: kindSettings, settings: []setting{
+		{id: settingInitialWindow, value: uint32(c.windows.announced)},
+	}})
 }
 
 // grant widens the peer's window for a stream, or for the session with id 0.
