@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"os/exec"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -33,6 +35,7 @@ type nodeOptions struct {
 	node.Node
 	backend     string
 	repairURLs  bool
+	memory      string
 	allow, deny string
 	logFormat   string
 	verbosity   int
@@ -73,6 +76,9 @@ func (o *nodeOptions) flags(cmd *cobra.Command) {
 	flags.BoolVar(&o.repairURLs, "repair-urls", true, "add the scheme to the URLs of a runtime that leaves it out (cri-dockerd), which kubelets from 1.36 on refuse")
 	flags.StringVar(&o.Streaming, "streaming-address", "127.0.0.1:0", "loopback address that the kubelet fetches forwards from, port 0 for any free one")
 	flags.BoolVar(&o.StreamingAnywhere, "streaming-anywhere", false, "let --streaming-address be one that others can reach; forwards are not encrypted there")
+	flags.StringVar(&o.memory, "memory", "256MiB", "what all forwards together may hold unread, at least 16MiB")
+	flags.IntVar(&o.MaxTunnels, "max-tunnels", 512, "tunnels of clients that may be open; for one more an idle one gives way")
+	flags.IntVar(&o.MaxPodTunnels, "max-tunnels-per-pod", 128, "how many of them may lead to one pod")
 	flags.StringVar(&o.Metrics, "metrics-address", "127.0.0.1:9753", `address of the Prometheus metrics, at /metrics; "" for none`)
 	flags.StringVar(&o.Events, "events", node.DefaultEvents, `socket to make for "porthole trace forward"; "" for none`)
 	o.logFlags(cmd)
@@ -114,6 +120,35 @@ func (o *nodeOptions) dataPath() *exec.Cmd {
 	return cmd
 }
 
+// minMemory is what a few connections take.
+const minMemory = 16 << 20
+
+func (o *nodeOptions) parseLimits() (err error) {
+	if o.Memory, err = parseSize(o.memory); err != nil {
+		return fmt.Errorf("node: --memory: %w", err)
+	}
+	switch {
+	case o.Memory < minMemory:
+		return fmt.Errorf("node: --memory %s: want at least 16MiB", o.memory)
+	case o.MaxTunnels < 1:
+		return fmt.Errorf("node: --max-tunnels %d: want at least 1", o.MaxTunnels)
+	case o.MaxPodTunnels < 1:
+		return fmt.Errorf("node: --max-tunnels-per-pod %d: want at least 1", o.MaxPodTunnels)
+	}
+	return nil
+}
+
+// parseSize reads a number of bytes such as 256MiB, or 256Mi, as Kubernetes has it.
+func parseSize(text string) (int, error) {
+	digits := strings.TrimRight(text, "KMGiB")
+	shift, ok := map[string]int{"": 0, "B": 0, "KiB": 10, "Ki": 10, "MiB": 20, "Mi": 20, "GiB": 30, "Gi": 30}[text[len(digits):]]
+	n, err := strconv.ParseUint(digits, 10, 31)
+	if !ok || err != nil || n > math.MaxInt>>shift {
+		return 0, fmt.Errorf("%q is not a size such as 256MiB", text)
+	}
+	return int(n) << shift, nil
+}
+
 // parse completes the Node from the flags.
 func (o *nodeOptions) parse(stderr io.Writer) (err error) {
 	o.Backend, o.Version, o.DataPath = node.Backend(o.backend), version(), o.dataPath
@@ -122,6 +157,9 @@ func (o *nodeOptions) parse(stderr io.Writer) (err error) {
 		return err
 	}
 	if o.Policy.Deny, err = node.ParsePorts(o.deny); err != nil {
+		return err
+	}
+	if err := o.parseLimits(); err != nil {
 		return err
 	}
 	if err := o.openLog(stderr); err != nil {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -52,6 +53,7 @@ func RunDataPath(ctx context.Context, log *slog.Logger) error {
 	}
 	nameProcess("porthole-data")
 	giveWay()
+	limitHeap(n.Memory)
 	p := &dataPathParts{log: n.logger()}
 	defer p.close()
 	if err := n.openDataPath(p); err != nil {
@@ -79,6 +81,15 @@ func giveWay() {
 	_ = os.WriteFile(path, []byte(strconv.Itoa(score)), 0)
 }
 
+// limitHeap has the garbage collector work harder as the heap nears what the forwards
+// may hold: chunks that are half full at worst, and 128 MiB for all else. GOMEMLIMIT
+// in the environment says otherwise.
+func limitHeap(memory int) {
+	if os.Getenv("GOMEMLIMIT") == "" && memory > 0 {
+		debug.SetMemoryLimit(2*int64(memory) + 128<<20)
+	}
+}
+
 func (n *Node) openDataPath(p *dataPathParts) (err error) {
 	path, err := socketPath(n.Upstream)
 	if err != nil {
@@ -88,7 +99,7 @@ func (n *Node) openDataPath(p *dataPathParts) (err error) {
 	if p.upstream, err = newUpstream(path, slog.New(slog.DiscardHandler)); err != nil {
 		return err
 	}
-	p.server = &portforward.Server{Log: p.log}
+	p.server = &portforward.Server{Memory: n.Memory, MaxTunnels: n.MaxTunnels, MaxPodTunnels: n.MaxPodTunnels, Log: p.log}
 	if p.streaming, err = inheritWeb(streamingFD, p.server, p.log); err != nil {
 		return err
 	}
@@ -97,6 +108,7 @@ func (n *Node) openDataPath(p *dataPathParts) (err error) {
 		return err
 	}
 	counts, above := newForwardMetrics(), newParentCounts()
+	counts.registry.MustRegister(loadMetrics(p.server.Load)...)
 	if err := n.openTold(p, counts.handler(above)); err != nil {
 		return err
 	}

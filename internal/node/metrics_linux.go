@@ -18,6 +18,8 @@ import (
 	"github.com/prometheus/common/expfmt"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+
+	"porthole.dev/porthole/internal/portforward"
 )
 
 // proxyMetrics are those of the process that the kubelet calls, in a registry of their
@@ -132,6 +134,18 @@ func (m *forwardMetrics) count(r Record) {
 }
 
 // handler is the page, which has what the parent counts too.
+// loadMetrics are of what the forwards take just now.
+func loadMetrics(load func() portforward.Load) []prometheus.Collector {
+	return []prometheus.Collector{
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "porthole_tunnels_open", Help: "Tunnels of port-forward clients that are open.",
+		}, func() float64 { return float64(load().Tunnels) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "porthole_forward_memory_bytes", Help: "Bytes that are charged to the memory of forwards (--memory).",
+		}, func() float64 { return float64(load().Memory) }),
+	}
+}
+
 func (m *forwardMetrics) handler(parent prometheus.Gatherer) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(prometheus.Gatherers{m.registry, parent}, promhttp.HandlerOpts{}))

@@ -74,6 +74,11 @@ type Node struct {
 	// StreamingAnywhere.
 	Streaming         string
 	StreamingAnywhere bool
+	// Memory is how many octets forwards may hold unread together, MaxTunnels how
+	// many tunnels there may be, and MaxPodTunnels how many to one pod; 0 means
+	// what portforward.Server has.
+	Memory                    int
+	MaxTunnels, MaxPodTunnels int
 	// Metrics is the host:port of the Prometheus page /metrics; "" is for none.
 	Metrics string
 	// Events is the address of the socket that Follow reads; "" is for none.

@@ -19,6 +19,16 @@ type drawer interface {
 	Draw(src syscall.RawConn) (int64, error)
 }
 
+// reserver is a Conn whose owner bounds what is held while it is written to.
+type reserver interface {
+	// TryReserve says whether n octets may be held now, and counts them until
+	// Release.
+	TryReserve(n int) bool
+	// Reserve waits until they may be. The error is why nothing can be written.
+	Reserve(n int) error
+	Release(n int)
+}
+
 // feeder moves one direction from a socket to a Conn that is none. Like a mover it
 // waits for bytes empty-handed, and has an eye on its source while a write stalls.
 type feeder struct {
@@ -26,6 +36,10 @@ type feeder struct {
 	in     syscall.RawConn
 	drawer drawer          // dst, or nil
 	drawn  syscall.RawConn // in, as the drawer gets it
+
+	reserver reserver // dst, or nil
+	reserved bool     // room for buf
+	short    bool     // of room
 
 	buf     *[bufferSize]byte
 	held    int
@@ -52,6 +66,7 @@ func feed(dst, src *end, s socket) (n int64, err error) {
 	}
 	f := &feeder{timedWriter: newTimedWriter(dst, src), in: in, drawn: counted{in, &src.moved}}
 	f.drawer, _ = dst.Conn.(drawer)
+	f.reserver, _ = dst.Conn.(reserver)
 	defer f.release()
 	return f.run()
 }
@@ -61,6 +76,13 @@ func (f *feeder) run() (n int64, err error) {
 	for {
 		if err := f.in.Read(take); err != nil {
 			return n, err
+		}
+		if f.short {
+			if err := f.reserver.Reserve(bufferSize); err != nil {
+				return n, err
+			}
+			f.short, f.reserved = false, true
+			continue
 		}
 		if f.readErr != nil {
 			return n, &net.OpError{Op: "read", Net: "tcp", Err: f.readErr}
@@ -83,6 +105,9 @@ func (f *feeder) run() (n int64, err error) {
 // the source is readable.
 func (f *feeder) take(fd uintptr) (done bool) {
 	if f.buf == nil {
+		if f.short = !f.reserve(); f.short {
+			return true
+		}
 		f.buf = buffers.Get().(*[bufferSize]byte)
 	}
 	f.held, f.readErr = nonblock.Read(int(fd), f.buf[:])
@@ -122,7 +147,20 @@ func (f *feeder) draw() (int64, error) {
 	return n, f.finish(err)
 }
 
+// reserve says whether there may be a buffer.
+func (f *feeder) reserve() bool {
+	if f.reserver != nil && !f.reserved {
+		f.reserved = f.reserver.TryReserve(bufferSize)
+		return f.reserved
+	}
+	return true
+}
+
 func (f *feeder) release() {
+	if f.reserved {
+		f.reserver.Release(bufferSize)
+		f.reserved = false
+	}
 	if f.buf != nil {
 		buffers.Put(f.buf)
 		f.buf = nil

@@ -15,6 +15,7 @@ import (
 	"github.com/coder/websocket"
 
 	"porthole.dev/porthole/internal/nonblock"
+	"porthole.dev/porthole/internal/portforward/spdy"
 )
 
 // answerTime is how long a client may take to take the answer to its upgrade.
@@ -26,15 +27,30 @@ type caller struct {
 	offer  Offer
 	addr   string
 	agent  string
+	share  *spdy.Share // of Server.Memory
+
+	reserved int // of share
+
+	// Guarded by serverTunnels.mu.
+	tunnel served // once it is open
+	opened time.Time
 }
 
 // leave says that nothing of the Offer is going to be used any more.
-func (c *caller) leave() { c.offer.done() }
+func (c *caller) leave() {
+	c.server.tunnels.leave(c)
+	c.share.Release(c.reserved)
+	c.offer.done()
+}
 
 // served is a tunnel of whatever form, at the server's end.
 type served interface {
 	// run serves the tunnel until it ends or ctx does.
 	run(ctx context.Context)
+	// idleSince is when its last connection ended, if it has none.
+	idleSince() (time.Time, bool)
+	// end ends it early.
+	end()
 }
 
 // accept answers an upgrade. The client has been told an error already.
@@ -146,6 +162,10 @@ func (c *caller) acceptWebSocket(w http.ResponseWriter, r *http.Request) (served
 		if ports, err = channelPorts(r.URL.Query(), c.offer.Ports); err != nil {
 			return nil, refuseUpgrade(w, http.StatusBadRequest, err.Error())
 		}
+		if !c.share.Reserve(len(ports) * channelCost) {
+			return nil, refuseUpgrade(w, http.StatusServiceUnavailable, ErrTooManyTunnels.Error())
+		}
+		c.reserved = len(ports) * channelCost
 	}
 	out := &gatheringWriter{ResponseWriter: w}
 	ws, err := websocket.Accept(out, r, &websocket.AcceptOptions{

@@ -23,6 +23,9 @@ const (
 	// two channels, whose numbers start at '0' in the base64 form and end with
 	// ASCII.
 	maxChannelPorts = 40
+	// channelCost is what a port of a tunnel is charged, in octets: it has no window,
+	// and holds a buffer and a message.
+	channelCost = 128 << 10
 	// goneCheck is how often a client is asked whether it is still there.
 	goneCheck = 250 * time.Millisecond
 	// goodbyeTime is how long ports have to take what came before their client
@@ -80,6 +83,12 @@ func (c *caller) newChannels(m *messages, conn net.Conn, name string, ports []ui
 	}
 	return t
 }
+
+// idleSince implements served: when its ports have ended, so does it.
+func (t *channels) idleSince() (time.Time, bool) { return time.Time{}, false }
+
+// end implements served.
+func (t *channels) end() { t.messages.Close() }
 
 // run implements served.
 func (t *channels) run(life context.Context) {

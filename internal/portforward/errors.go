@@ -30,6 +30,8 @@ var (
 	ErrNoSandbox = errors.New("pod sandbox is gone")
 	// ErrUnsupported says that the server does not know such ports.
 	ErrUnsupported = errors.New("kind of port is not supported")
+	// ErrTooManyTunnels says that a Server has no room for one more.
+	ErrTooManyTunnels = errors.New("the node has too many port-forward connections")
 	// ErrTooManyOffers says that too many upgrades are waited for.
 	ErrTooManyOffers = errors.New("too many port-forward requests wait for their upgrade")
 

@@ -185,6 +185,11 @@ func (p *pairs) close() {
 	p.closed = true
 	for _, w := range p.waiting {
 		w.timer.Stop()
+		for _, half := range []*spdy.Stream{w.data, w.text} {
+			if half != nil {
+				half.Reset() // which gives back what it holds
+			}
+		}
 	}
 	p.waiting, p.refused, p.order = nil, nil, nil
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"porthole.dev/porthole/internal/pipe"
+	"porthole.dev/porthole/internal/portforward/spdy"
 )
 
 // pathPrefix is where upgrades are answered; the token follows.
@@ -40,6 +41,12 @@ type Server struct {
 	// IdleTime is how long a tunnel may be without connections; 0 means 4
 	// hours, the kubelet's own default (--streaming-connection-idle-timeout).
 	IdleTime time.Duration
+	// Memory is how many octets the tunnels may hold unread together; 0 means 256
+	// MiB. It pays for windows as they are granted, and 8 KiB for each stream.
+	Memory int
+	// MaxTunnels is how many tunnels there may be at once, and MaxPodTunnels how
+	// many of them to one Offer.Pod; 0 means 512 and 128.
+	MaxTunnels, MaxPodTunnels int
 	// Log gets what explains a Server's behaviour; nil is for nobody.
 	Log *slog.Logger
 
@@ -49,6 +56,9 @@ type Server struct {
 	end    context.CancelFunc
 	copier pipe.Copier
 	offers offers
+
+	tunnels serverTunnels
+	memory  *spdy.Budget
 
 	mu     sync.Mutex
 	closed bool
@@ -83,10 +93,17 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.NotFound(w, r)
 		return
 	}
-	c := &caller{server: s, offer: offer, addr: clientAddr(r), agent: clip(r.UserAgent())}
+	c := &caller{server: s, offer: offer, addr: clientAddr(r), agent: clip(r.UserAgent()), share: s.memory.NewShare()}
 	if !s.enter() {
 		c.leave()
 		http.Error(w, "server is closing", http.StatusServiceUnavailable)
+		return
+	}
+	if err := s.tunnels.admit(c); err != nil {
+		s.log.Warn("upgrade refused", "client", c.addr, "pod", offer.Pod, "err", err)
+		c.leave()
+		s.work.Done()
+		http.Error(w, "unable to upgrade: "+err.Error(), http.StatusServiceUnavailable)
 		return
 	}
 	tunnel, err := c.accept(w, r)
@@ -96,6 +113,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.work.Done()
 		return
 	}
+	s.tunnels.open(c, tunnel)
 	go func() {
 		defer s.work.Done()
 		defer c.leave()
@@ -136,6 +154,7 @@ func (s *Server) init() {
 		}
 		s.offers.time = orDefault(s.TokenTime, defaultTokenTime)
 		s.offers.max = orDefault(s.MaxOffers, defaultMaxOffers)
+		s.initLimits()
 		s.life, s.end = context.WithCancel(context.Background())
 	})
 }

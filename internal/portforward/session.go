@@ -38,14 +38,15 @@ type session struct {
 	mu    sync.Mutex
 	conns int
 	idle  *time.Timer // runs while conns is 0
+	since time.Time   // when conns became 0
 	gone  bool        // the pod is: conns are the last
 }
 
 // newSession begins to serve a tunnel over transport, which conn carries. The splicer
 // may be nil.
 func (c *caller) newSession(transport io.ReadWriteCloser, conn net.Conn, name string, splicer spdy.Splicer) *session {
-	s := &session{caller: c, protocol: protocol, born: time.Now()}
-	cfg := spdy.Config{Server: true, Splicer: splicer, Gone: func() bool { return gone(conn) }}
+	s := &session{caller: c, protocol: protocol, born: time.Now(), since: time.Now()}
+	cfg := spdy.Config{Server: true, Share: c.share, Splicer: splicer, Gone: func() bool { return gone(conn) }}
 	if isV1(name) {
 		s.protocol = protocolV1
 		cfg.FlowControl, cfg.PingInterval, cfg.PingTimeout = true, aliveTime, aliveTime
@@ -87,6 +88,16 @@ func (s *session) run(life context.Context) {
 
 func (s *session) idleTime() time.Duration { return orDefault(s.server.IdleTime, defaultServerIdle) }
 
+// idleSince implements served.
+func (s *session) idleSince() (time.Time, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.since, s.conns == 0
+}
+
+// end implements served. The run loop does the rest.
+func (s *session) end() { s.conn.Close() }
+
 // expire closes a tunnel that nobody uses. The run loop does the rest.
 func (s *session) expire() {
 	s.mu.Lock()
@@ -126,6 +137,7 @@ func (s *session) leave(gone bool) {
 	s.conns--
 	last := s.conns == 0
 	if last {
+		s.since = time.Now()
 		s.idle.Reset(s.idleTime())
 	}
 	over := last && s.gone

@@ -50,8 +50,8 @@ type urgency int
 const (
 	// speed is for what makes transfers faster: a third of all at most.
 	speed urgency = 1
-	// need is for what lets connections work at all: two thirds at most.
-	need urgency = 4
+	// need is for what lets connections work at all: four fifths at most.
+	need urgency = 8
 )
 
 // waiter is somebody who waits for a Share to have room; the budget's mutex guards it.
@@ -62,6 +62,12 @@ type waiter struct {
 	queued  bool
 	granted bool // n is charged
 }
+
+// Reserve charges n octets for what is no stream's, if there is room, until Release.
+func (s *Share) Reserve(n int) bool { return s.take(n, need) }
+
+// Release gives back n octets of Reserve.
+func (s *Share) Release(n int) { s.release(n) }
 
 func (s *Share) unbounded() bool { return s == nil || s.budget == nil }
 

@@ -5,7 +5,7 @@ import "net/http"
 const (
 	// streamCost is what a stream is charged for what it takes by itself, and by
 	// what serves it, in octets.
-	streamCost = 16 << 10
+	streamCost = 8 << 10
 	// smallWindow is what streams begin with while a tunnel's Share is short.
 	smallWindow = 16 << 10
 	// shrinkPing is the first id of the pings by which a peer tells that it has
@@ -34,9 +34,6 @@ func (c *Conn) afford(headers http.Header) (cost int, ok bool) {
 		return 0, true
 	}
 	size := headersSize(headers)
-	if size > maxLateHeaders {
-		return 0, false
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.cfg.FlowControl && c.windows.announced < initialWindow && share.relaxed() {
