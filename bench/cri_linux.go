@@ -106,9 +106,10 @@ func (n *nodeSide) callsBeside(ctx context.Context, c client, socket string, dow
 	if err := n.lead(ctx, c.runtime); err != nil {
 		return nil, err
 	}
-	var loads sync.WaitGroup
+	var loads, begun sync.WaitGroup
+	errs := make([]error, downloads)
 	defer loads.Wait()
-	for range downloads {
+	for i := range downloads {
 		conn, err := c.peer.dial()
 		if err != nil {
 			return nil, err
@@ -117,10 +118,16 @@ func (n *nodeSide) callsBeside(ctx context.Context, c client, socket string, dow
 		if err := ask(conn, 1<<40); err != nil { // more than there is time for
 			return nil, err
 		}
-		if _, err := conn.Read(make([]byte, 1)); err != nil {
-			return nil, err
-		}
-		loads.Go(func() { _, _ = io.Copy(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{conn}) })
+		begun.Add(1)
+		loads.Go(func() {
+			_, errs[i] = conn.Read(make([]byte, 1))
+			begun.Done()
+			_, _ = io.Copy(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{conn})
+		})
+	}
+	begun.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
 	}
 	return callTimes(ctx, socket, 500, 2*time.Millisecond)
 }
