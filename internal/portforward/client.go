@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"porthole.dev/porthole/internal/pipe"
@@ -57,13 +58,19 @@ type Client struct {
 	// means 30 s, a negative duration for ever. Stock servers have 15 minutes, since
 	// a stalled port keeps them from answering.
 	Silence time.Duration
+	// Again is called before a tunnel is opened after one that failed with err, the
+	// last of so many failures in a row, and returns when that may be; ctx ends with the
+	// Client. However many connections wait, there is one call at a time. nil has
+	// tunnels opened whenever they are wanted.
+	Again func(ctx context.Context, failures int, err error)
 	// Log gets what explains a Client's behaviour at level debug; nil is for
 	// nobody.
 	Log *slog.Logger
 
-	asleep  func() time.Duration // a test's, or nil
-	once    sync.Once
-	tunnels pool
+	asleep   func() time.Duration // a test's, or nil
+	refusals atomic.Int32         // since both ways were refused: they are tried in turn
+	once     sync.Once
+	tunnels  pool
 }
 
 const (
@@ -147,6 +154,7 @@ func (c *Client) init() {
 		p.max = orDefault(c.MaxTunnels, defaultMaxTunnels)
 		p.idleTime = orDefault(c.IdleTime, defaultIdleTime)
 		p.silence = interval + interval/2
+		p.again = c.Again
 		p.log = c.Log
 		if p.log == nil {
 			p.log = slog.New(slog.DiscardHandler)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"porthole.dev/porthole/internal/portforward/spdy"
 )
@@ -44,6 +45,8 @@ type StatusError struct {
 	Code    int    // HTTP status, such as 403
 	Status  string // as the server wrote it, such as "403 Forbidden"
 	Message string // what the body said, at most 4 KiB; of a Kubernetes Status, its message
+	// RetryAfter is how long the server wants to be left alone; 0 if it does not say.
+	RetryAfter time.Duration
 }
 
 func (e *StatusError) Error() string {

@@ -20,6 +20,8 @@ const (
 	growRest = time.Second
 	// maxSpare is how many tunnels lie ready while connections share.
 	maxSpare = 8
+	// youngTime is how long a tunnel has to live for its opening to count as a success.
+	youngTime = time.Second
 	// silenceLimit is after how long without a sign of life a tunnel with
 	// connections is given up, pings notwithstanding. Shorter would take one
 	// whose server waits for a stalled port for a dead one; Linux' TCP is as
@@ -47,26 +49,31 @@ type pool struct {
 	limit    time.Duration // after which one to a server of ours is given up; negative is never
 	asleep   func() time.Duration
 	log      *slog.Logger
+	again    func(ctx context.Context, failures int, err error) // Client.Again, or nil
 
 	life context.Context // ends with close
 	end  context.CancelFunc
 	work sync.WaitGroup // goroutines of the pool and of its connections
 
-	mu      sync.Mutex
-	closed  bool
-	tunnels []*tunnel
-	opening *opening      // under way, or nil
-	growing bool          // grow is running
-	restTil time.Time     // grow rests until then
-	sweeper *time.Timer   // runs sweep; nil without tunnels
-	slept   time.Duration // what asleep said last
-	looked  time.Time     // when sweep ran last
-	woke    time.Time     // when the last sleep was noticed
+	mu       sync.Mutex
+	closed   bool
+	tunnels  []*tunnel
+	opening  *opening      // under way, or nil
+	growing  bool          // grow is running
+	restTil  time.Time     // grow rests until then
+	sweeper  *time.Timer   // runs sweep; nil without tunnels
+	slept    time.Duration // what asleep said last
+	looked   time.Time     // when sweep ran last
+	woke     time.Time     // when the last sleep was noticed
+	failed   error         // why there is no tunnel: the last opening's failure, or a new tunnel's
+	failures int           // in a row
 }
 
-// opening is a tunnel on its way. err is set before done is closed.
+// opening is a tunnel on its way. After another one that failed, it begins when
+// Client.Again says so. err is set before done is closed.
 type opening struct {
-	began time.Time
+	after error     // the failure before it, or nil
+	began time.Time // zero before it is; pool.mu guards it
 	done  chan struct{}
 	err   error
 }
@@ -89,8 +96,21 @@ func (p *pool) acquire(ctx context.Context) (*tunnel, error) {
 				return nil, o.err
 			}
 		case <-ctx.Done():
+			if err := p.waitsAfter(o); err != nil {
+				return nil, err
+			}
 		}
 	}
+}
+
+// waitsAfter is the failure after which an opening has not begun yet, or nil.
+func (p *pool) waitsAfter(o *opening) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if o.began.IsZero() {
+		return o.after
+	}
+	return nil
 }
 
 // take returns a tunnel, or the opening to wait for.
@@ -204,6 +224,9 @@ func (p *pool) drop(bad func(*tunnel) bool) {
 			return false
 		}
 		p.log.Debug("tunnel closed", "age", time.Since(t.born), "conns", t.conns, "err", t.conn.Err())
+		if err := t.conn.Err(); err != nil && time.Since(t.born) < youngTime {
+			p.failed, p.failures = err, p.failures+1
+		}
 		p.work.Go(func() { t.conn.Close() })
 		return true
 	})
@@ -213,15 +236,25 @@ func (p *pool) drop(bad func(*tunnel) bool) {
 // leave: the tunnel will be there for the next.
 func (p *pool) begin() *opening {
 	if p.opening == nil {
-		o := &opening{began: time.Now(), done: make(chan struct{})}
+		if p.failed == nil {
+			p.failures = 0
+		}
+		o := &opening{after: p.failed, done: make(chan struct{})}
 		p.opening = o
-		p.work.Go(func() { p.finish(o) })
+		failures := p.failures
+		p.work.Go(func() { p.finish(o, failures) })
 	}
 	return p.opening
 }
 
 // finish opens the tunnel that was begun.
-func (p *pool) finish(o *opening) {
+func (p *pool) finish(o *opening, failures int) {
+	if o.after != nil && p.again != nil {
+		p.again(p.life, failures, o.after)
+	}
+	p.mu.Lock()
+	o.began = time.Now()
+	p.mu.Unlock()
 	ctx, cancel := context.WithTimeout(p.life, openTimeout)
 	defer cancel()
 	t, err := p.open(ctx)
@@ -234,8 +267,11 @@ func (p *pool) finish(o *opening) {
 		p.tunnels = append(p.tunnels, t)
 		p.sweepSoon()
 	}
-	if err != nil && p.closed {
-		err = net.ErrClosed
+	if p.failed = err; err != nil {
+		p.failures++
+		if p.closed {
+			err = net.ErrClosed
+		}
 	}
 	p.opening = nil
 	p.mu.Unlock()

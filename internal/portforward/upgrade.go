@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -60,11 +61,15 @@ type way struct {
 //
 // Refused is every HTTP answer that is not the upgrade asked for: proxies and old
 // servers answer what they like, and to RBAC the two are different verbs. What is not
-// an answer would not be another by the other way.
+// an answer would not be another by the other way. Where both were refused, one
+// request is made each time, by either in turn, until one is not.
 func (c *Client) upgrade(ctx context.Context) (u upgraded, via string, err error) {
 	first, second := c.ways()
+	if turn := c.refusals.Load(); turn > 0 {
+		return c.upgradeInTurn(ctx, []way{second, first}[turn%2])
+	}
 	u, err = first.open(ctx)
-	if err == nil || !refused(err) || second.open == nil || tooMany(err) {
+	if err == nil || !refused(err) || second.open == nil || busy(err) {
 		return u, first.name, err
 	}
 	c.tunnels.log.Debug("upgrade refused", "way", first.name, "next", second.name, "err", err)
@@ -76,7 +81,22 @@ func (c *Client) upgrade(ctx context.Context) (u upgraded, via string, err error
 	case refused(again) && first.name == "spdy":
 		again = err // of two refusals SPDY's, whose verb is the one that people are given
 	}
+	if refused(again) && !c.KeepWebSocket {
+		c.refusals.Store(1)
+	}
 	return u, second.name, again
+}
+
+// upgradeInTurn tries one way, where both were refused the last time.
+func (c *Client) upgradeInTurn(ctx context.Context, w way) (u upgraded, via string, err error) {
+	u, err = w.open(ctx)
+	switch {
+	case err == nil:
+		c.refusals.Store(0)
+	case refused(err):
+		c.refusals.Add(1)
+	}
+	return u, w.name, err
 }
 
 // ways are the two ways in the order in which they are to be tried. The second may be
@@ -105,12 +125,6 @@ func (c *Client) trySPDY(ctx context.Context) (upgraded, error) {
 	return u, err
 }
 
-// tooMany says whether a server has had too many requests to be asked once more.
-func tooMany(err error) bool {
-	var status *StatusError
-	return errors.As(err, &status) && status.Code == http.StatusTooManyRequests
-}
-
 // lasting says whether a refusal is of the way, and not of a server that is in trouble
 // at the moment.
 func lasting(err error) bool {
@@ -129,6 +143,12 @@ func lasting(err error) bool {
 func refused(err error) bool {
 	var status *StatusError
 	return errors.As(err, &status) || errors.Is(err, errUpgrade)
+}
+
+// busy says whether the server asks to be left alone for now, in whatever way.
+func busy(err error) bool {
+	var status *StatusError
+	return errors.As(err, &status) && (status.Code == http.StatusTooManyRequests || status.RetryAfter > 0)
 }
 
 // upgradeSPDY upgrades an HTTP/1.1 connection to SPDY/3.1.
@@ -177,7 +197,19 @@ func statusError(resp *http.Response) *StatusError {
 	defer resp.Body.Close()
 	// An answer cut short is still an answer.
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxBody))
-	return &StatusError{Code: resp.StatusCode, Status: resp.Status, Message: message(body)}
+	return &StatusError{Code: resp.StatusCode, Status: resp.Status, Message: message(body), RetryAfter: retryAfter(resp.Header)}
+}
+
+// retryAfter is the time of a Retry-After, in either of its forms (RFC 9110, 10.2.3).
+func retryAfter(h http.Header) time.Duration {
+	value := h.Get("Retry-After")
+	if seconds, err := strconv.ParseUint(value, 10, 31); err == nil {
+		return time.Duration(seconds) * time.Second
+	}
+	if at, err := http.ParseTime(value); err == nil {
+		return max(0, time.Until(at))
+	}
+	return 0
 }
 
 // message is what a body has to say: a Kubernetes Status its message, anything

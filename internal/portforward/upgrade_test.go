@@ -1,13 +1,16 @@
 package portforward
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 func TestUpgrade(t *testing.T) {
@@ -152,6 +155,126 @@ func TestStatusError(t *testing.T) {
 			})
 		}
 	})
+}
+
+// Where both ways were refused, each attempt is one request, of either kind in turn, and
+// what works is found again.
+func TestBothRefused(t *testing.T) {
+	for _, back := range []string{http.MethodGet, http.MethodPost} {
+		t.Run(back, func(t *testing.T) {
+			s := start(t, echo)
+			var works atomic.Bool
+			s.answer = func(w http.ResponseWriter, r *http.Request) bool {
+				if works.Load() && r.Method == back {
+					return false
+				}
+				http.Error(w, "the node is down", http.StatusInternalServerError)
+				return true
+			}
+			c := s.client(t)
+			for range 4 {
+				if err := c.Connect(t.Context()); err == nil {
+					t.Fatal("it connects to a node that is down")
+				}
+			}
+			if got := fmt.Sprint(s.requests()); got != "[POST GET POST GET POST]" {
+				t.Errorf("requests %s", got)
+			}
+			works.Store(true)
+			if c.Connect(t.Context()) != nil {
+				_ = c.Connect(t.Context())
+			}
+			exchange(t, c)
+		})
+	}
+}
+
+// A server that asks to be left alone is not asked the other way either, and says for how long.
+func TestRetryAfter(t *testing.T) {
+	for header, want := range map[string]time.Duration{
+		"": 0, "7": 7 * time.Second, "-1": 0, "soon": 0, "Thu, 26 Nov 2020 04:00:00 GMT": 0,
+		time.Now().Add(time.Hour).UTC().Format(http.TimeFormat): time.Hour,
+	} {
+		t.Run(header, func(t *testing.T) {
+			s := start(t, echo)
+			s.answer = func(w http.ResponseWriter, _ *http.Request) bool {
+				w.Header().Set("Retry-After", header)
+				http.Error(w, "not now", http.StatusTooManyRequests)
+				return true
+			}
+			err := s.client(t).Connect(t.Context())
+			var status *StatusError
+			if !errors.As(err, &status) || status.RetryAfter > want || status.RetryAfter < want-time.Minute {
+				t.Errorf("connect: %v, want %v", err, want)
+			}
+			if got := fmt.Sprint(s.requests()); got != "[POST]" {
+				t.Errorf("requests %s", got)
+			}
+		})
+	}
+}
+
+// However many wait, the opening after a failure is one, and waits for Again.
+func TestAgain(t *testing.T) {
+	s := start(t, echo)
+	var works atomic.Bool
+	s.answer = func(w http.ResponseWriter, _ *http.Request) bool {
+		if !works.Load() {
+			http.Error(w, "the node is down", http.StatusInternalServerError)
+		}
+		return !works.Load()
+	}
+	let, asked := make(chan struct{}), make(chan int)
+	c := s.client(t, spdyOnly, func(c *Client) {
+		c.Again = func(ctx context.Context, failures int, err error) {
+			select {
+			case asked <- failures:
+				<-let
+			case <-ctx.Done():
+			}
+		}
+	})
+	var status *StatusError
+	if err := c.Connect(t.Context()); !errors.As(err, &status) {
+		t.Fatalf("connect: %v", err)
+	}
+	var waiting sync.WaitGroup
+	for range 50 {
+		waiting.Go(func() {
+			if err := c.Connect(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	if failures := <-asked; failures != 1 {
+		t.Errorf("%d failures, want 1", failures)
+	}
+	// Who cannot wait is told what it was.
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if err := c.Connect(ctx); !errors.As(err, &status) {
+		t.Errorf("connect: %v, want the failure", err)
+	}
+	if n := len(s.requests()); n != 1 {
+		t.Errorf("%d requests before it is time", n)
+	}
+	works.Store(true)
+	close(let)
+	waiting.Wait()
+	if n := len(s.requests()); n != 2 {
+		t.Errorf("%d requests, want 2", n)
+	}
+
+	// A tunnel that breaks while it is new was no success.
+	for again := false; !again; {
+		s.cut()
+		go func() { _ = c.Connect(context.Background()) }()
+		select {
+		case <-asked:
+			again = true
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
 }
 
 // What is no answer of the server is not tried again the other way.
