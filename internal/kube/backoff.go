@@ -28,18 +28,12 @@ func (b *backoff) next(err error) time.Duration {
 		limit = maxLoginPause
 	}
 	b.last = min(max(2*b.last, firstPause), limit)
-	return b.last/2 + rand.N(b.last/2)
+	return b.last*5/8 + rand.N(b.last*3/8)
 }
 
 func (b *backoff) reset() { b.last = 0 }
 
 // wait waits for next, for wake or for the end of ctx.
 func (b *backoff) wait(ctx context.Context, wake <-chan struct{}, err error) {
-	timer := time.NewTimer(b.next(err))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-wake:
-	case <-ctx.Done():
-	}
+	sleep(ctx, b.next(err), wake)
 }

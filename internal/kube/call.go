@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"porthole.dev/porthole/internal/pipe"
@@ -67,7 +68,36 @@ func (c *call) why() error {
 	if c.err != nil {
 		return c.err
 	}
-	return c.route.why(c.route.life, c.route.askedAs(c.port))
+	return c.route.reasons.of(c.route, c.route.askedAs(c.port))
+}
+
+// reasons has what why finds out for all connections that end their wait at the same
+// time, and may be many.
+type reasons struct {
+	mu    sync.Mutex
+	known map[ask]reason
+}
+
+type reason struct {
+	err   error
+	found time.Time
+}
+
+// reasonTime is how old a reason may be.
+const reasonTime = time.Second
+
+func (k *reasons) of(r *Route, to ask) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.known == nil {
+		k.known = map[ask]reason{}
+	}
+	known, ok := k.known[to]
+	if !ok || time.Since(known.found) > reasonTime {
+		known = reason{r.why(r.life, to), time.Now()}
+		k.known[to] = known
+	}
+	return known.err
 }
 
 // try makes one attempt with one pod.

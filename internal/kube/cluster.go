@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -11,6 +12,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -26,8 +28,12 @@ import (
 	"porthole.dev/porthole/internal/portforward"
 )
 
-// requestLimit is how long a request may take that nobody watches.
-const requestLimit = 10 * time.Second
+const (
+	// requestLimit is how long a request may take that nobody watches.
+	requestLimit = 10 * time.Second
+	// checkLimit is how long an answer may take that shows that a connection lives.
+	checkLimit = 2 * time.Second
+)
 
 // Cluster is the way to one cluster's API server, as one user. Its methods are
 // safe to call at the same time, and any number of Routes may share it.
@@ -47,6 +53,11 @@ type Cluster struct {
 	// impersonated is the user that requests are made as, or "".
 	impersonated string
 	params       runtime.ParameterCodec
+
+	attempts *Attempts
+	reached  *reached // by what opens tunnels
+	checks   chan struct{}
+	user     whoami
 }
 
 // Open reads the kubeconfig; it does not ask the server anything yet. Close the
@@ -57,6 +68,7 @@ func Open(c *Config) (*Cluster, error) {
 		return nil, err
 	}
 	k := &Cluster{Server: config.Host, Namespace: namespace, conns: connrotation.NewDialer(dial)}
+	k.attempts, k.reached, k.checks = cmp.Or(c.Attempts, new(Attempts)), new(reached), make(chan struct{}, 1)
 	k.limit, config.Timeout = config.Timeout, 0 // as rest.Config has it, watches would end too
 	k.plugin = config.ExecProvider != nil || config.AuthProvider != nil
 	k.impersonated = config.Impersonate.UserName
@@ -117,11 +129,12 @@ func (c *Cluster) connectAPI(config *rest.Config) (err error) {
 // connectTunnels makes the transport of tunnels. An upgrade takes a connection of
 // HTTP/1.1 out of its hands; everything else, from proxies to credentials that
 // are renewed, is client-go's.
-func (c *Cluster) connectTunnels(config *rest.Config) (err error) {
+func (c *Cluster) connectTunnels(config *rest.Config) error {
 	config = rest.CopyConfig(config)
 	config.Dial = dialBurst
 	config.NextProtos = []string{"http/1.1"}
-	c.tunnels, err = rest.TransportFor(config)
+	transport, err := rest.TransportFor(config)
+	c.tunnels = noting{transport, c.reached}
 	return err
 }
 
@@ -134,6 +147,24 @@ func (c *Cluster) Close() {
 // drop closes all connections but the tunnels', so that nothing waits for an
 // answer on one whose other end is gone.
 func (c *Cluster) drop() { c.conns.CloseAll() }
+
+// check drops the connections if a request on them has no answer in time. While one is
+// on its way, no other is made.
+func (c *Cluster) check(ctx context.Context) {
+	select {
+	case c.checks <- struct{}{}:
+		defer func() { <-c.checks }()
+	default:
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, checkLimit)
+	defer cancel()
+	err := c.api.Get().AbsPath("/version").Do(ctx).Error()
+	var status apierrors.APIStatus
+	if err != nil && !errors.As(err, &status) {
+		c.drop()
+	}
+}
 
 // background bounds a request that nobody watches.
 func (c *Cluster) background(ctx context.Context) (context.Context, context.CancelFunc) {

@@ -33,6 +33,9 @@ type Config struct {
 	// Warn is called with each warning that the server sends with an answer, from
 	// many goroutines at once. nil is for nobody.
 	Warn func(text string)
+	// Attempts spaces out retries over all Clusters of this Config and of those that In
+	// makes; nil has each Cluster space out its own.
+	Attempts *Attempts
 
 	extra []string // KEY=VALUE of --as-user-extra
 }

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"os/exec"
+	"sync"
 	"syscall"
 	"time"
 
@@ -66,8 +67,32 @@ func (c *Cluster) forbidden(ctx context.Context, a act) error {
 	return &ForbiddenError{Verb: a.verb, Resource: a.on(), Namespace: a.namespace, Name: a.name, User: user}
 }
 
+// whoami remembers whom the server takes the user for: many connections may be
+// forbidden at once, and ask.
+type whoami struct {
+	mu    sync.Mutex
+	name  string
+	asked time.Time
+}
+
+// whoamiTime is how long the answer counts; who logs in again may be another.
+const whoamiTime = 10 * time.Second
+
 // whoami is whom the server takes the user for, or "".
 func (c *Cluster) whoami(ctx context.Context) string {
+	c.user.mu.Lock()
+	defer c.user.mu.Unlock()
+	if c.user.asked.IsZero() || time.Since(c.user.asked) > whoamiTime {
+		name := c.askWhoami(ctx)
+		if ctx.Err() != nil {
+			return name
+		}
+		c.user.name, c.user.asked = name, time.Now()
+	}
+	return c.user.name
+}
+
+func (c *Cluster) askWhoami(ctx context.Context) string {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	var review struct {
@@ -128,17 +153,20 @@ func isNetwork(err error) bool {
 // package's errors.
 func (c *Cluster) tunnelFailed(ctx context.Context, err error, namespace, pod string) error {
 	var status *portforward.StatusError
-	if !errors.As(err, &status) {
-		if errors.Is(err, context.Canceled) || errors.Is(err, portforward.ErrTunnel) || errors.Is(err, net.ErrClosed) {
-			return err
-		}
-		return c.unanswered(err)
-	}
-	switch status.Code {
-	case http.StatusUnauthorized:
-		return &ServerError{Server: c.Server, Kind: ErrUnauthorized, Err: err}
-	case http.StatusForbidden:
+	if errors.As(err, &status) && status.Code == http.StatusForbidden {
 		return c.forbidden(ctx, act{"create", podResource().GroupResource(), "portforward", namespace, pod})
 	}
-	return err
+	return c.openingFailed(err)
+}
+
+// openingFailed is tunnelFailed without a question to the server.
+func (c *Cluster) openingFailed(err error) error {
+	var status *portforward.StatusError
+	switch {
+	case errors.As(err, &status) && status.Code == http.StatusUnauthorized:
+		return &ServerError{Server: c.Server, Kind: ErrUnauthorized, Err: err}
+	case status != nil || errors.Is(err, context.Canceled) || errors.Is(err, portforward.ErrTunnel) || errors.Is(err, net.ErrClosed):
+		return err
+	}
+	return c.unanswered(err)
 }

@@ -105,7 +105,9 @@ func (f *follower[T]) run(ctx context.Context) {
 			pause.wait(ctx, nil, nil)
 		}
 		for err := f.renew(ctx); err != nil && ctx.Err() == nil; err = f.renew(ctx) {
-			pause.wait(ctx, nil, err)
+			back := f.cluster.reached.wait()
+			pause.wait(ctx, back, err)
+			f.cluster.attempts.wait(ctx, back)
 		}
 	}
 }

@@ -32,9 +32,12 @@ func (r *Route) keep(pod string) {
 	up := true
 	for {
 		_, changed, _ := r.board.look()
-		now, err := r.connect(r.life)
+		now, err := r.connectUnless(changed)
 		if r.life.Err() != nil {
 			return
+		}
+		if errors.Is(err, errChanged) {
+			continue
 		}
 		if up && r.settling(err) {
 			r.rest(&pause, err, changed)
@@ -70,21 +73,43 @@ func (r *Route) settling(err error) bool {
 	return err != nil && !r.portless.IsZero() && time.Since(r.portless) < settleTime
 }
 
-// lost tells that the route is broken. Unless that is for want of pods, what is
-// known of them may be old, and its connections as dead as the tunnel: they are
-// made anew, and all is asked again.
+// errChanged says that what is known of the pods is another now.
+var errChanged = errors.New("pods have changed")
+
+// connectUnless is connect until something has changed.
+func (r *Route) connectUnless(changed <-chan struct{}) (pod string, err error) {
+	ctx, cancel := context.WithCancelCause(r.life)
+	defer cancel(nil)
+	over := make(chan struct{})
+	defer close(over)
+	r.work.Go(func() {
+		select {
+		case <-changed:
+			cancel(errChanged)
+		case <-over:
+		}
+	})
+	return r.connect(ctx)
+}
+
+// lost tells that the route is broken. Unless that is for want of pods, or the API
+// server has answered, what is known of them may be old, and its connections as dead as
+// the tunnel: then they are made anew, and all is asked again. Other routes share them,
+// whose watches end with them, so that they are looked at first.
 func (r *Route) lost(err error) {
 	r.emit(Event{Kind: Reconnecting, Err: err})
-	if !errors.Is(err, ErrNotReady) && !errors.Is(err, ErrNoPort) {
-		r.Cluster.drop()
+	if !errors.Is(err, ErrNotReady) && !errors.Is(err, ErrNoPort) && !answered(err) {
+		r.work.Go(func() { r.Cluster.check(r.life) })
 	}
 }
 
 // rest waits until it is time for keep to look again, after it has failed with err
-// or not.
+// or not. After a tunnel has failed its client waits.
 func (r *Route) rest(pause *backoff, err error, changed <-chan struct{}) {
 	if err != nil {
-		pause.wait(r.life, changed, err)
+		if len(r.probable(1)) == 0 {
+			pause.wait(r.life, changed, err)
+		}
 		return
 	}
 	timer := time.NewTimer(keepPause)

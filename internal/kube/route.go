@@ -72,6 +72,8 @@ type Route struct {
 	asked map[uint16]ask // by the numbers that Ports gave out
 	asks  []ask          // that connections will be for
 	names map[ask]string // what a service called the port of a number last
+
+	reasons reasons
 }
 
 const (
@@ -171,6 +173,7 @@ func (r *Route) client(pod string) *portforward.Client {
 		Ways:          &r.Cluster.ways,
 		MaxTunnels:    r.MaxTunnels,
 		Silence:       r.Silence,
+		Again:         r.Cluster.again(),
 		Log:           r.Log.With("pod", pod),
 	}
 }

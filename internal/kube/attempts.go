@@ -1,0 +1,127 @@
+package kube
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"net/http"
+	"sync"
+	"time"
+
+	"porthole.dev/porthole/internal/portforward"
+)
+
+const (
+	// attemptSpace is between any two attempts of a process that follow a failure.
+	attemptSpace = 100 * time.Millisecond
+	// maxRetryAfter bounds what servers ask for.
+	maxRetryAfter = 10 * time.Minute
+)
+
+// Attempts spaces out what is tried again after it has failed, over all Clusters
+// that share it: ten a second at most. The zero value is ready to use.
+type Attempts struct {
+	mu   sync.Mutex
+	next time.Time
+}
+
+// wait waits for its turn, for wake or for the end of ctx.
+func (a *Attempts) wait(ctx context.Context, wake <-chan struct{}) {
+	a.mu.Lock()
+	now := time.Now()
+	if a.next.Before(now) {
+		a.next = now
+	}
+	rest := a.next.Sub(now)
+	a.next = a.next.Add(attemptSpace)
+	a.mu.Unlock()
+	sleep(ctx, rest, wake)
+}
+
+// sleep waits for a time, for wake or for the end of ctx.
+func sleep(ctx context.Context, rest time.Duration, wake <-chan struct{}) {
+	if rest <= 0 {
+		return
+	}
+	timer := time.NewTimer(rest)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-wake:
+	case <-ctx.Done():
+	}
+}
+
+// again returns what has one pod's tunnels wait after a failure, whoever waits for
+// them; it is called by one goroutine at a time.
+func (c *Cluster) again() func(ctx context.Context, failures int, err error) {
+	var pause backoff
+	return func(ctx context.Context, failures int, err error) {
+		if failures <= 1 {
+			pause.reset()
+		}
+		var wake <-chan struct{}
+		if !answered(err) {
+			wake = c.reached.wait()
+		}
+		rest := pause.next(c.openingFailed(err))
+		var status *portforward.StatusError
+		if errors.As(err, &status) && status.RetryAfter > rest {
+			rest = min(status.RetryAfter, maxRetryAfter)
+			rest += rand.N(min(rest/4, time.Second) + 1)
+		}
+		sleep(ctx, rest, wake)
+		c.attempts.wait(ctx, wake)
+	}
+}
+
+// answered says whether an error is an answer of the API server, or of what stands
+// before it: then the way there is fine.
+func answered(err error) bool {
+	var status *portforward.StatusError
+	return errors.As(err, &status)
+}
+
+// reached tells those who wait when the API server answers again that did not.
+type reached struct {
+	mu   sync.Mutex
+	lost bool
+	back chan struct{} // closed when it answers; nil while nobody waits
+}
+
+func (r *reached) wait() <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.back == nil {
+		r.back = make(chan struct{})
+	}
+	return r.back
+}
+
+// note takes down whether there was an answer.
+func (r *reached) note(answer bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if answer && r.lost && r.back != nil {
+		close(r.back)
+		r.back = nil
+	}
+	r.lost = !answer
+}
+
+// noting is a transport that notes whether there are answers.
+type noting struct {
+	http.RoundTripper
+	*reached
+}
+
+func (n noting) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := n.RoundTripper.RoundTrip(req)
+	if err == nil || req.Context().Err() == nil {
+		n.note(err == nil)
+	}
+	return resp, err
+}
+
+// WrappedRoundTripper is how client-go finds the transport within.
+func (n noting) WrappedRoundTripper() http.RoundTripper { return n.RoundTripper }
