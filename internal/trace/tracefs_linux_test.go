@@ -83,22 +83,25 @@ func privateMounts() error {
 // unmountTracefs unmounts tracefs wherever it is, and debugfs, which leads to it.
 func unmountTracefs() error {
 	for line := range strings.Lines(mounts()) {
-		mount, source, _ := strings.Cut(line, " - ")
-		if strings.HasPrefix(source, "tracefs ") || strings.HasPrefix(source, "debugfs ") {
-			path := strings.Fields(mount)[4]
-			if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
-				return fmt.Errorf("unmount %s: %w", path, err)
-			}
+		path := strings.Fields(line)[4]
+		if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
+			return fmt.Errorf("unmount %s: %w", path, err)
 		}
 	}
 	return nil
 }
 
-// mounts is what the calling thread has mounted.
-func mounts() string {
-	table, err := os.ReadFile("/proc/thread-self/mountinfo")
+// mounts is where the calling thread has tracefs, and debugfs, mounted. Other
+// mounts end without its doing, when somebody removes the folder that they are on.
+func mounts() (table string) {
+	all, err := os.ReadFile("/proc/thread-self/mountinfo")
 	if err != nil {
 		return err.Error()
 	}
-	return string(table)
+	for line := range strings.Lines(string(all)) {
+		if _, source, _ := strings.Cut(line, " - "); strings.HasPrefix(source, "tracefs ") || strings.HasPrefix(source, "debugfs ") {
+			table += line
+		}
+	}
+	return table
 }
