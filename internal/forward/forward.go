@@ -77,27 +77,33 @@ func (s *Session) Run(ctx context.Context, listeners []*Listener) error {
 	return failure
 }
 
-// drainTick is between two looks for connections on which nothing moves any more.
-const drainTick = 50 * time.Millisecond
+const (
+	// drainTick is between two looks for connections on which nothing moves any more.
+	drainTick = 50 * time.Millisecond
+	// drainTell is after how long it is told that connections are waited for; those that
+	// are just about to end have done so by then.
+	drainTell = 200 * time.Millisecond
+)
 
 // drain waits for the connections that are in use, with a limit.
 func (s *Session) drain(serving *sync.WaitGroup, reset func()) {
 	over := make(chan struct{})
 	go func() { serving.Wait(); close(over) }()
-	limit, tick := time.NewTimer(s.Drain), time.NewTicker(drainTick)
+	limit, tell, tick := time.NewTimer(s.Drain), time.NewTimer(drainTell), time.NewTicker(drainTick)
 	defer limit.Stop()
+	defer tell.Stop()
 	defer tick.Stop()
-	if s.Drain <= 0 {
-		reset()
-	} else if n := s.resetIdle(); n > 0 {
-		s.emit(Event{Kind: Draining, Live: n})
-	}
+	s.resetIdle()
 	for now := s.Now; ; {
 		select {
 		case <-over:
 			return
 		case <-tick.C:
 			s.resetIdle()
+		case <-tell.C:
+			if n := s.resetIdle(); n > 0 && s.Drain > drainTell {
+				s.emit(Event{Kind: Draining, Live: n})
+			}
 		case <-limit.C:
 			reset()
 		case <-now:

@@ -64,6 +64,12 @@ func (r *running) note(e forward.Event) {
 	r.events = append(r.events, e)
 }
 
+func (r *running) event(i int) forward.Event {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.events[i]
+}
+
 func (r *running) kinds() (kinds []forward.Kind) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -139,7 +145,7 @@ func TestSessionTellsWhatHappens(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.awaitKinds(t, "[opened closed]")
-	closed := r.events[1]
+	closed := r.event(1)
 	if closed.Sent != 5 || closed.Received != 5 || closed.Err != nil || closed.Duration <= 0 || closed.Client.Addr().String() != "127.0.0.1" {
 		t.Errorf("told %+v", closed)
 	}
@@ -179,7 +185,7 @@ func TestRefusedIsOnesOwn(t *testing.T) {
 	}
 	wantEcho(t, open, "after")
 	r.awaitKinds(t, "[opened opened failed]")
-	if err := r.events[2].Err; !errors.Is(err, syscall.ECONNREFUSED) {
+	if err := r.event(2).Err; !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("told %v, want ECONNREFUSED", err)
 	}
 	stop()
@@ -273,8 +279,8 @@ func TestDrain(t *testing.T) {
 	}
 	<-s.asked
 	r.interrupt()
-	r.awaitKinds(t, "[opened opened draining closed]")
-	if n := r.events[2].Live; n != 1 {
+	r.awaitKinds(t, "[opened opened closed draining]")
+	if n := r.event(3).Live; n != 1 {
 		t.Errorf("%d connections are waited for, want 1", n)
 	}
 	if _, err := idle.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
