@@ -3,6 +3,9 @@ package node
 import (
 	"context"
 	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"porthole.dev/porthole/internal/netns"
 	"porthole.dev/porthole/internal/pipe"
@@ -36,7 +39,23 @@ func (e *entrances) dial(ctx context.Context, p place, port uint16) (pipe.Conn, 
 	if err != nil {
 		return nil, gone(denied(err))
 	}
+	limitUnsent(conn)
 	return conn, nil
+}
+
+// maxUnsent is how much a pod's socket takes that it cannot send yet, in octets.
+const maxUnsent = 256 << 10
+
+// limitUnsent has what a port does not read wait with its sender and not in the kernel,
+// where it would be up to 4 MiB for each connection (TCP_NOTSENT_LOWAT of tcp(7)).
+func limitUnsent(conn pipe.Conn) {
+	if s, ok := conn.(syscall.Conn); ok {
+		if raw, err := s.SyscallConn(); err == nil {
+			_ = raw.Control(func(fd uintptr) {
+				_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, maxUnsent)
+			})
+		}
+	}
 }
 
 func (e *entrances) join(p place) *entrance {

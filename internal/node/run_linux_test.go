@@ -44,7 +44,7 @@ type running struct {
 }
 
 // startNode runs a Node until the test ends, with a sandbox "s1" in pod.
-func startNode(t *testing.T, pod *testenv.Pod, n Node) *running {
+func startNode(t testing.TB, pod *testenv.Pod, n Node) *running {
 	t.Helper()
 	dir := t.TempDir()
 	r := &running{log: &syncBuffer{}}
@@ -82,7 +82,7 @@ func startNode(t *testing.T, pod *testenv.Pod, n Node) *running {
 }
 
 // url asks for a forward, as the kubelet does.
-func (r *running) url(t *testing.T, ports ...int32) *url.URL {
+func (r *running) url(t testing.TB, ports ...int32) *url.URL {
 	t.Helper()
 	response, err := r.cri.PortForward(t.Context(), &cri.PortForwardRequest{PodSandboxId: "s1", Port: ports})
 	if err != nil {
