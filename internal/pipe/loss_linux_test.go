@@ -30,7 +30,25 @@ func answerAndClose(t *testing.T, server *net.TCPConn, answer []byte) {
 	if _, err := server.Write(answer); err != nil {
 		t.Error("the server writes:", err)
 	}
+	// Closed with nothing unread it would send an end of file first.
+	for end := time.Now().Add(testenv.Patience); unread(t, server) == 0 && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
 	_ = server.Close()
+}
+
+// unread is how much has come and was not read.
+func unread(t *testing.T, c *net.TCPConn) (n int) {
+	err := raw(t, c).Control(func(fd uintptr) {
+		var err error
+		if n, err = unix.IoctlGetInt(int(fd), unix.SIOCINQ); err != nil {
+			t.Error("unread octets:", err)
+		}
+	})
+	if err != nil {
+		t.Error("unread octets:", err)
+	}
+	return n
 }
 
 // upload writes while the answer is read, and returns how that ended.
@@ -55,7 +73,9 @@ func TestAnswerBeforeReset(t *testing.T) {
 			if !bytes.Equal(got, answer) {
 				t.Fatalf("try %d: %d octets of the answer, %v", i, len(got), read)
 			}
-			if written == nil && !errors.Is(read, syscall.ECONNRESET) { // else the write was told
+			// Else the write was told. A plain Conn over a socket may have told its own write, and read an end then:
+			// the kernel tells whoever asks first, and Copy sees no socket to look at.
+			if written == nil && !errors.Is(read, syscall.ECONNRESET) && !strings.HasSuffix(t.Name(), "/plain") {
 				t.Fatalf("try %d: the answer ends with %v, want ECONNRESET", i, read)
 			}
 			if r := p.wait(t); !errors.Is(r.err, syscall.ECONNRESET) && !errors.Is(r.err, syscall.EPIPE) {
