@@ -143,25 +143,27 @@ func TestCommand(t *testing.T) {
 	}
 }
 
-// TestFile forwards to targets of two namespaces, one of which comes only later.
+// TestFile forwards to targets of two namespaces. One comes only later, and one is never ready, for which the others do not wait.
 func TestFile(t *testing.T) {
 	ctx := needCluster(t)
 	apply(t, ctx, "{apiVersion: v1, kind: Namespace, metadata: {name: elsewhere}}\n")
 	kubectl(t, ctx, "wait", "--for=create", "serviceaccount/default", "-n", "elsewhere", "--timeout=180s")
 	apply(t, ctx, strings.Replace(pod("stranger", pods), "metadata: {", "metadata: {namespace: elsewhere, ", 1))
 	kubectl(t, ctx, "wait", "-n", "elsewhere", "--for=condition=Ready", "pod/stranger", "--timeout=180s")
+	apply(t, ctx, pod("pending", strings.Replace(pods, "{", "{nodeSelector: {nowhere: to-be-found}, ", 1)))
 	file := filepath.Join(t.TempDir(), "forwards.yaml")
 	later := freePort(t)
 	text := fmt.Sprintf(`forwards:
   - {name: web, target: svc/web, ports: [":http"]}
   - {target: stranger, namespace: elsewhere, ports: [":8080"]}
   - {name: later, target: svc/later, ports: ["%s:80"]}
+  - {name: pending, target: pod/pending, ports: [":8080"]}
 `, later)
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	ready := filepath.Join(t.TempDir(), "ready")
-	p := start(t, "forward", "-f", file, "--ready-file", ready)
+	p := start(t, "forward", "-f", file, "--ready-file", ready, "--ready-when", "any")
 	web := p.await(t, p.stdout, `^Forwarding from (127\S+) -> \d+ of web`)[0]
 	stranger := p.await(t, p.stdout, `^Forwarding from (127\S+) -> 8080 of pod/stranger`)[0]
 	if got := who(t, web); !strings.HasPrefix(got, "web-") {
@@ -169,6 +171,12 @@ func TestFile(t *testing.T) {
 	}
 	if got := who(t, stranger); got != "stranger" {
 		t.Errorf("got an answer from %s", got)
+	}
+	if strings.Contains(p.stderr(), "forwards.yaml:5: pending") {
+		t.Errorf("they waited until the last one was given up: %s", p.stderr())
+	}
+	if _, err := os.Stat(ready); err != nil {
+		t.Errorf("with one that is open: %v", err)
 	}
 	p.await(t, p.stderr, `forwards.yaml:4: later: waiting: no svc/later in namespace default`)
 	if strings.Contains(p.stderr(), "lost connection") {
