@@ -78,6 +78,10 @@ func (p *chunkPool) get(size int) *chunk {
 
 func (p *chunkPool) put(c *chunk) { p.of(len(c.buf)).Put(c) }
 
+// maxUnacked is how many octets may be read without the peer hearing of it. Through a
+// slow network half of a large window would take seconds, which look like a standstill.
+const maxUnacked = 1 << 20
+
 // inbox is the receiving half of a stream: a bounded queue between the tunnel's
 // read loop, which is its only writer, and the stream's reader.
 type inbox struct {
@@ -245,8 +249,8 @@ func (b *inbox) first() []byte {
 }
 
 // consume drops the first n octets of what view returned. With flow control it
-// returns the credit that is due to the peer: 0 until half a window is used up,
-// so that a WINDOW_UPDATE goes out for many frames. A reader that keeps up may be
+// returns the credit that is due to the peer: 0 until half a window or maxUnacked is
+// used up, so that a WINDOW_UPDATE goes out for many frames. A reader that keeps up may be
 // waiting for the window: it grows.
 func (b *inbox) consume(n int) (credit int) {
 	b.mu.Lock()
@@ -269,7 +273,7 @@ func (b *inbox) consume(n int) (credit int) {
 		b.shrink()
 	}
 	defer b.settle()
-	if b.unacked < b.limit/2 || b.end != nil {
+	if b.unacked < min(b.limit/2, maxUnacked) || b.end != nil {
 		return 0
 	}
 	credit, b.unacked = b.unacked, 0

@@ -61,6 +61,22 @@ func TestWindowOfSlowReader(t *testing.T) {
 	}
 }
 
+// However large a window is, the peer hears of each mebibyte that was read.
+func TestLargeWindowIsGivenBackInPieces(t *testing.T) {
+	b := &inbox{flows: true}
+	b.init(&chunkPool{}, maxStreamWindow)
+	read := 0
+	for credit := 0; credit == 0; {
+		b.commit(len(b.space(64<<10, func(bool) {})))
+		n := len(b.first())
+		credit = b.consume(n)
+		read += n
+	}
+	if read > maxUnacked+64<<10 {
+		t.Errorf("nothing is given back before %d octets are read", read)
+	}
+}
+
 // All windows together grow by so much and no more.
 func TestWindowGrowthIsBounded(t *testing.T) {
 	pool := &chunkPool{}
