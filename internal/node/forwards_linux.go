@@ -115,6 +115,9 @@ func (f *forwards) checkElsewhere(s *sandbox) error {
 	switch {
 	case s.hostNetwork && f.policy.DenyHostNetwork:
 		return status.Errorf(codes.PermissionDenied, "porthole node: %v", errHostNetwork)
+	case !s.modeTold && f.policy.DenyHostNetwork: // and no namespace is entered here that could be compared
+		return status.Errorf(codes.PermissionDenied, "porthole node: forwards to pods of the runtime handler %s are the runtime's, "+
+			"which does not say whether the pod uses the node's network (--deny-host-network)", handler)
 	case byPorts && !slices.Contains(f.resolver.elsewhere, handler):
 		return status.Errorf(codes.PermissionDenied, "porthole node: forwards to pods of the runtime handler %s are the runtime's, "+
 			"where the node's policy (--allow-ports, --deny-ports) does not hold; --pass-through %s lets them be", handler, handler)

@@ -133,7 +133,6 @@ func (m *forwardMetrics) count(r Record) {
 	m.octets.WithLabelValues("received").Add(float64(r.Received))
 }
 
-// handler is the page, which has what the parent counts too.
 // loadMetrics are of what the forwards take just now.
 func loadMetrics(load func() portforward.Load) []prometheus.Collector {
 	return []prometheus.Collector{
@@ -146,6 +145,7 @@ func loadMetrics(load func() portforward.Load) []prometheus.Collector {
 	}
 }
 
+// handler is the page, which has what the parent counts too.
 func (m *forwardMetrics) handler(parent prometheus.Gatherer) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(prometheus.Gatherers{m.registry, parent}, promhttp.HandlerOpts{}))

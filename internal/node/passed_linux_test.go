@@ -91,6 +91,8 @@ func TestPassedThroughPolicy(t *testing.T) {
 	r.runtime.add("byhand", elsewhereInfo).RuntimeHandler = "mine"
 	onHost := r.runtime.add("onhost", elsewhereInfo)
 	onHost.RuntimeHandler, onHost.Linux.Namespaces.Options.Network = "mine", cri.NamespaceMode_NODE
+	untold := r.runtime.add("untold", elsewhereInfo)
+	untold.RuntimeHandler, untold.Linux.Namespaces.Options = "mine", nil
 	r.runtime.portForward = func(context.Context, *cri.PortForwardRequest) (*cri.PortForwardResponse, error) {
 		return &cri.PortForwardResponse{Url: "http://127.0.0.1:1/"}, nil
 	}
@@ -101,6 +103,7 @@ func TestPassedThroughPolicy(t *testing.T) {
 		"gvisor": {codes.PermissionDenied, "--pass-through gvisor"},
 		"byhand": {codes.OK, ""},
 		"onhost": {codes.PermissionDenied, "--deny-host-network"},
+		"untold": {codes.PermissionDenied, "--deny-host-network"},
 	} {
 		_, err := r.cri.PortForward(t.Context(), &cri.PortForwardRequest{PodSandboxId: id})
 		if status.Code(err) != want.code || !strings.Contains(fmt.Sprint(err), want.text) {

@@ -17,6 +17,7 @@ import (
 type sandbox struct {
 	id, namespace, pod string
 	hostNetwork        bool
+	modeTold           bool // whether it is in hostNetwork is told by the runtime
 	place              place
 	handler            string // that runs it, by the runtime's configuration; or ""
 	elsewhere          bool   // its network is not where a Linux namespace would be entered
@@ -58,10 +59,11 @@ func (r *resolver) ask(ctx context.Context, id string) (*sandbox, error) {
 	if st == nil { // whose state would count as ready, and whose network as the pod's own
 		return nil, status.Errorf(codes.FailedPrecondition, "porthole node: the runtime tells no status of sandbox %s", id)
 	}
+	options := st.GetLinux().GetNamespaces().GetOptions()
 	s := &sandbox{
 		// By this id containers are looked for: none would find those of all pods.
 		id: cmp.Or(st.GetId(), id), namespace: st.GetMetadata().GetNamespace(), pod: st.GetMetadata().GetName(),
-		hostNetwork: st.GetLinux().GetNamespaces().GetOptions().GetNetwork() == runtime.NamespaceMode_NODE,
+		hostNetwork: options.GetNetwork() == runtime.NamespaceMode_NODE, modeTold: options != nil,
 	}
 	ready := st.GetState() == runtime.PodSandboxState_SANDBOX_READY
 	info := parseInfo(response.GetInfo()["info"])
