@@ -223,16 +223,16 @@ func (c *reopening) stay() {
 }
 
 // again opens the connection again if it failed with an error that allows that, and
-// returns nil if that was done, by whomever.
+// returns nil if that was done, by whomever: the one that failed was closed then, and its
+// error may say no more than that.
 func (c *reopening) again(failed far, err error) error {
-	if !errors.Is(err, portforward.ErrNoSandbox) && !errors.Is(err, portforward.ErrRefused) {
-		return err
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
 	case c.conn != failed:
 		return nil
+	case !errors.Is(err, portforward.ErrNoSandbox) && !errors.Is(err, portforward.ErrRefused):
+		return err
 	case c.final.Load() || c.life.Err() != nil || c.times == maxReopened:
 		return err
 	}
