@@ -30,7 +30,7 @@ type reserver interface {
 }
 
 // feeder moves one direction from a socket to a Conn that is none. Like a mover it
-// waits for bytes empty-handed, and has an eye on its source while a write stalls.
+// holds no buffer while it waits for bytes, and checks its source while a write stalls.
 type feeder struct {
 	*timedWriter
 	in     syscall.RawConn

@@ -64,8 +64,8 @@ func (t *serverTunnels) longestIdle(may func(*caller) bool) (found *caller) {
 	return found
 }
 
-// newestOfMost returns the newest tunnel of the pod that has most, and more than than
-// so many, or nil.
+// newestOfMost returns the newest tunnel of the pod that has most of them, or nil if no
+// pod has more than so many.
 func (t *serverTunnels) newestOfMost(than int) (found *caller) {
 	most := ""
 	for pod, n := range t.pods {
