@@ -121,7 +121,18 @@ func (n *Node) openDataPath(p *dataPathParts) (err error) {
 	if path, err := socketPath(n.Docker); err == nil {
 		f.resolver.docker = newDocker(path)
 	}
-	p.rpc = newServer(func(_ any, down grpc.ServerStream) error {
+	p.rpc = newServer(dataPathCalls(f, above))
+	control, err := inherit(controlFD, net.FileConn)
+	if err != nil {
+		return err
+	}
+	p.control = listenOnly(control)
+	return nil
+}
+
+// dataPathCalls are what the parent may call.
+func dataPathCalls(f *forwards, above *parentCounts) grpc.StreamHandler {
+	return func(_ any, down grpc.ServerStream) error {
 		switch method, _ := grpc.MethodFromServerStream(down); method {
 		case runtime.RuntimeService_PortForward_FullMethodName:
 			return f.answer(down)
@@ -129,13 +140,7 @@ func (n *Node) openDataPath(p *dataPathParts) (err error) {
 			return above.ask(down)
 		}
 		return status.Error(codes.Unimplemented, "not a call of the data path")
-	})
-	control, err := inherit(controlFD, net.FileConn)
-	if err != nil {
-		return err
 	}
-	p.control = listenOnly(control)
-	return nil
 }
 
 // openTold opens what tells of the forwards.

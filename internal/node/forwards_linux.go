@@ -92,16 +92,20 @@ func (f *forwards) portForward(ctx context.Context, r *runtime.PortForwardReques
 	})
 	if err != nil {
 		leave()
-	}
-	switch {
-	case errors.Is(err, portforward.ErrTooManyOffers):
-		return nil, status.Errorf(codes.ResourceExhausted, "porthole node: %v", err)
-	case errors.Is(err, net.ErrClosed):
-		return nil, status.Error(codes.Unavailable, "porthole node: shutting down")
-	case err != nil:
-		return nil, status.Errorf(codes.Internal, "porthole node: %v", err)
+		return nil, offerStatus(err)
 	}
 	return &runtime.PortForwardResponse{Url: f.url + path}, nil
+}
+
+// offerStatus is a failure of portforward.Server.Offer as the kubelet is told it.
+func offerStatus(err error) error {
+	switch {
+	case errors.Is(err, portforward.ErrTooManyOffers):
+		return status.Errorf(codes.ResourceExhausted, "porthole node: %v", err)
+	case errors.Is(err, net.ErrClosed):
+		return status.Error(codes.Unavailable, "porthole node: shutting down")
+	}
+	return status.Errorf(codes.Internal, "porthole node: %v", err)
 }
 
 // errElsewhere has PortForward passed on to the runtime.
