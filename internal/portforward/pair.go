@@ -3,6 +3,7 @@ package portforward
 import (
 	"io"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -170,6 +171,7 @@ func (p *pairs) remember(id string) {
 	if p.refused == nil {
 		p.refused = make(map[string]bool)
 	}
+	id = strings.Clone(id) // what it is a part of may be large
 	p.refused[id] = true
 	p.order = append(p.order, id)
 	if len(p.order) > maxRefused {

@@ -16,7 +16,7 @@ import (
 const (
 	maxHeaderBlock = 16 << 10 // octets as they come over the wire
 	maxHeaderText  = 64 << 10 // octets after decompression
-	maxHeaderCount = 64       // names
+	maxHeaderCount = 64       // names, and values
 )
 
 // valueSeparator stands between the values of one name (section 2.6.10).
@@ -60,16 +60,17 @@ func headerText(h http.Header) ([]byte, error) {
 		names = append(names, name)
 	}
 	slices.Sort(names)
-	text := binary.BigEndian.AppendUint32(nil, uint32(len(names)))
+	text, values := binary.BigEndian.AppendUint32(nil, uint32(len(names))), 0
 	for _, name := range names {
+		values += max(1, len(h[name]))
 		if name == "" {
 			return nil, fmt.Errorf("encode headers: a name is empty")
 		}
 		text = appendString(text, strings.ToLower(name))
 		text = appendString(text, strings.Join(h[name], valueSeparator))
 	}
-	if len(names) > maxHeaderCount || len(text) > maxHeaderBlock-64 {
-		return nil, fmt.Errorf("encode headers: %d names, %d octets are too many", len(names), len(text))
+	if len(names) > maxHeaderCount || values > maxHeaderCount || len(text) > maxHeaderBlock-64 {
+		return nil, fmt.Errorf("encode headers: %d names, %d values, %d octets are too many", len(names), values, len(text))
 	}
 	return text, nil
 }
@@ -174,31 +175,36 @@ func (d *headerDecoder) parse() (http.Header, error) {
 	if count > maxHeaderCount {
 		return nil, protocolError("%d headers", count)
 	}
-	h := make(http.Header, count)
+	h, values := make(http.Header, count), 0
 	for range count {
-		if err := d.pair(h); err != nil {
+		n, err := d.pair(h)
+		if err != nil {
 			return nil, err
+		}
+		if values += n; values > maxHeaderCount {
+			return nil, protocolError("more than %d values", maxHeaderCount)
 		}
 	}
 	return h, nil
 }
 
-// pair reads one name with its values into h.
-func (d *headerDecoder) pair(h http.Header) error {
+// pair reads one name with its values into h and returns how many these are, of which it
+// reads no more than are too many: an empty value is one octet here, and more in h.
+func (d *headerDecoder) pair(h http.Header) (values int, err error) {
 	name, err := d.string()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	value, err := d.string()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	key := http.CanonicalHeaderKey(name)
 	if name == "" || name != strings.ToLower(name) || h[key] != nil {
-		return protocolError("header name %.40q is empty, not in lower case, or given twice", name)
+		return 0, protocolError("header name %.40q is empty, not in lower case, or given twice", name)
 	}
-	h[key] = strings.Split(value, valueSeparator)
-	return nil
+	h[key] = strings.SplitN(value, valueSeparator, maxHeaderCount+1)
+	return len(h[key]), nil
 }
 
 func (d *headerDecoder) number() (int, error) {

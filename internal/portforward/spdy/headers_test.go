@@ -118,6 +118,8 @@ func TestHeaderRefuses(t *testing.T) {
 		"twice":         pairs("port", "80", "port", "81"),
 		"no name":       pairs("", "80"),
 		"too many":      tooMany,
+		"many values":   pairs("a", strings.Repeat("\x00", maxHeaderCount)),
+		"spread values": pairs("a", strings.Repeat("\x00", maxHeaderCount-2), "b", "\x00"),
 		"2^32 of them":  {0xff, 0xff, 0xff, 0xff},
 		"2^32 octets":   append(pairs()[:0], 0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff),
 		"cut":           pairs("port", "80")[:15],
@@ -138,6 +140,9 @@ func TestHeaderRefuses(t *testing.T) {
 	}
 	if _, err := headerText(many); err == nil {
 		t.Error("too many headers were encoded")
+	}
+	if _, err := headerText(http.Header{"Values": make([]string, maxHeaderCount+1)}); err == nil {
+		t.Error("too many values were encoded")
 	}
 	if _, err := headerText(http.Header{"Long": {strings.Repeat("x", maxHeaderBlock)}}); err == nil {
 		t.Error("too long a header was encoded")

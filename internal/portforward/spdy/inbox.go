@@ -100,7 +100,7 @@ type inbox struct {
 	deadline deadline
 
 	base    int    // what the stream costs whatever it holds
-	memory  int    // octets in chunks, without flow control
+	memory  int    // octets in chunks
 	charged int    // to the tunnel's Share; see due
 	waiting waiter // the read loop, for the Share to have room
 
@@ -180,7 +180,7 @@ func (b *inbox) prepare(n int) bool {
 }
 
 // due is what the stream is to be charged: what the peer has of its windows and what
-// is unread, or, once nothing more can come, the latter alone.
+// is unread, or, once nothing more can come, the memory that the latter is in.
 func (b *inbox) due() int {
 	//nolint:errorlint // io.EOF itself: after it the stream goes on in the other direction
 	failed := b.end != nil && b.end != io.EOF
@@ -190,7 +190,7 @@ func (b *inbox) due() int {
 	case !b.flows:
 		return b.base + b.memory
 	case b.end != nil:
-		return b.base + b.buffered
+		return b.base + b.memory
 	}
 	return b.base + b.limit + max(0, -b.window)
 }

@@ -65,11 +65,13 @@ func (l *loss) lateHeaders() http.Header {
 	return l.late
 }
 
+// headersSize is about what headers take, in octets.
 func headersSize(headers http.Header) (n int) {
-	for name, values := range headers {
-		n += len(name)
+	const name, value = 64, 16 // besides the octets
+	for k, values := range headers {
+		n += name + len(k)
 		for _, v := range values {
-			n += len(v)
+			n += value + len(v)
 		}
 	}
 	return n

@@ -239,7 +239,7 @@ func (c *Conn) handleHeaders(f control) error {
 	if s == nil {
 		return nil
 	}
-	if f.kind == kindHeaders {
+	if f.kind == kindHeaders && !c.cfg.Server { // clients have nothing to say by them
 		s.loss.keep(headers)
 	}
 	if f.flags&flagFin != 0 {
