@@ -210,6 +210,9 @@ func (f *forwarding) misplaced(args []string) error {
 	}
 	name, ports, joined := targetAndPorts(args[0])
 	switch {
+	case joined && name == "pid" && len(args) > 1:
+		meant := name + "://" + ports
+		return hintedError{fmt.Errorf("target %q: want %s", args[0], meant), f.typed.with(args[0], meant).line(f.cmd)}
 	case joined:
 		line := f.typed.inserted(args[0], name, ports)
 		return hintedError{fmt.Errorf("forward: a target and its ports are words of their own: %s %s", name, ports), line.line(f.cmd)}
