@@ -142,7 +142,7 @@ func (o *nodeOptions) parseLimits() (err error) {
 func parseSize(text string) (int, error) {
 	digits := strings.TrimRight(text, "KMGiB")
 	shift, ok := map[string]int{"": 0, "B": 0, "KiB": 10, "Ki": 10, "MiB": 20, "Mi": 20, "GiB": 30, "Gi": 30}[text[len(digits):]]
-	n, err := strconv.ParseUint(digits, 10, 31)
+	n, err := strconv.ParseUint(digits, 10, 63)
 	if !ok || err != nil || n > math.MaxInt>>shift {
 		return 0, fmt.Errorf("%q is not a size such as 256MiB", text)
 	}

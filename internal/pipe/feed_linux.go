@@ -78,7 +78,8 @@ func (f *feeder) run() (n int64, err error) {
 			return n, err
 		}
 		if f.short {
-			if err := f.reserver.Reserve(bufferSize); err != nil {
+			f.begin() // a wait like that of a write: the source may be lost meanwhile
+			if err := f.finish(f.reserver.Reserve(bufferSize)); err != nil {
 				return n, err
 			}
 			f.short, f.reserved = false, true
