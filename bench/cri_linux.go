@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/url"
+	"os"
+	"os/exec"
+	"strconv"
 	"sync"
 	"time"
 
@@ -73,17 +75,15 @@ func (n *nodeSide) calls(ctx context.Context) error {
 }
 
 // besideDownloads measures the same while forwards carry downloads, against the same call straight to containerd
-// while that carries as many.
+// while that carries as many. They go straight from the streaming servers to a program that throws them away, as
+// fast as these are: behind the API server the node would rest most of the time.
 func (n *nodeSide) besideDownloads(ctx context.Context) error {
-	sides := []struct {
-		client int
-		socket string
-	}{{bothEnds, n.ours()}, {portholeOnContainerd, n.containerd}}
+	sockets := []string{n.ours(), n.containerd}
 	for _, downloads := range []int{1, 128} {
 		var p50, p99 [2][]float64
 		for range n.runs {
-			for i, side := range sides {
-				times, err := n.callsBeside(ctx, n.clients[side.client], side.socket, downloads)
+			for i, socket := range sockets {
+				times, err := n.callsBeside(ctx, socket, downloads)
 				if err != nil {
 					return err
 				}
@@ -102,34 +102,66 @@ func (n *nodeSide) besideDownloads(ctx context.Context) error {
 }
 
 // callsBeside times calls, with rests between them as a kubelet's have, while so many downloads go on.
-func (n *nodeSide) callsBeside(ctx context.Context, c client, socket string, downloads int) ([]float64, error) {
-	if err := n.lead(ctx, c.runtime); err != nil {
+func (n *nodeSide) callsBeside(ctx context.Context, socket string, downloads int) ([]float64, error) {
+	load := exec.CommandContext(ctx, "/proc/self/exe", "load", socket, n.cluster.pod, n.cluster.port, fmt.Sprint(downloads))
+	load.Stderr = os.Stderr
+	begun, err := load.StdoutPipe()
+	if err != nil {
 		return nil, err
 	}
-	var loads, begun sync.WaitGroup
-	errs := make([]error, downloads)
-	defer loads.Wait()
-	for i := range downloads {
-		conn, err := c.peer.dial()
-		if err != nil {
-			return nil, err
-		}
-		defer conn.Close()
-		if err := ask(conn, 1<<40); err != nil { // more than there is time for
-			return nil, err
-		}
-		begun.Add(1)
-		loads.Go(func() {
-			_, errs[i] = conn.Read(make([]byte, 1))
-			begun.Done()
-			_, _ = io.Copy(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{conn})
-		})
-	}
-	begun.Wait()
-	if err := errors.Join(errs...); err != nil {
+	if err := load.Start(); err != nil {
 		return nil, err
+	}
+	defer func() { _ = load.Process.Kill(); _ = load.Wait() }()
+	if _, err := begun.Read(make([]byte, 1)); err != nil {
+		return nil, fmt.Errorf("downloads: %w", err)
 	}
 	return callTimes(ctx, socket, 500, 2*time.Millisecond)
+}
+
+// downloadForever is the command `load`: it downloads from a pod's port, straight from the streaming server of the
+// runtime at a socket, until it is killed. It says so when all downloads have begun.
+func downloadForever(socket, pod, port, downloads string) error {
+	n := &nodeSide{bench: &bench{cluster: cluster{pod: pod, port: port}}}
+	client, err := n.tunnel(context.Background(), socket)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	count, err := strconv.Atoi(downloads)
+	if err != nil {
+		return err
+	}
+	var begun, loads sync.WaitGroup
+	errs := make([]error, count)
+	for i := range count {
+		begun.Add(1)
+		loads.Go(func() { errs[i] = downloadOne(client, n.portNumber(), begun.Done) })
+	}
+	begun.Wait()
+	fmt.Println("downloading")
+	loads.Wait()
+	return errors.Join(errs...)
+}
+
+func downloadOne(client *portforward.Client, port uint16, begun func()) error {
+	done := sync.OnceFunc(begun)
+	defer done()
+	c, err := client.Dial(context.Background(), port)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if _, err := c.Write(head(1 << 40)); err != nil { // more than there is time for
+		return err
+	}
+	buf := make([]byte, chunk)
+	for {
+		if _, err := c.Read(buf); err != nil {
+			return err
+		}
+		done()
+	}
 }
 
 // callP50 is the median of so many calls, one after the other, in ms.

@@ -27,6 +27,8 @@ func main() {
 		exit(serveOn("127.0.0.1:" + os.Args[2]))
 	case len(os.Args) == 3 && os.Args[1] == "proxy":
 		exit(minimalProxy(os.Args[2]))
+	case len(os.Args) == 6 && os.Args[1] == "load":
+		exit(downloadForever(os.Args[2], os.Args[3], os.Args[4], os.Args[5]))
 	case len(os.Args) == 6 && os.Args[1] == "floor":
 		exit(floorCommand(os.Args[2:]))
 	}

@@ -196,7 +196,7 @@ func (p *dataPathParts) serve(ctx context.Context) error {
 		running.work.Go(func() { p.events.serve(p.told) })
 	}
 	running.work.Go(func() {
-		_ = p.rpc.Serve(p.control) // which ends with the parent
+		_ = p.rpc.Serve(unannouncedListener{p.control}) // which ends with the parent
 		running.stop(context.Canceled)
 	})
 	<-running.ctx.Done()

@@ -146,7 +146,7 @@ func (n *Node) serve(ctx context.Context, p *parts) error {
 	if err != nil {
 		return err
 	}
-	running.run("CRI", func() error { return p.cri.Serve(listener) })
+	running.run("CRI", func() error { return p.cri.Serve(unannouncedListener{listener}) })
 	call(n.Ready, p.addresses(listener.path))
 	<-running.ctx.Done()
 	if n.Stopping != nil {

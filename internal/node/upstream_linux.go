@@ -82,8 +82,9 @@ func (u *upstream) dial(ctx context.Context, _ string) (net.Conn, error) {
 	c, err := u.connect(ctx)
 	if err != nil {
 		u.failure.Store(&err)
+		return nil, err
 	}
-	return c, err
+	return unannounce(c), nil
 }
 
 // follow keeps the connection up until ctx ends, and tells when it comes and goes.
