@@ -219,7 +219,7 @@ func newSlow(t *testing.T) *slow {
 	s.port = serve(t, func(c *net.TCPConn) {
 		for buf := make([]byte, 100); ; {
 			n, err := c.Read(buf)
-			if err != nil && err != io.EOF {
+			if err != nil && !errors.Is(err, io.EOF) {
 				return
 			}
 			select {

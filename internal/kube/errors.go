@@ -106,6 +106,7 @@ func (e *NotFoundError) Error() string {
 	return text
 }
 
+// Is says which of this package's errors it is.
 func (e *NotFoundError) Is(target error) bool {
 	return target == ErrNotFound || e.NoNamespace && target == ErrNoNamespace
 }

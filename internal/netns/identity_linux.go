@@ -19,7 +19,7 @@ func IDOf(path string) (ID, error) {
 	if err := unix.Stat(path, &st); err != nil {
 		return ID{}, fmt.Errorf("network namespace: %w", &os.PathError{Op: "stat", Path: path, Err: err})
 	}
-	return ID{uint64(st.Dev), st.Ino}, nil
+	return ID{st.Dev, st.Ino}, nil
 }
 
 // Forbid makes every later entry into one of these namespaces fail with ErrForbidden,

@@ -96,7 +96,7 @@ func TestStockReason(t *testing.T) {
 	} {
 		err := &PortError{Text: text}
 		for _, is := range []error{syscall.ECONNREFUSED, ErrNoSandbox} {
-			if errors.Is(err, is) != (is == want) {
+			if errors.Is(err, is) != errors.Is(want, is) {
 				t.Errorf("%q: whether it is %v: %v", text, is, errors.Is(err, is))
 			}
 		}

@@ -12,7 +12,7 @@ func TestDistance(t *testing.T) {
 		want int
 	}{
 		{"", "", 0}, {"", "abc", 3}, {"abc", "", 3}, {"web", "web", 0}, {"wbe", "web", 2},
-		{"adress", "address", 1}, {"kitten", "sitting", 3},
+		{"portt", "ports", 1}, {"kitten", "sitting", 3},
 	} {
 		if got := spelling.Distance(tt.a, tt.b); got != tt.want {
 			t.Errorf("Distance(%q, %q) = %d, want %d", tt.a, tt.b, got, tt.want)
@@ -22,7 +22,7 @@ func TestDistance(t *testing.T) {
 
 func TestNearest(t *testing.T) {
 	known := []string{"address", "as", "namespace", "ports"}
-	for word, want := range map[string]string{"adress": "address", "Port": "ports", "xyz": "", "": "", "x": ""} {
+	for word, want := range map[string]string{"namespac": "namespace", "Port": "ports", "xyz": "", "": "", "x": ""} {
 		got, ok := spelling.Nearest(word, known)
 		if ok != (want != "") || ok && got != want {
 			t.Errorf("Nearest(%q) = %q, %v, want %q", word, got, ok, want)
