@@ -43,7 +43,8 @@ func restart(t *testing.T, ctx context.Context, name cluster.Component) {
 	time.Sleep(2 * time.Second)
 	if name == cluster.Containerd {
 		// The API server does not tell of the runtime's end until a tunnel is
-		// used: the connection that finds out is reset, and those after it wait.
+		// used. The connection that finds out is opened again, waits as those after it do,
+		// and is reset when that was in vain.
 		for target, address := range addresses {
 			findOut(t, address, map[bool]int{true: 3, false: 1}[target == "svc/web"])
 		}
