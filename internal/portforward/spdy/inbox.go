@@ -273,13 +273,21 @@ func (b *inbox) consume(n int) (credit int) {
 		b.shrink()
 	}
 	defer b.settle()
+	credit = b.credit()
+	if credit > 0 && b.flows && b.buffered < b.limit/4 {
+		more := b.grow()
+		b.window += more
+		credit += more
+	}
+	return credit
+}
+
+// credit gives the peer back what was read, if that is worth telling; b.mu is held.
+func (b *inbox) credit() (credit int) {
 	if b.unacked < min(b.limit/2, maxUnacked) || b.end != nil {
 		return 0
 	}
 	credit, b.unacked = b.unacked, 0
-	if b.flows && b.buffered < b.limit/4 {
-		credit += b.grow()
-	}
 	b.window += credit
 	return credit
 }
@@ -327,14 +335,20 @@ func (b *inbox) widen(more int) int {
 }
 
 // resize changes the window by what a SETTINGS has changed it at the peer, who may be
-// left with less than nothing. More than before must have been charged.
-func (b *inbox) resize(delta int) {
+// left with less than nothing. More than before must have been charged. With a smaller
+// one, what was too little to be told before may be all that there is: it returns the
+// credit that is due to the peer then.
+func (b *inbox) resize(delta int) (credit int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.limit += delta
 	b.window += delta
 	b.charged += max(0, delta)
-	b.settle()
+	defer b.settle()
+	if b.closed {
+		return 0
+	}
+	return b.credit()
 }
 
 // shrink leaves to other streams what this one holds no more; b.mu is held.

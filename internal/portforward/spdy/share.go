@@ -82,9 +82,7 @@ func (c *Conn) setWindow(size int) {
 			return
 		}
 		w.promised = size
-		for _, s := range c.streams {
-			s.in.resize(delta)
-		}
+		c.resize(delta)
 	}
 	w.announced = size
 	c.sendSettings()
@@ -106,7 +104,14 @@ func (c *Conn) windowsShrunk(ping uint32) {
 	}
 	delta := w.announced - w.promised
 	w.ping, w.promised = 0, w.announced
+	c.resize(delta)
+}
+
+// resize changes the windows of all streams; c.mu is held.
+func (c *Conn) resize(delta int) {
 	for _, s := range c.streams {
-		s.in.resize(delta)
+		if credit := s.in.resize(delta); credit > 0 {
+			c.grant(s.id, credit)
+		}
 	}
 }

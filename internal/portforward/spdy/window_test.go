@@ -77,6 +77,51 @@ func TestLargeWindowIsGivenBackInPieces(t *testing.T) {
 	}
 }
 
+// A window that is made smaller may leave the peer with less than nothing, although all was
+// read: what was too little to be told by the old one is told then.
+func TestSmallerWindowIsNotStuck(t *testing.T) {
+	budget := &Budget{Size: 512 << 10, MaxShares: 4} // a stream's first window fits, and no more
+	server, peer := rawPeer(t, Config{Server: true, FlowControl: true, Share: budget.NewShare()})
+	const sent = initialWindow/2 - 1
+	var c compressor
+	peer.Write(opening(t, &c, 1, "port", "80"))
+	peer.Write(append(appendDataHeader(nil, 1, 0, sent), make([]byte, sent)...))
+	if _, err := io.ReadFull(accept(t, server), make([]byte, sent)); err != nil {
+		t.Fatal(err)
+	}
+	peer.SetReadDeadline(time.Now().Add(30 * time.Second))
+	for r := newFrameReader(peer); ; {
+		f := readControlFrame(t, r)
+		switch {
+		case f.kind == kindPing:
+			peer.Write(wire(f)) // that the peer knows the smaller window
+		case f.kind == kindWindowUpdate && f.streamID == 1:
+			if f.value != sent {
+				t.Errorf("%d octets are given back, %d were read", f.value, sent)
+			}
+			return
+		}
+	}
+}
+
+func readControlFrame(t *testing.T, r *frameReader) control {
+	t.Helper()
+	b, err := r.next(headerSize)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := append(header(nil), b...)
+	payload, err := r.next(h.length())
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := parseControl(h, payload)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
 // All windows together grow by so much and no more.
 func TestWindowGrowthIsBounded(t *testing.T) {
 	pool := &chunkPool{}
