@@ -122,6 +122,8 @@ func TestRetryAfter(t *testing.T) {
 			if again := made[1].at; again.Before(until) {
 				t.Errorf("the next request came %v too early", until.Sub(again))
 			}
+			story += ", reconnecting"
+			j.eventuallyStory(story) // no attempt that was refused in part ends well
 			f.refuse("kuard", nil)
 			for range cap(came) {
 				if err := <-came; err != nil && !errors.Is(err, portforward.ErrTunnel) { // that was cut under it
@@ -129,7 +131,7 @@ func TestRetryAfter(t *testing.T) {
 				}
 			}
 			j.want(80, "kuard:80")
-			story += ", reconnecting, ready kuard"
+			story += ", ready kuard"
 			j.eventuallyStory(story)
 		})
 	}

@@ -3,14 +3,15 @@ package testenv
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 )
 
-// threadSlack is how many threads the runtime may start and keep for itself;
-// one thread held for each of some connections is more than that.
+// threadSlack is how many threads the runtime may start and keep for itself, beside one
+// for each processor; one thread held for each of some connections is more than that.
 const threadSlack = 8
 
 // NoLeaks checks, when the test and the cleanups registered after this call
@@ -25,7 +26,7 @@ func NoLeaks(t testing.TB) {
 		if len(left) > 0 {
 			t.Errorf("descriptors left behind: %s", strings.Join(left, ", "))
 		}
-		if now := Threads(t); now > threads+threadSlack {
+		if now := Threads(t); now > threads+threadSlack+runtime.GOMAXPROCS(0) {
 			t.Errorf("%d threads, %d before: are some locked to their goroutine?", now, threads)
 		}
 	})

@@ -67,7 +67,7 @@ func New(transport io.ReadWriteCloser, cfg Config) *Conn {
 		nextID:    cfg.firstID(),
 	}
 	c.chunks.share = cfg.Share
-	c.send.init(cfg.FlowControl)
+	c.send.init(cfg.FlowControl, cfg.Share)
 	c.announce()
 	c.beat.start(c)
 	c.loops.Add(2)
@@ -313,6 +313,7 @@ func (c *Conn) lastAccepted() uint32 {
 func (c *Conn) writeLoop() {
 	defer c.loops.Done()
 	defer c.closeTransport()
+	defer c.send.settle()
 	for {
 		batch, s, limit := c.send.batch()
 		if batch == nil && s == nil {

@@ -352,6 +352,39 @@ func TestPingFlood(t *testing.T) {
 	}
 }
 
+// Answers that a peer does not read are paid for, and one that goes on asking ends its
+// tunnel when there is no more to pay with.
+func TestUnreadAnswersAreCharged(t *testing.T) {
+	const size = 1 << 20
+	budget := &Budget{Size: size, MaxShares: 8}
+	flood := bytes.Repeat(unhex(t, "80030006 00000004 00000001"), 1<<15)
+	var tunnels []*Conn
+	held := 0
+	for range 8 {
+		c, peer := rawPeer(t, Config{Server: true, FlowControl: true, Share: budget.NewShare()})
+		tunnels = append(tunnels, c)
+		for c.Err() == nil {
+			peer.SetWriteDeadline(time.Now().Add(5 * time.Second))
+			if _, err := peer.Write(flood); err != nil {
+				break
+			}
+			held = max(held, budget.Held())
+		}
+		if !errors.Is(c.Err(), ErrCongested) {
+			t.Errorf("tunnel: %v", c.Err())
+		}
+	}
+	if held < answerStep || held > size {
+		t.Errorf("%d octets were charged", held)
+	}
+	for _, c := range tunnels {
+		c.Close()
+	}
+	if left := budget.Held(); left != 0 {
+		t.Errorf("%d octets are charged in the end", left)
+	}
+}
+
 // After GOAWAY open streams go on, new ones do not start, and those that the
 // peer has not seen are refused.
 func TestGoAway(t *testing.T) {

@@ -17,6 +17,9 @@ const (
 	// controlLimit is how much may wait when the peer has stopped reading but
 	// goes on sending what wants an answer. Data leaves most of it free.
 	controlLimit = 1 << 20
+	// answerStep is in what steps the tunnel's Share is charged for answers that wait
+	// beyond a batch.
+	answerStep = 64 << 10
 	// initialWindow is what a stream and the session may send before the peer
 	// has said anything about it (sections 2.6.4 and 2.6.8).
 	initialWindow = 64 << 10
@@ -53,13 +56,17 @@ type sender struct {
 	lastAt   int       // where that frame begins
 	corked   int
 	closed   bool
+	share    *Share
+	waits    int // charged to share for out
+	leaves   int // the same for spare
 	headers  headerEncoder
 	window   int64 // of the session
 	starting int64 // window of a new stream
 }
 
-func (q *sender) init(flowControl bool) {
+func (q *sender) init(flowControl bool, share *Share) {
 	q.work.L = &q.mu
+	q.share = share
 	q.window, q.starting = unlimited, unlimited
 	if flowControl {
 		q.window, q.starting = initialWindow, initialWindow
@@ -220,11 +227,25 @@ func (q *sender) must(f control) {
 func (q *sender) control(f control) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if len(q.out) > controlLimit {
+	if !q.affords() {
 		return ErrCongested
 	}
 	q.append(f)
 	return nil
+}
+
+// affords says whether one more answer may wait, and charges for those that do.
+func (q *sender) affords() bool {
+	if q.closed {
+		return true // and is not queued
+	}
+	for q.waits < len(q.out)-batchSize {
+		if !q.share.take(answerStep, need) {
+			return false
+		}
+		q.waits += answerStep
+	}
+	return len(q.out) <= controlLimit
 }
 
 // opening queues the frame that opens or answers a stream, its block made of
@@ -233,7 +254,7 @@ func (q *sender) control(f control) error {
 func (q *sender) opening(f control, text []byte) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if len(q.out) > controlLimit {
+	if !q.affords() {
 		return ErrCongested
 	}
 	f.block = q.headers.append(nil, text)
@@ -342,6 +363,15 @@ func (q *sender) close(last ...control) {
 	q.work.Signal()
 }
 
+// settle gives back what was charged, once nothing is written any more.
+func (q *sender) settle() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.closed = true
+	q.share.release(q.waits + q.leaves)
+	q.waits, q.leaves = 0, 0
+}
+
 // batch waits for something to write and returns it: octets, and behind them up to limit
 // of a socket of s, if s is not nil. It returns nil and nil when the sender is closed and
 // everything was written. The octets are valid until the next call.
@@ -367,6 +397,8 @@ func (q *sender) swap() (out []byte, s *Stream, limit int) {
 		q.spare = nil
 	}
 	q.out, q.spare = q.spare[:0], q.out
+	q.share.release(q.leaves)
+	q.waits, q.leaves = 0, q.waits
 	q.last = nil
 	s, limit = q.turn()
 	q.gather()
