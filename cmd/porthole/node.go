@@ -202,5 +202,6 @@ func (o *nodeOptions) run(cmd *cobra.Command) error {
 		o.Log.Info("node: stopping")
 	}
 	keepToOneProcessor()
+	node.Prioritize()
 	return o.Run(cmd.Context())
 }

@@ -53,6 +53,7 @@ func RunDataPath(ctx context.Context, log *slog.Logger) error {
 	}
 	nameProcess("porthole-data")
 	giveWay()
+	unprioritize()
 	limitHeap(n.Memory)
 	p := &dataPathParts{log: n.logger()}
 	defer p.close()

@@ -51,11 +51,16 @@ func criMethods() map[string]criMethod {
 	return methods
 }
 
+// streamWorkers is how many goroutines serve one call after the other. A new one for each
+// call would have its stack grow each time.
+const streamWorkers = 4
+
 // newServer makes a gRPC server that hands all calls to handle as frames; whoever
 // serves with it stops it.
 func newServer(handle grpc.StreamHandler) *grpc.Server {
 	return grpc.NewServer(
 		grpc.UnknownServiceHandler(handle),
+		grpc.NumStreamWorkers(streamWorkers),
 		grpc.ForceServerCodecV2(frameCodec{}),
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxSendMsgSize(maxMessage),

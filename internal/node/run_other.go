@@ -12,3 +12,6 @@ func (*Node) Run(context.Context) error { return ErrUnsupported }
 
 // RunDataPath returns ErrUnsupported.
 func RunDataPath(context.Context, *slog.Logger) error { return ErrUnsupported }
+
+// Prioritize does nothing.
+func Prioritize() {}
