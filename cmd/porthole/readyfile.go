@@ -24,23 +24,30 @@ type readyFile struct {
 }
 
 // newReadyFile takes away what a porthole left that was killed: it would say that
-// this one is ready.
+// this one is ready. It fails early if the file could not be written later.
 func newReadyFile(path string) (*readyFile, error) {
 	r := &readyFile{path: path}
 	if path == "" {
 		return r, nil
 	}
-	old, err := os.Lstat(path)
-	switch {
-	case err != nil: // write will say what is wrong, if anything
-		return r, nil
-	case !old.Mode().IsRegular():
+	if old, err := os.Lstat(path); err == nil && !old.Mode().IsRegular() {
 		return nil, fmt.Errorf("ready file: %s: not a regular file", path)
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("ready file: %w", err)
 	}
+	trial, err := createBeside(path)
+	if err != nil {
+		return nil, fmt.Errorf("ready file: %w", err)
+	}
+	_ = trial.Close()
+	_ = os.Remove(trial.Name())
 	return r, nil
+}
+
+// createBeside makes a file that can be given the name of another.
+func createBeside(path string) (*os.File, error) {
+	return os.CreateTemp(filepath.Dir(path), ".porthole-ready-*")
 }
 
 // write writes a line ADDRESS:PORT REMOTE for each listener, all at once, so that
@@ -65,7 +72,7 @@ func (r *readyFile) write(listeners []*forward.Listener) error {
 
 // replaceFile writes a new file and gives it the name of the old one.
 func replaceFile(path string, text []byte) (os.FileInfo, error) {
-	f, err := os.CreateTemp(filepath.Dir(path), ".porthole-ready-*")
+	f, err := createBeside(path)
 	if err != nil {
 		return nil, err
 	}
