@@ -12,11 +12,11 @@ import (
 	"porthole.dev/porthole/internal/nonblock"
 )
 
-// drawer is a Conn that can draw from a socket by itself, see Trunk: Draw sends what src
+// drawer is a Conn that can draw from a socket by itself, see FrameSplicer: SpliceFrom sends what src
 // has until there is no more for now. The error is io.EOF at the source's end; of other
-// errors those of Trunk.Load are the source's.
+// errors those of FrameSplicer.Load are the source's.
 type drawer interface {
-	Draw(src syscall.RawConn) (int64, error)
+	SpliceFrom(src syscall.RawConn) (int64, error)
 }
 
 // reserver is a Conn whose owner bounds what is held while it is written to.
@@ -44,7 +44,7 @@ type feeder struct {
 	buf     *[bufferSize]byte
 	held    int
 	readErr error
-	ended   bool // Draw has seen the source's end
+	ended   bool // SpliceFrom has seen the source's end
 }
 
 // counted is a source that counts how often it is drawn from.
@@ -136,7 +136,7 @@ func (f *feeder) give() (int64, error) {
 func (f *feeder) draw() (int64, error) {
 	f.release()
 	f.begin()
-	n, err := f.drawer.Draw(f.drawn)
+	n, err := f.drawer.SpliceFrom(f.drawn)
 	var failed readError
 	switch {
 	case err == io.EOF: //nolint:errorlint // itself: the source's end, and no failure

@@ -59,21 +59,21 @@ func (s stream) WriteTo(w io.Writer) (int64, error) {
 // drawer is a stream that draws from sockets.
 type drawer struct {
 	stream
-	trunk *pipe.Trunk
+	splicer *pipe.FrameSplicer
 	drawn *atomic.Int64 // octets
 }
 
 func asDrawer(copier *pipe.Copier, c *net.TCPConn) pipe.Conn {
-	return drawer{stream{plain{c}}, copier.Trunk(c), new(atomic.Int64)}
+	return drawer{stream{plain{c}}, copier.FrameSplicer(c), new(atomic.Int64)}
 }
 
-func (d drawer) Draw(src syscall.RawConn) (total int64, err error) {
+func (d drawer) SpliceFrom(src syscall.RawConn) (total int64, err error) {
 	for {
-		n, err := d.trunk.Load(src, 100_000)
+		n, err := d.splicer.Load(src, 100_000)
 		if n == 0 {
 			return total, err
 		}
-		if err := d.trunk.Send(nil); err != nil {
+		if err := d.splicer.Send(nil); err != nil {
 			return total, err
 		}
 		d.drawn.Add(int64(n))

@@ -10,8 +10,8 @@ import (
 // newSplicer returns what moves octets of ports into a tunnel over conn inside the
 // kernel; nil if conn is no socket.
 func newSplicer(copier *pipe.Copier, conn net.Conn) spdy.Splicer {
-	if trunk := copier.Trunk(conn); trunk != nil {
-		return trunk
+	if splicer := copier.FrameSplicer(conn); splicer != nil {
+		return splicer
 	}
 	return nil
 }

@@ -37,8 +37,8 @@ type Config struct {
 	// FlowControl the tunnel waits. A tunnel with a Share opens no streams itself.
 	Share *Share
 
-	// Splicer, if set, sends over the transport what Draw has it take from sockets,
-	// and nil means that Draw takes nothing.
+	// Splicer, if set, sends over the transport what SpliceFrom has it take from sockets,
+	// and nil means that SpliceFrom takes nothing.
 	Splicer Splicer
 
 	// PingInterval is how often this end sends a PING. 0 means never. The

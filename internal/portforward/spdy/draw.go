@@ -15,7 +15,7 @@ type Splicer interface {
 	Send(head []byte) error
 }
 
-// draw is a Draw under way; the sender's mutex guards it.
+// draw is a SpliceFrom under way; the sender's mutex guards it.
 type draw struct {
 	src  syscall.RawConn
 	n    int64 // octets sent

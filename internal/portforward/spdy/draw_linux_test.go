@@ -22,7 +22,7 @@ func drawTunnel(t *testing.T, cfg Config) (client, server *Conn) {
 	copier := &pipe.Copier{}
 	t.Cleanup(copier.Close)
 	serverCfg := cfg
-	serverCfg.Server, serverCfg.Splicer = true, copier.Trunk(b)
+	serverCfg.Server, serverCfg.Splicer = true, copier.FrameSplicer(b)
 	client, server = New(a, cfg), New(b, serverCfg)
 	t.Cleanup(func() { client.Close(); server.Close() })
 	return client, server
@@ -42,7 +42,7 @@ func source(t *testing.T) (src syscall.RawConn, feed *net.TCPConn) {
 // drawAll draws until that fails.
 func drawAll(s *Stream, src syscall.RawConn) (total int64, err error) {
 	for {
-		n, err := s.Draw(src)
+		n, err := s.SpliceFrom(src)
 		total += n
 		if err != nil {
 			return total, err
@@ -107,7 +107,7 @@ func TestDrawWithoutSplicer(t *testing.T) {
 	_, b := pair(t, client, server)
 	src, feed := source(t)
 	feed.Close()
-	if n, err := b.Draw(src); n != 0 || err != nil {
+	if n, err := b.SpliceFrom(src); n != 0 || err != nil {
 		t.Errorf("drew %d octets, %v", n, err)
 	}
 }
@@ -157,7 +157,7 @@ func drawStalled(t *testing.T) (a, b *Stream, failed chan error) {
 	return a, b, failed
 }
 
-// Whatever ends a stream ends its Draw, and half of what there was does not look like
+// Whatever ends a stream ends its SpliceFrom, and half of what there was does not look like
 // the whole.
 func TestDrawEnds(t *testing.T) {
 	for name, c := range map[string]struct {
@@ -176,10 +176,10 @@ func TestDrawEnds(t *testing.T) {
 			select {
 			case err := <-failed:
 				if !errors.Is(err, c.want) {
-					t.Errorf("Draw: %v, want %v", err, c.want)
+					t.Errorf("SpliceFrom: %v, want %v", err, c.want)
 				}
 			case <-time.After(10 * time.Second):
-				t.Fatal("Draw goes on")
+				t.Fatal("SpliceFrom goes on")
 			}
 			if _, err := io.Copy(io.Discard, a); err == nil {
 				t.Error("the peer reads a clean end")
@@ -188,13 +188,13 @@ func TestDrawEnds(t *testing.T) {
 	}
 }
 
-// A deadline ends a Draw or a Write and nothing else: what comes after it goes through.
+// A deadline ends a SpliceFrom or a Write and nothing else: what comes after it goes through.
 func TestDrawDeadline(t *testing.T) {
 	a, b, failed := drawStalled(t)
 	past := time.Unix(0, 0)
 	b.SetWriteDeadline(past)
 	if err := <-failed; !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Fatalf("Draw: %v", err)
+		t.Fatalf("SpliceFrom: %v", err)
 	}
 	b.SetWriteDeadline(time.Now().Add(10 * time.Millisecond))
 	if _, err := b.Write([]byte("too late")); !errors.Is(err, os.ErrDeadlineExceeded) {
@@ -213,12 +213,12 @@ func TestDrawDeadline(t *testing.T) {
 	a.Close()
 }
 
-// In a tunnel that nobody reads a Draw ends with its deadline, and is over with the tunnel.
+// In a tunnel that nobody reads a SpliceFrom ends with its deadline, and is over with the tunnel.
 func TestDrawIntoStalledTransport(t *testing.T) {
 	a, b := transports(t)
 	copier := &pipe.Copier{}
 	defer copier.Close()
-	server := New(b, Config{Server: true, Splicer: copier.Trunk(b)})
+	server := New(b, Config{Server: true, Splicer: copier.FrameSplicer(b)})
 	defer server.Close()
 	s, err := server.OpenStream(nil, false)
 	if err != nil {
@@ -233,7 +233,7 @@ func TestDrawIntoStalledTransport(t *testing.T) {
 	within(t, 10*time.Second, "a stalled tunnel", func() bool { return server.Stalled() > 100*time.Millisecond })
 	s.SetWriteDeadline(time.Unix(0, 0))
 	if err := <-failed; !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("Draw: %v", err)
+		t.Errorf("SpliceFrom: %v", err)
 	}
 	a.Close()
 	select {

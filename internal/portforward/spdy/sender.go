@@ -30,7 +30,7 @@ const (
 // outbox is the sending half of a stream; the sender's mutex guards it.
 type outbox struct {
 	pending  []byte // of the Write that waits: what has not been taken yet
-	draw     *draw  // the Draw that waits, or nil
+	draw     *draw  // the SpliceFrom that waits, or nil
 	queued   bool   // the stream is in sender.ready or sender.drawing
 	window   int64
 	err      error // why there is no more sending; nil while open

@@ -151,10 +151,10 @@ func (s *Stream) Write(p []byte) (n int, err error) {
 	return s.conn.send.write(s, p)
 }
 
-// Draw sends what a socket has until there is no more for now, by the transport's
+// SpliceFrom sends what a socket has until there is no more for now, by the transport's
 // Splicer; without one it sends nothing. The error is io.EOF when the socket has
 // ended, or the socket's, or why the stream sends no more; n octets were sent.
-func (s *Stream) Draw(src syscall.RawConn) (n int64, err error) {
+func (s *Stream) SpliceFrom(src syscall.RawConn) (n int64, err error) {
 	if s.conn.cfg.Splicer == nil {
 		return 0, nil
 	}

@@ -11,10 +11,10 @@ import (
 	"porthole.dev/porthole/internal/nonblock"
 )
 
-// Trunk sends octets of many sockets over one, with heads of its owner's between them,
+// FrameSplicer sends octets of many sockets over one, with heads of its owner's between them,
 // and the kernel moves them: first Load, then Send. Both are for one goroutine, the one
 // that also writes to the socket otherwise.
-type Trunk struct {
+type FrameSplicer struct {
 	copier *Copier
 	out    syscall.RawConn
 	pipe   *kernelPipe
@@ -24,8 +24,8 @@ type Trunk struct {
 	give   func(fd uintptr) bool // a value, made once
 }
 
-// Trunk returns the Trunk that ends in conn, or nil if conn is no socket.
-func (c *Copier) Trunk(conn net.Conn) *Trunk {
+// FrameSplicer returns the FrameSplicer that ends in conn, or nil if conn is no socket.
+func (c *Copier) FrameSplicer(conn net.Conn) *FrameSplicer {
 	s, ok := conn.(socket)
 	if !ok {
 		return nil
@@ -34,7 +34,7 @@ func (c *Copier) Trunk(conn net.Conn) *Trunk {
 	if err != nil {
 		return nil
 	}
-	t := &Trunk{copier: c, out: out}
+	t := &FrameSplicer{copier: c, out: out}
 	t.give = t.put
 	return t
 }
@@ -47,7 +47,7 @@ func (e readError) Unwrap() error { return e.error }
 // Load takes up to limit octets off a socket, as many as there are, and never waits: 0
 // octets without an error are nothing for now, or no room in the kernel. The error is
 // io.EOF at the socket's end.
-func (t *Trunk) Load(src syscall.RawConn, limit int) (n int, err error) {
+func (t *FrameSplicer) Load(src syscall.RawConn, limit int) (n int, err error) {
 	if t.pipe = t.copier.pipes.get(t.copier.MaxPipes); t.pipe == nil {
 		return 0, nil
 	}
@@ -71,7 +71,7 @@ func (t *Trunk) Load(src syscall.RawConn, limit int) (n int, err error) {
 
 // Send writes head, and behind it what was loaded. It waits while the peer takes
 // nothing. After an error a part has gone.
-func (t *Trunk) Send(head []byte) error {
+func (t *FrameSplicer) Send(head []byte) error {
 	defer t.release()
 	t.head, t.err = head, nil
 	if err := t.out.Write(t.give); err != nil {
@@ -85,7 +85,7 @@ func (t *Trunk) Send(head []byte) error {
 
 // put writes what is left of the head and of the load; it reports false to be called
 // again when the socket is writable.
-func (t *Trunk) put(fd uintptr) (done bool) {
+func (t *FrameSplicer) put(fd uintptr) (done bool) {
 	for len(t.head) > 0 || t.held > 0 {
 		err := t.putSome(int(fd))
 		if errors.Is(err, unix.EAGAIN) {
@@ -99,7 +99,7 @@ func (t *Trunk) put(fd uintptr) (done bool) {
 	return true
 }
 
-func (t *Trunk) putSome(fd int) error {
+func (t *FrameSplicer) putSome(fd int) error {
 	if len(t.head) > 0 {
 		n, err := nonblock.WriteMore(fd, t.head)
 		t.head = t.head[n:]
@@ -111,7 +111,7 @@ func (t *Trunk) putSome(fd int) error {
 }
 
 // release gives the kernel's pipe back; one with octets left in it is of no more use.
-func (t *Trunk) release() {
+func (t *FrameSplicer) release() {
 	if t.pipe != nil {
 		t.copier.pipes.put(t.pipe, t.held == 0)
 		t.pipe, t.head, t.held = nil, nil, 0

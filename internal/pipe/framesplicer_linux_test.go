@@ -25,10 +25,10 @@ func raw(t *testing.T, c *net.TCPConn) syscall.RawConn {
 }
 
 // load waits for octets of a source.
-func load(t *testing.T, trunk *pipe.Trunk, src syscall.RawConn, limit int) int {
+func load(t *testing.T, splicer *pipe.FrameSplicer, src syscall.RawConn, limit int) int {
 	t.Helper()
 	for end := time.Now().Add(testenv.Patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
-		n, err := trunk.Load(src, limit)
+		n, err := splicer.Load(src, limit)
 		if n > 0 || err != nil {
 			must(t, err)
 			return n
@@ -39,12 +39,12 @@ func load(t *testing.T, trunk *pipe.Trunk, src syscall.RawConn, limit int) int {
 }
 
 // What several sockets say comes behind its heads, and no more of it than was asked for.
-func TestTrunk(t *testing.T) {
+func TestFrameSplicer(t *testing.T) {
 	testenv.NoLeaks(t)
 	c := &pipe.Copier{}
 	defer c.Close()
 	out, far := testenv.TCPPair(t)
-	trunk := c.Trunk(out)
+	splicer := c.FrameSplicer(out)
 	var want string
 	for i := range 3 {
 		in, near := testenv.TCPPair(t)
@@ -52,18 +52,18 @@ func TestTrunk(t *testing.T) {
 		must(t, in.Close())
 		src := raw(t, near)
 		for _, piece := range []string{"hello ", "from ", "here"} {
-			if n := load(t, trunk, src, len(piece)); n > len(piece) {
+			if n := load(t, splicer, src, len(piece)); n > len(piece) {
 				t.Fatalf("%d octets were loaded, not %d", n, len(piece))
 			}
 			head := fmt.Sprintf("<%d>", i)
-			must(t, trunk.Send([]byte(head)))
+			must(t, splicer.Send([]byte(head)))
 			want += head + piece
 		}
-		if n, err := trunk.Load(src, 1); n != 0 || !errors.Is(err, io.EOF) {
+		if n, err := splicer.Load(src, 1); n != 0 || !errors.Is(err, io.EOF) {
 			t.Errorf("at the end: %d, %v", n, err)
 		}
 		must(t, near.Close())
-		if _, err := trunk.Load(src, 1); !errors.Is(err, net.ErrClosed) {
+		if _, err := splicer.Load(src, 1); !errors.Is(err, net.ErrClosed) {
 			t.Errorf("after Close: %v", err)
 		}
 	}
@@ -75,7 +75,7 @@ func TestTrunk(t *testing.T) {
 
 // Nothing is loaded from a source that is silent, and not without a pipe; a source that
 // was reset is no source that has ended.
-func TestTrunkLoadsNothing(t *testing.T) {
+func TestFrameSplicerLoadsNothing(t *testing.T) {
 	testenv.NoLeaks(t)
 	c := &pipe.Copier{MaxPipes: -1}
 	defer c.Close()
@@ -83,25 +83,25 @@ func TestTrunkLoadsNothing(t *testing.T) {
 	in, near := testenv.TCPPair(t)
 	write(t, in, "x")
 	readable(t, near)
-	if n, err := c.Trunk(out).Load(raw(t, near), 1); n != 0 || err != nil {
+	if n, err := c.FrameSplicer(out).Load(raw(t, near), 1); n != 0 || err != nil {
 		t.Errorf("without a pipe: %d, %v", n, err)
 	}
 	c.MaxPipes = 0
-	trunk := c.Trunk(out)
-	if n := load(t, trunk, raw(t, near), 9); n != 1 {
+	splicer := c.FrameSplicer(out)
+	if n := load(t, splicer, raw(t, near), 9); n != 1 {
 		t.Errorf("%d octets were loaded", n)
 	}
-	must(t, trunk.Send(nil))
-	if n, err := c.Trunk(out).Load(raw(t, near), 1); n != 0 || err != nil {
+	must(t, splicer.Send(nil))
+	if n, err := c.FrameSplicer(out).Load(raw(t, near), 1); n != 0 || err != nil {
 		t.Errorf("of a silent source: %d, %v", n, err)
 	}
 	must(t, pipe.Reset(in))
 	readable(t, near)
-	if n, err := c.Trunk(out).Load(raw(t, near), 1); n != 0 || !errors.Is(err, syscall.ECONNRESET) {
+	if n, err := c.FrameSplicer(out).Load(raw(t, near), 1); n != 0 || !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("of a source that was reset: %d, %v", n, err)
 	}
-	if c.Trunk(plainNet{out}) != nil {
-		t.Error("a trunk that is no socket")
+	if c.FrameSplicer(plainNet{out}) != nil {
+		t.Error("a splicer that is no socket")
 	}
 }
 
@@ -110,12 +110,12 @@ type plainNet struct{ net.Conn }
 
 // Send waits while nobody reads, and no longer than there is a connection; what it held
 // is given back.
-func TestTrunkStall(t *testing.T) {
+func TestFrameSplicerStall(t *testing.T) {
 	testenv.NoLeaks(t)
 	c := &pipe.Copier{MaxPipes: 1}
 	defer c.Close()
 	out, far := testenv.TCPPair(t)
-	trunk := c.Trunk(out)
+	splicer := c.FrameSplicer(out)
 	in, near := testenv.TCPPair(t)
 	go func() {
 		for chunk := bytes.Repeat([]byte("x"), 1<<20); ; {
@@ -128,13 +128,13 @@ func TestTrunkStall(t *testing.T) {
 	src := raw(t, near)
 	go func() {
 		for {
-			if n, err := trunk.Load(src, 1<<20); n == 0 && err != nil {
+			if n, err := splicer.Load(src, 1<<20); n == 0 && err != nil {
 				failed <- err
 				return
 			} else if n == 0 {
 				continue
 			}
-			if err := trunk.Send([]byte("head")); err != nil {
+			if err := splicer.Send([]byte("head")); err != nil {
 				failed <- err
 				return
 			}
@@ -147,12 +147,12 @@ func TestTrunkStall(t *testing.T) {
 	}
 	must(t, pipe.Reset(far))
 	if err := <-failed; !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
-		t.Errorf("the trunk ended with %v", err)
+		t.Errorf("the splicer ended with %v", err)
 	}
-	if n := load(t, trunk, src, 1); n != 1 { // the only pipe there may be was given back
+	if n := load(t, splicer, src, 1); n != 1 { // the only pipe there may be was given back
 		t.Errorf("%d octets were loaded", n)
 	}
-	_ = trunk.Send(nil)
+	_ = splicer.Send(nil)
 	must(t, in.Close())
 }
 
