@@ -18,7 +18,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
-	"porthole.dev/porthole/internal/portforward/spdy"
+	"porthole.dev/porthole/internal/spdy"
 )
 
 // floor is the least that a client of a stock node can do: it opens one tunnel,

@@ -9,7 +9,7 @@ import (
 )
 
 // ground are packages that carry bytes or words, whatever orchestrates the pods.
-var ground = []string{"nonblock", "pipe", "netns", "forward", "target", "safetext", "spelling", "container", "manifest", "portforward", "portforward/spdy", "trace"}
+var ground = []string{"nonblock", "pipe", "netns", "forward", "target", "safetext", "spelling", "container", "manifest", "portforward", "spdy", "trace"}
 
 // TestGroundKnowsNoKubernetes holds that a forwarder without Kubernetes can be built from these.
 func TestGroundKnowsNoKubernetes(t *testing.T) {
@@ -38,10 +38,10 @@ func TestArrows(t *testing.T) {
 		"container": "netns nonblock pipe target",
 		"manifest":  "spelling target",
 
-		"portforward":      "nonblock pipe portforward/spdy",
-		"portforward/spdy": "",
-		"kube":             "nonblock portforward portforward/spdy pipe spelling target",
-		"node":             "nonblock portforward portforward/spdy netns pipe",
+		"portforward": "nonblock pipe spdy",
+		"spdy":        "",
+		"kube":        "nonblock portforward spdy pipe spelling target",
+		"node":        "nonblock portforward spdy netns pipe",
 	} {
 		for _, dep := range dependencies(t, name) {
 			inside, ok := strings.CutPrefix(dep, "porthole.dev/porthole/internal/")

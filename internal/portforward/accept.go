@@ -15,7 +15,7 @@ import (
 	"github.com/coder/websocket"
 
 	"porthole.dev/porthole/internal/nonblock"
-	"porthole.dev/porthole/internal/portforward/spdy"
+	"porthole.dev/porthole/internal/spdy"
 )
 
 // answerTime is how long a client may take to take the answer to its upgrade.

@@ -11,7 +11,7 @@ import (
 	"syscall"
 	"time"
 
-	"porthole.dev/porthole/internal/portforward/spdy"
+	"porthole.dev/porthole/internal/spdy"
 )
 
 // Conn is a connection to a port of the pod. It is a net.Conn with half-close;

@@ -15,7 +15,7 @@ import (
 
 	"golang.org/x/net/nettest"
 
-	"porthole.dev/porthole/internal/portforward/spdy"
+	"porthole.dev/porthole/internal/spdy"
 )
 
 var _ net.Conn = (*Conn)(nil)

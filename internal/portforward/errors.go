@@ -6,7 +6,7 @@ import (
 	"slices"
 	"time"
 
-	"porthole.dev/porthole/internal/portforward/spdy"
+	"porthole.dev/porthole/internal/spdy"
 )
 
 // The errors of tunnels and connections, for errors.Is. Besides them there are

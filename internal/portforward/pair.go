@@ -8,7 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"porthole.dev/porthole/internal/portforward/spdy"
+	"porthole.dev/porthole/internal/spdy"
 )
 
 const (

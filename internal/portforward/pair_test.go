@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"porthole.dev/porthole/internal/portforward/spdy"
+	"porthole.dev/porthole/internal/spdy"
 	"porthole.dev/porthole/internal/testenv"
 )
 

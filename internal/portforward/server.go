@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"porthole.dev/porthole/internal/pipe"
-	"porthole.dev/porthole/internal/portforward/spdy"
+	"porthole.dev/porthole/internal/spdy"
 )
 
 // pathPrefix is where upgrades are answered; the token follows.

@@ -8,7 +8,7 @@ import (
 	"sync"
 	"time"
 
-	"porthole.dev/porthole/internal/portforward/spdy"
+	"porthole.dev/porthole/internal/spdy"
 )
 
 const (

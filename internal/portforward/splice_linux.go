@@ -4,7 +4,7 @@ import (
 	"net"
 
 	"porthole.dev/porthole/internal/pipe"
-	"porthole.dev/porthole/internal/portforward/spdy"
+	"porthole.dev/porthole/internal/spdy"
 )
 
 // newSplicer returns what moves octets of ports into a tunnel over conn inside the

@@ -6,7 +6,7 @@ import (
 	"net"
 
 	"porthole.dev/porthole/internal/pipe"
-	"porthole.dev/porthole/internal/portforward/spdy"
+	"porthole.dev/porthole/internal/spdy"
 )
 
 // newSplicer returns nil: splice(2) is Linux' own.

@@ -15,7 +15,7 @@ import (
 	"github.com/coder/websocket"
 
 	"porthole.dev/porthole/internal/pipe"
-	"porthole.dev/porthole/internal/portforward/spdy"
+	"porthole.dev/porthole/internal/spdy"
 	"porthole.dev/porthole/internal/testenv"
 )
 

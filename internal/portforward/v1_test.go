@@ -18,7 +18,7 @@ import (
 	"golang.org/x/net/nettest"
 
 	"porthole.dev/porthole/internal/pipe"
-	"porthole.dev/porthole/internal/portforward/spdy"
+	"porthole.dev/porthole/internal/spdy"
 )
 
 var _ net.Conn = (*v1Conn)(nil)

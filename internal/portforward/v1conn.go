@@ -9,7 +9,7 @@ import (
 	"sync"
 	"time"
 
-	"porthole.dev/porthole/internal/portforward/spdy"
+	"porthole.dev/porthole/internal/spdy"
 )
 
 // v1Conn is a connection in porthole.v1, to a port of the pod: one stream, whose end

@@ -4,7 +4,7 @@ import (
 	"net/http"
 	"strings"
 
-	"porthole.dev/porthole/internal/portforward/spdy"
+	"porthole.dev/porthole/internal/spdy"
 )
 
 // takeV1 does what a stream in porthole.v1 asks for.
