@@ -50,7 +50,7 @@ const forwardExample = `  porthole forward kuard 8080                  # localho
   porthole forward -f forwards.yaml            # many targets at once`
 
 func newForward() *cobra.Command {
-	f := &forwarding{addresses: []string{target.Localhost}, output: "text", config: &kube.Config{Attempts: new(kube.Attempts)}}
+	f := &forwarding{addresses: []string{target.Localhost}, output: "text", config: &kube.Config{Retries: new(kube.RetryLimiter)}}
 	cmd := &cobra.Command{
 		Use:     "forward TARGET [[ADDRESS:]LOCAL:]REMOTE ... [-- COMMAND ARGS ...]",
 		Aliases: []string{"port-forward"},

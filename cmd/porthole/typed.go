@@ -298,10 +298,10 @@ func (f *forwarding) advise(err error) error {
 		return err
 	case errors.As(err, &thread):
 		return hintedError{err, f.typed.with(arg, fmt.Sprintf("pid://%d", thread.Process)).line(f.cmd)}
-	case errors.As(err, &missing) && missing.NoNamespace && len(missing.Like) > 0:
-		return hintedError{err, f.typed.withNamespace(missing.Namespace, missing.Like[0]).line(f.cmd)}
-	case errors.As(err, &missing) && !missing.NoNamespace && len(missing.Like) > 0:
-		return hintedError{err, f.typed.with(arg, missing.Like[0]).line(f.cmd)}
+	case errors.As(err, &missing) && missing.NoNamespace && len(missing.Similar) > 0:
+		return hintedError{err, f.typed.withNamespace(missing.Namespace, missing.Similar[0]).line(f.cmd)}
+	case errors.As(err, &missing) && !missing.NoNamespace && len(missing.Similar) > 0:
+		return hintedError{err, f.typed.with(arg, missing.Similar[0]).line(f.cmd)}
 	case errors.As(err, &port) && errors.Is(err, kube.ErrNoPort):
 		return f.portHint(port.Port, err)
 	case (errors.As(err, &missing) && !missing.NoNamespace || errors.Is(err, kube.ErrNoConfig)) && !strings.Contains(arg, "/"):

@@ -299,9 +299,9 @@ func (r *Route) noPort(all []endpoint, a ask) error {
 	}
 	e := &PortError{Target: r.subject.name, Port: a.String(), Pods: true}
 	for _, pod := range all {
-		e.Have = append(e.Have, offered(service, pod).names()...)
+		e.Available = append(e.Available, offered(service, pod).names()...)
 	}
-	slices.Sort(e.Have)
-	e.Have = slices.Compact(e.Have)
+	slices.Sort(e.Available)
+	e.Available = slices.Compact(e.Available)
 	return e
 }

@@ -18,15 +18,15 @@ const (
 	maxRetryAfter = 10 * time.Minute
 )
 
-// Attempts spaces out what is tried again after it has failed, over all Clusters
+// RetryLimiter spaces out what is tried again after it has failed, over all Clusters
 // that share it: ten a second at most. The zero value is ready to use.
-type Attempts struct {
+type RetryLimiter struct {
 	mu   sync.Mutex
 	next time.Time
 }
 
 // wait waits for its turn, for wake or for the end of ctx.
-func (a *Attempts) wait(ctx context.Context, wake <-chan struct{}) {
+func (a *RetryLimiter) wait(ctx context.Context, wake <-chan struct{}) {
 	a.mu.Lock()
 	now := time.Now()
 	if a.next.Before(now) {
@@ -71,7 +71,7 @@ func (c *Cluster) again() func(ctx context.Context, failures int, err error) {
 			rest += rand.N(min(rest/4, time.Second) + 1)
 		}
 		sleep(ctx, rest, wake)
-		c.attempts.wait(ctx, wake)
+		c.retries.wait(ctx, wake)
 	}
 }
 

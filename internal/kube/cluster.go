@@ -54,10 +54,10 @@ type Cluster struct {
 	impersonated string
 	params       runtime.ParameterCodec
 
-	attempts *Attempts
-	reached  *reached // by what opens tunnels
-	checks   chan struct{}
-	user     whoami
+	retries *RetryLimiter
+	reached *reached // by what opens tunnels
+	checks  chan struct{}
+	user    whoami
 }
 
 // Open reads the kubeconfig; it does not ask the server anything yet. Close the
@@ -68,7 +68,7 @@ func Open(c *Config) (*Cluster, error) {
 		return nil, err
 	}
 	k := &Cluster{Server: config.Host, Namespace: namespace, conns: connrotation.NewDialer(dial)}
-	k.attempts, k.reached, k.checks = cmp.Or(c.Attempts, new(Attempts)), new(reached), make(chan struct{}, 1)
+	k.retries, k.reached, k.checks = cmp.Or(c.Retries, new(RetryLimiter)), new(reached), make(chan struct{}, 1)
 	k.limit, config.Timeout = config.Timeout, 0 // as rest.Config has it, watches would end too
 	k.plugin = config.ExecProvider != nil || config.AuthProvider != nil
 	k.impersonated = config.Impersonate.UserName

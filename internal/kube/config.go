@@ -33,9 +33,9 @@ type Config struct {
 	// Warn is called with each warning that the server sends with an answer, from
 	// many goroutines at once. nil is for nobody.
 	Warn func(text string)
-	// Attempts spaces out retries over all Clusters of this Config and of those that In
+	// Retries spaces out retries over all Clusters of this Config and of those that In
 	// makes; nil has each Cluster space out its own.
-	Attempts *Attempts
+	Retries *RetryLimiter
 
 	extra []string // KEY=VALUE of --as-user-extra
 }
@@ -141,7 +141,7 @@ func configError(loader clientcmd.ClientConfig, rules *clientcmd.ClientConfigLoa
 	case rawErr != nil:
 		return fmt.Errorf("read kubeconfig: %w", err)
 	case len(raw.Contexts) > 0 && !known && (context != "" || overrides.Context.Cluster == ""):
-		return &ContextError{Context: context, Have: slices.Sorted(maps.Keys(raw.Contexts))}
+		return &ContextError{Context: context, Available: slices.Sorted(maps.Keys(raw.Contexts))}
 	}
 	return entryError(&raw, context, overrides, err)
 }

@@ -32,8 +32,8 @@ var (
 
 // ContextError says that the kubeconfig has no such context.
 type ContextError struct {
-	Context string   // "" when none is current
-	Have    []string // those that there are, sorted
+	Context   string   // "" when none is current
+	Available []string // those that there are, sorted
 }
 
 func (e *ContextError) Error() string {
@@ -90,8 +90,8 @@ func (e *ForbiddenError) Unwrap() error { return ErrForbidden }
 type NotFoundError struct {
 	Target    string // such as pod/kuard
 	Namespace string
-	Like      []string // targets that there are and that may have been meant
-	// NoNamespace says that there is no such namespace; Like are others then.
+	Similar   []string // targets that there are and that may have been meant
+	// NoNamespace says that there is no such namespace; Similar are other namespaces then.
 	NoNamespace bool
 }
 
@@ -100,8 +100,8 @@ func (e *NotFoundError) Error() string {
 	if e.NoNamespace {
 		text = fmt.Sprintf("there is no namespace %s", e.Namespace)
 	}
-	if len(e.Like) > 0 {
-		text += ", but " + strings.Join(e.Like, ", ")
+	if len(e.Similar) > 0 {
+		text += ", but " + strings.Join(e.Similar, ", ")
 	}
 	return text
 }
@@ -171,11 +171,11 @@ func (e *NotReadyError) Unwrap() error { return ErrNotReady }
 
 // PortError says that the target has no such port, or not for TCP.
 type PortError struct {
-	Target   string   // such as svc/web
-	Port     string   // number or name as given
-	Protocol string   // that the port has, if it is not TCP; else ""
-	Have     []string // the TCP ports that there are, such as "http (8080)"
-	Pods     bool     // the target may have it, but none of its pods has
+	Target    string   // such as svc/web
+	Port      string   // number or name as given
+	Protocol  string   // that the port has, if it is not TCP; else ""
+	Available []string // the TCP ports that there are, such as "http (8080)"
+	Pods      bool     // the target may have it, but none of its pods has
 }
 
 func (e *PortError) Error() string {
@@ -183,14 +183,14 @@ func (e *PortError) Error() string {
 		return fmt.Sprintf("port %s of %s is %s: %v", e.Port, e.Target, e.Protocol, ErrNotTCP)
 	}
 	switch {
-	case e.Pods && len(e.Have) == 0:
+	case e.Pods && len(e.Available) == 0:
 		return fmt.Sprintf("no pod of %s has port %s, nor names any", e.Target, e.Port)
 	case e.Pods:
-		return fmt.Sprintf("no pod of %s has port %s, but %s", e.Target, e.Port, strings.Join(e.Have, ", "))
-	case len(e.Have) == 0:
+		return fmt.Sprintf("no pod of %s has port %s, but %s", e.Target, e.Port, strings.Join(e.Available, ", "))
+	case len(e.Available) == 0:
 		return fmt.Sprintf("%s has no port %s, and names none", e.Target, e.Port)
 	}
-	return fmt.Sprintf("%s has no port %s, but %s", e.Target, e.Port, strings.Join(e.Have, ", "))
+	return fmt.Sprintf("%s has no port %s, but %s", e.Target, e.Port, strings.Join(e.Available, ", "))
 }
 
 // Is has no Unwrap beside it: what it is depends on the protocol.

@@ -107,7 +107,7 @@ func (f *follower[T]) run(ctx context.Context) {
 		for err := f.renew(ctx); err != nil && ctx.Err() == nil; err = f.renew(ctx) {
 			back := f.cluster.reached.wait()
 			pause.wait(ctx, back, err)
-			f.cluster.attempts.wait(ctx, back)
+			f.cluster.retries.wait(ctx, back)
 		}
 	}
 }

@@ -107,7 +107,7 @@ func TestNotFound(t *testing.T) {
 	} {
 		err := n.route(t, "admin", to).Open(t.Context())
 		var missing *kube.NotFoundError
-		if !errors.As(err, &missing) || missing.Target != to || missing.Namespace != n.name || !reflect.DeepEqual(missing.Like, like) {
+		if !errors.As(err, &missing) || missing.Target != to || missing.Namespace != n.name || !reflect.DeepEqual(missing.Similar, like) {
 			t.Errorf("%s: %v, want one like %v", to, err, like)
 		}
 	}
@@ -121,7 +121,7 @@ func TestNoNamespace(t *testing.T) {
 		j.Namespace = n.name + "x"
 		err := j.Open(t.Context())
 		var missing *kube.NotFoundError
-		if !errors.As(err, &missing) || !missing.NoNamespace || !slices.Contains(missing.Like, n.name) || !errors.Is(err, kube.ErrNoNamespace) {
+		if !errors.As(err, &missing) || !missing.NoNamespace || !slices.Contains(missing.Similar, n.name) || !errors.Is(err, kube.ErrNoNamespace) {
 			t.Errorf("%s: %v, want no namespace, and one like %s", to, err, n.name)
 		}
 	}
@@ -197,7 +197,7 @@ func TestOpenConfig(t *testing.T) {
 	path := writeFile(t, "config", "apiVersion: v1\nkind: Config\ncontexts:\n- name: b\n  context: {cluster: c, namespace: x}\n"+
 		"- name: a\n  context: {cluster: c}\nclusters:\n- name: c\n  cluster: {server: http://127.0.0.1:1}\n")
 	var wrong *kube.ContextError
-	if _, err := kube.Open(&kube.Config{Kubeconfig: path}); !errors.As(err, &wrong) || fmt.Sprint(wrong.Have) != "[a b]" {
+	if _, err := kube.Open(&kube.Config{Kubeconfig: path}); !errors.As(err, &wrong) || fmt.Sprint(wrong.Available) != "[a b]" {
 		t.Errorf("without a current context: %v", err)
 	}
 	config := &kube.Config{Kubeconfig: path}

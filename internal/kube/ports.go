@@ -74,7 +74,7 @@ func (all ports) resolve(of string, a ask, free bool) (uint16, error) {
 	case ok && q.protocol != corev1.ProtocolTCP:
 		return 0, &PortError{Target: of, Port: a.String(), Protocol: string(q.protocol)}
 	case !ok && (!free || a.name != ""):
-		return 0, &PortError{Target: of, Port: a.String(), Have: all.names()}
+		return 0, &PortError{Target: of, Port: a.String(), Available: all.names()}
 	case !ok:
 		return a.number, nil
 	}

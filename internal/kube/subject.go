@@ -51,8 +51,8 @@ func (r *Route) missing(ctx context.Context, err error) error {
 		return err
 	}
 	e := &NotFoundError{Target: r.Target.String(), Namespace: r.Namespace}
-	if e.Like, e.NoNamespace = r.Cluster.likeNamespace(ctx, r.Namespace); !e.NoNamespace {
-		e.Like = r.Cluster.like(ctx, r.Namespace, r.Target)
+	if e.Similar, e.NoNamespace = r.Cluster.likeNamespace(ctx, r.Namespace); !e.NoNamespace {
+		e.Similar = r.Cluster.like(ctx, r.Namespace, r.Target)
 	}
 	return e
 }
