@@ -161,7 +161,7 @@ func flagError(cmd *cobra.Command, err error) error {
 		return usageError{err}
 	}
 	if !cmd.HasParent() && len(line) > 0 {
-		if meant, ok := line.withoutCommand(); ok {
+		if meant, ok := line.withoutCommand(cmd); ok {
 			return usageError{hintedError{err, meant.line(cmd)}}
 		}
 		return usageError{err}
@@ -192,9 +192,12 @@ func targetAndPorts(word string) (name, ports string, ok bool) {
 	return name, ports, err == nil && isPort(ports) && !isPort(word)
 }
 
-// withoutCommand is a line that lacks its command.
-func (t typed) withoutCommand() (typed, bool) {
+// withoutCommand is a line that lacks its command, or has it behind its flags.
+func (t typed) withoutCommand(cmd *cobra.Command) (typed, bool) {
 	for i, arg := range t {
+		if named, _, err := cmd.Find([]string{arg}); i > 0 && err == nil && named != cmd {
+			return slices.Insert(slices.Delete(slices.Clone(t), i, i+1), 0, arg), true
+		}
 		if !strings.HasPrefix(arg, "-") && (i == 0 || !isFlagWithValue(t[i-1])) {
 			return t.asForward(arg)
 		}
@@ -216,9 +219,11 @@ func (f *forwarding) misplaced(args []string) error {
 	case joined:
 		line := f.typed.inserted(args[0], name, ports)
 		return hintedError{fmt.Errorf("forward: a target and its ports are words of their own: %s %s", name, ports), line.line(f.cmd)}
-	case strings.Contains(args[0], ":") && !strings.Contains(args[0], "://") && isPort(args[0]) && len(args) > 1:
+	case !strings.Contains(args[0], "://") && isPort(args[0]) && len(args) > 1:
 		for i, arg := range args[1:] {
-			if _, err := target.Parse(arg); err == nil && !isPort(arg) {
+			_, err := target.Parse(arg)
+			certain := strings.Contains(args[0], ":") || strings.Contains(arg, "/") // a pod may be called 8080
+			if err == nil && !isPort(arg) && certain {
 				rest := slices.Delete(slices.Clone(args), i+1, i+2)
 				line := f.typed.reordered(args, append([]string{arg}, rest...))
 				return hintedError{fmt.Errorf("forward: %q is a port, and the target comes first", args[0]), line.line(f.cmd)}
