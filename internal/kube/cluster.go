@@ -54,10 +54,10 @@ type Cluster struct {
 	impersonated string
 	params       runtime.ParameterCodec
 
-	retries *RetryLimiter
-	reached *reached // by what opens tunnels
-	checks  chan struct{}
-	user    whoami
+	retries  *RetryLimiter
+	recovery *recovery // by what opens tunnels
+	checks   chan struct{}
+	user     whoami
 }
 
 // Open reads the kubeconfig; it does not ask the server anything yet. Close the
@@ -68,7 +68,7 @@ func Open(c *Config) (*Cluster, error) {
 		return nil, err
 	}
 	k := &Cluster{Server: config.Host, Namespace: namespace, conns: connrotation.NewDialer(dial)}
-	k.retries, k.reached, k.checks = cmp.Or(c.Retries, new(RetryLimiter)), new(reached), make(chan struct{}, 1)
+	k.retries, k.recovery, k.checks = cmp.Or(c.Retries, new(RetryLimiter)), new(recovery), make(chan struct{}, 1)
 	k.limit, config.Timeout = config.Timeout, 0 // as rest.Config has it, watches would end too
 	k.plugin = config.ExecProvider != nil || config.AuthProvider != nil
 	k.impersonated = config.Impersonate.UserName
@@ -134,7 +134,7 @@ func (c *Cluster) connectTunnels(config *rest.Config) error {
 	config.Dial = dialBurst
 	config.NextProtos = []string{"http/1.1"}
 	transport, err := rest.TransportFor(config)
-	c.tunnels = noting{transport, c.reached}
+	c.tunnels = noting{transport, c.recovery}
 	return err
 }
 
@@ -203,14 +203,14 @@ func (c *Cluster) request(verb string, resource schema.GroupVersionResource, nam
 // get reads one object into a type that the client knows.
 func (c *Cluster) get(ctx context.Context, resource schema.GroupVersionResource, namespace, name string, into runtime.Object) error {
 	err := c.request(http.MethodGet, resource, namespace).Name(name).Do(ctx).Into(into)
-	return c.failed(ctx, err, act{"get", resource.GroupResource(), "", namespace, name})
+	return c.failed(ctx, err, apiAction{"get", resource.GroupResource(), "", namespace, name})
 }
 
 // getJSON reads one object of any type.
 func (c *Cluster) getJSON(ctx context.Context, resource schema.GroupVersionResource, namespace, name string, into any) error {
 	data, err := c.request(http.MethodGet, resource, namespace).Name(name).SetHeader("Accept", runtime.ContentTypeJSON).Do(ctx).Raw()
 	if err != nil {
-		return c.failed(ctx, err, act{"get", resource.GroupResource(), "", namespace, name})
+		return c.failed(ctx, err, apiAction{"get", resource.GroupResource(), "", namespace, name})
 	}
 	if err := json.Unmarshal(data, into); err != nil {
 		return fmt.Errorf("get %s %s: %w", resource.Resource, name, err)
@@ -221,7 +221,7 @@ func (c *Cluster) getJSON(ctx context.Context, resource schema.GroupVersionResou
 // list reads objects into a list type that the client knows.
 func (c *Cluster) list(ctx context.Context, resource schema.GroupVersionResource, namespace string, options metav1.ListOptions, into runtime.Object) error {
 	err := c.request(http.MethodGet, resource, namespace).VersionedParams(&options, c.params).Do(ctx).Into(into)
-	return c.failed(ctx, err, act{"list", resource.GroupResource(), "", namespace, ""})
+	return c.failed(ctx, err, apiAction{"list", resource.GroupResource(), "", namespace, ""})
 }
 
 // portForwardURL is where tunnels to a pod begin.

@@ -105,7 +105,7 @@ func (f *follower[T]) run(ctx context.Context) {
 			pause.wait(ctx, nil, nil)
 		}
 		for err := f.renew(ctx); err != nil && ctx.Err() == nil; err = f.renew(ctx) {
-			back := f.cluster.reached.wait()
+			back := f.cluster.recovery.wait()
 			pause.wait(ctx, back, err)
 			f.cluster.retries.wait(ctx, back)
 		}
@@ -217,7 +217,7 @@ func (f *follower[T]) watch(ctx context.Context) error {
 	stream, err := f.cluster.request(http.MethodGet, f.resource, f.namespace).
 		VersionedParams(&options, f.cluster.params).Watch(ctx)
 	if err != nil {
-		return f.cluster.failed(ctx, err, act{"watch", f.resource.GroupResource(), "", f.namespace, f.asked.name})
+		return f.cluster.failed(ctx, err, apiAction{"watch", f.resource.GroupResource(), "", f.namespace, f.asked.name})
 	}
 	defer stream.Stop()
 	f.proven = true

@@ -19,7 +19,7 @@ type port struct {
 type ports []port
 
 // find returns the declared port that is asked for, preferring TCP.
-func (all ports) find(a ask) (port, bool) {
+func (all ports) find(a portRef) (port, bool) {
 	var best port
 	for _, q := range all {
 		same := a.name != "" && q.name == a.name || a.name == "" && q.number == a.number
@@ -68,7 +68,7 @@ func (all ports) names() (names []string) {
 // resolve finds the number of a port that is asked for. If all are free, a
 // number that is not declared stands for itself.
 // Errors: *PortError.
-func (all ports) resolve(of string, a ask, free bool) (uint16, error) {
+func (all ports) resolve(of string, a portRef, free bool) (uint16, error) {
 	q, ok := all.find(a)
 	switch {
 	case ok && q.protocol != corev1.ProtocolTCP:

@@ -61,7 +61,7 @@ func (c *Cluster) lookUp(ctx context.Context, name string) (resource, error) {
 	defer cancel()
 	_, known, partly := c.types.ServerGroupsAndResourcesWithContext(ctx)
 	if len(known) == 0 && partly != nil {
-		return resource{}, c.failed(ctx, partly, act{verb: "get", resource: schema.GroupResource{Resource: "/apis"}})
+		return resource{}, c.failed(ctx, partly, apiAction{verb: "get", resource: schema.GroupResource{Resource: "/apis"}})
 	}
 	found, err := c.mapping(ctx, name)
 	if err != nil {

@@ -54,11 +54,11 @@ type Route struct {
 	// Log gets what explains the Route's behaviour; nil is for nobody.
 	Log *slog.Logger
 
-	subject *subject
-	board   *board
-	choice  *choice
-	tunnels *tunnels
-	suspect chan struct{} // asks keep to see whether the route is still there
+	resolved *resolvedTarget
+	pods     *podState
+	balancer *balancer
+	tunnels  *tunnels
+	suspect  chan struct{} // asks keep to see whether the route is still there
 	// reselect says that the service selects other pods.
 	reselect chan struct{}
 
@@ -69,9 +69,9 @@ type Route struct {
 	work sync.WaitGroup
 
 	mu    sync.Mutex
-	asked map[uint16]ask // by the numbers that Ports gave out
-	asks  []ask          // that connections will be for
-	names map[ask]string // what a service called the port of a number last
+	asked map[uint16]portRef // by the numbers that Ports gave out
+	asks  []portRef          // that connections will be for
+	names map[portRef]string // what a service called the port of a number last
 
 	reasons reasons
 }
@@ -102,19 +102,19 @@ func (r *Route) init() {
 	if r.Log == nil {
 		r.Log = slog.New(slog.DiscardHandler)
 	}
-	r.board = newBoard()
+	r.pods = newPodState()
 	r.tunnels = &tunnels{client: r.client, clients: map[types.UID]podClient{}}
 	r.suspect = make(chan struct{}, 1)
 	r.reselect = make(chan struct{}, 1)
-	r.asked, r.names = map[uint16]ask{}, map[ask]string{}
+	r.asked, r.names = map[uint16]portRef{}, map[portRef]string{}
 	r.life, r.end = context.WithCancel(context.Background())
 }
 
 func (r *Route) open(ctx context.Context) (err error) {
-	if r.subject, err = r.find(ctx); err != nil {
+	if r.resolved, err = r.find(ctx); err != nil {
 		return err
 	}
-	r.choice = newChoice(r.subject.policy(r.Pin))
+	r.balancer = newBalancer(r.resolved.policy(r.Pin))
 	if err := r.ask(r.Want); err != nil {
 		return err
 	}
@@ -180,7 +180,7 @@ func (r *Route) client(pod string) *portforward.Client {
 
 // emit tells the route's owner. Only Open and keep call it, one after the other.
 func (r *Route) emit(e Event) {
-	r.Log.Debug("route", "target", r.subject.name, "kind", e.Kind, "pod", e.Pod, "err", e.Err)
+	r.Log.Debug("route", "target", r.resolved.name, "kind", e.Kind, "pod", e.Pod, "err", e.Err)
 	if r.Events != nil {
 		r.Events(e)
 	}

@@ -58,7 +58,7 @@ func (c *Cluster) scale(ctx context.Context, r resource, namespace, name string)
 		return "", 0, nil
 	}
 	if err != nil {
-		return "", 0, c.failed(ctx, err, act{"get", r.GroupResource(), "scale", namespace, name})
+		return "", 0, c.failed(ctx, err, apiAction{"get", r.GroupResource(), "scale", namespace, name})
 	}
 	return now.Status.Selector, now.Spec.Replicas, nil
 }

@@ -14,19 +14,19 @@ import (
 
 // ask is a port as it was asked for: by its name, or else by its number. The zero
 // value is for any.
-type ask struct {
+type portRef struct {
 	name   string
 	number uint16
 }
 
-func askOf(p target.Port) ask {
+func askOf(p target.Port) portRef {
 	if p.Name != "" {
-		return ask{name: p.Name}
+		return portRef{name: p.Name}
 	}
-	return ask{number: p.Remote}
+	return portRef{number: p.Remote}
 }
 
-func (a ask) String() string { return cmp.Or(a.name, strconv.Itoa(int(a.number))) }
+func (a portRef) String() string { return cmp.Or(a.name, strconv.Itoa(int(a.number))) }
 
 // Ports fills in the numbers of ports that have names, and checks all of them. A
 // service's ports keep their numbers, and Dial takes those. What Dial makes of a
@@ -57,11 +57,11 @@ func (r *Route) Ports(given []target.Port) ([]target.Port, error) {
 // ask takes note of ports that connections will be for. What a service does not
 // declare is an error at once, unless its pods may.
 func (r *Route) ask(given []target.Port) error {
-	service := r.subject.service.Load()
+	service := r.resolved.service.Load()
 	for _, p := range given {
 		a := askOf(p)
 		if service != nil && !headless(service) {
-			if _, err := servicePorts(service).resolve(r.subject.name, a, false); err != nil {
+			if _, err := servicePorts(service).resolve(r.resolved.name, a, false); err != nil {
 				return err
 			}
 		}
@@ -91,11 +91,11 @@ func (r *Route) learnNames(service *corev1.Service) {
 
 // number is what a port's listeners are told apart by: a service's own number, or
 // the one at a pod.
-func (r *Route) number(a ask) (uint16, error) {
-	all, _, _ := r.board.look()
-	service := r.subject.service.Load()
+func (r *Route) number(a portRef) (uint16, error) {
+	all, _, _ := r.pods.current()
+	service := r.resolved.service.Load()
 	if service == nil {
-		return podsPorts(all, a).resolve(r.subject.name, a, true)
+		return podsPorts(all, a).resolve(r.resolved.name, a, true)
 	}
 	declared := servicePorts(service)
 	if headless(service) {
@@ -103,12 +103,12 @@ func (r *Route) number(a ask) (uint16, error) {
 			declared = append(declared, offered(service, e)...)
 		}
 	}
-	return declared.resolve(r.subject.name, a, headless(service) && len(service.Spec.Ports) == 0)
+	return declared.resolve(r.resolved.name, a, headless(service) && len(service.Spec.Ports) == 0)
 }
 
 // podsPorts are the ports of the first pod that has the one that is asked for, for
 // TCP if any has, or else of the first; pods that are ready come before others.
-func podsPorts(all []endpoint, a ask) (best ports) {
+func podsPorts(all []endpoint, a portRef) (best ports) {
 	all = slices.Clone(all)
 	slices.SortStableFunc(all, func(a, b endpoint) int { return cmp.Compare(rankReady(a), rankReady(b)) })
 	const (
@@ -142,21 +142,21 @@ func rankReady(e endpoint) int {
 }
 
 // askedAs is what was asked for when Ports gave out a number.
-func (r *Route) askedAs(number uint16) ask {
+func (r *Route) askedAs(number uint16) portRef {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if a, ok := r.asked[number]; ok {
 		return a
 	}
-	return ask{number: number}
+	return portRef{number: number}
 }
 
 // wanted are the ports that connections will be for; any, if that is not known.
-func (r *Route) wanted() []ask {
+func (r *Route) wanted() []portRef {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.asks) == 0 {
-		return []ask{{}}
+		return []portRef{{}}
 	}
 	return slices.Clone(r.asks)
 }
@@ -164,7 +164,7 @@ func (r *Route) wanted() []ask {
 // declared is the service's port that is asked for, as the service is now. A number
 // that it does not have any more stands for the port that had it, which still has
 // its name. Errors: *PortError.
-func (r *Route) declared(service *corev1.Service, a ask) (corev1.ServicePort, error) {
+func (r *Route) declared(service *corev1.Service, a portRef) (corev1.ServicePort, error) {
 	find := func() (corev1.ServicePort, bool) { return numbered(service, a.number) }
 	if a.name != "" {
 		find = func() (corev1.ServicePort, bool) { return named(service, a.name) }
@@ -178,23 +178,23 @@ func (r *Route) declared(service *corev1.Service, a ask) (corev1.ServicePort, er
 	if p, still := named(service, name); ok && still {
 		return p, nil
 	}
-	_, err := servicePorts(service).resolve(r.subject.name, a, false)
+	_, err := servicePorts(service).resolve(r.resolved.name, a, false)
 	return corev1.ServicePort{}, err
 }
 
 // portAt is the number of what is asked for at a pod, now; false if the pod has no
 // such port. Errors: *PortError where no pod of a service can have it.
-func (r *Route) portAt(e endpoint, a ask) (uint16, bool, error) {
-	service := r.subject.service.Load()
+func (r *Route) portAt(e endpoint, a portRef) (uint16, bool, error) {
+	service := r.resolved.service.Load()
 	switch {
-	case a == ask{}:
+	case a == portRef{}:
 		return 0, true, nil
 	case service == nil:
 		number, ok := a.number, true
 		if a.name != "" {
 			number, ok = e.ports.named(a.name)
 		}
-		_, early := e.begins.find(ask{number: number})
+		_, early := e.begins.find(portRef{number: number})
 		return number, ok && !early, nil
 	}
 	here := offered(service, e)
@@ -215,7 +215,7 @@ func (r *Route) portAt(e endpoint, a ask) (uint16, bool, error) {
 // having are the pods that have the port that is asked for. Where connections stay
 // with one, those come first that have most of the other ports too.
 // Errors: *PortError where no pod of a service can have it.
-func (r *Route) having(all []endpoint, a ask) ([]endpoint, error) {
+func (r *Route) having(all []endpoint, a portRef) ([]endpoint, error) {
 	var some []endpoint
 	for _, e := range all {
 		_, ok, err := r.portAt(e, a)
@@ -226,7 +226,7 @@ func (r *Route) having(all []endpoint, a ask) ([]endpoint, error) {
 			some = append(some, e)
 		}
 	}
-	if wanted := r.wanted(); len(wanted) > 1 && !r.choice.spreads() {
+	if wanted := r.wanted(); len(wanted) > 1 && !r.balancer.spreads() {
 		count := map[types.UID]int{}
 		for _, e := range some {
 			for _, a := range wanted {
@@ -242,25 +242,25 @@ func (r *Route) having(all []endpoint, a ask) ([]endpoint, error) {
 
 // pick chooses the pod for a new connection; false if there is none now.
 // Errors: *PortError where there never will be one.
-func (r *Route) pick(all []endpoint, a ask) (endpoint, bool, error) {
+func (r *Route) pick(all []endpoint, a portRef) (endpoint, bool, error) {
 	having, err := r.having(all, a)
 	if err != nil {
 		return endpoint{}, false, err
 	}
-	e, ok := r.choice.next(having, a)
+	e, ok := r.balancer.next(having, a)
 	return e, ok, nil
 }
 
 // probable are pods that the next connections may go to, at most most, those for
 // the first port first.
 func (r *Route) probable(most int) (best []endpoint) {
-	all, _, _ := r.board.look()
+	all, _, _ := r.pods.current()
 	for _, a := range r.wanted() {
 		having, err := r.having(all, a)
 		if err != nil {
 			continue // each connection says so
 		}
-		for _, e := range r.choice.probable(having, a, most, r.tunnels.used) {
+		for _, e := range r.balancer.probable(having, a, most, r.tunnels.used) {
 			known := func(b endpoint) bool { return b.uid == e.uid }
 			if len(best) < most && !slices.ContainsFunc(best, known) {
 				best = append(best, e)
@@ -274,12 +274,12 @@ func (r *Route) probable(most int) (best []endpoint) {
 // service they may differ. Errors: *PortError.
 func (r *Route) PodPort(port uint16) (uint16, error) {
 	a := r.askedAs(port)
-	all, _, _ := r.board.look()
+	all, _, _ := r.pods.current()
 	having, err := r.having(all, a)
 	if err != nil {
 		return 0, err
 	}
-	for _, e := range append(r.choice.probable(having, a, 1, r.tunnels.used), having...) {
+	for _, e := range append(r.balancer.probable(having, a, 1, r.tunnels.used), having...) {
 		if number, ok, _ := r.portAt(e, a); ok {
 			return number, nil
 		}
@@ -288,16 +288,16 @@ func (r *Route) PodPort(port uint16) (uint16, error) {
 }
 
 // noPort says that no pod has the port that is asked for.
-func (r *Route) noPort(all []endpoint, a ask) error {
-	service := r.subject.service.Load()
+func (r *Route) noPort(all []endpoint, a portRef) error {
+	service := r.resolved.service.Load()
 	if service == nil {
-		_, err := podsPorts(all, a).resolve(r.subject.name, a, false)
+		_, err := podsPorts(all, a).resolve(r.resolved.name, a, false)
 		return err
 	}
-	if _, err := servicePorts(service).resolve(r.subject.name, a, false); errors.Is(err, ErrNotTCP) {
+	if _, err := servicePorts(service).resolve(r.resolved.name, a, false); errors.Is(err, ErrNotTCP) {
 		return err
 	}
-	e := &PortError{Target: r.subject.name, Port: a.String(), Pods: true}
+	e := &PortError{Target: r.resolved.name, Port: a.String(), Pods: true}
 	for _, pod := range all {
 		e.Available = append(e.Available, offered(service, pod).names()...)
 	}

@@ -7,8 +7,8 @@ import (
 
 // The counter of turns starts again after its last number, on every machine.
 func TestTurnsStartAgain(t *testing.T) {
-	to := ask{number: 80}
-	c := newChoice(spread, 0)
+	to := portRef{number: 80}
+	c := newBalancer(roundRobin, 0)
 	c.turn[to] = math.MaxUint - 2
 	pods := []endpoint{{pod: "a", uid: "a", ready: true}, {pod: "b", uid: "b", ready: true}, {pod: "c", uid: "c", ready: true}}
 	seen := map[string]int{}
@@ -26,12 +26,12 @@ func TestTurnsStartAgain(t *testing.T) {
 
 // Ports that are asked for in turn do not take each other's turns.
 func TestTurnsOfTwoPorts(t *testing.T) {
-	c := newChoice(spread, 0)
+	c := newBalancer(roundRobin, 0)
 	pods := []endpoint{{pod: "a", uid: "a", ready: true}, {pod: "b", uid: "b", ready: true}}
 	seen := map[string]int{}
 	for range 6 {
-		e, _ := c.next(pods, ask{number: 80})
-		_, _ = c.next(pods, ask{number: 81})
+		e, _ := c.next(pods, portRef{number: 80})
+		_, _ = c.next(pods, portRef{number: 81})
 		seen[e.pod]++
 	}
 	if seen["a"] != 3 || seen["b"] != 3 {

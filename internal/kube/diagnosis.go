@@ -34,11 +34,11 @@ func (r *Route) await(ctx context.Context) error {
 	defer tick.Stop()
 	tell, began := time.After(tellAfter), time.Now()
 	for {
-		all, changed, _ := r.board.look()
+		all, changed, _ := r.pods.current()
 		if len(r.probable(1)) > 0 {
 			return nil
 		}
-		if r.subject.isPod() && len(all) == 0 {
+		if r.resolved.isPod() && len(all) == 0 {
 			return r.missing(ctx, apierrors.NewNotFound(podResource().GroupResource(), r.Target.Name))
 		}
 		why := r.whyNone(ctx)
@@ -64,20 +64,20 @@ func (r *Route) vain(err error, waited time.Duration) bool {
 	var e *NotReadyError
 	switch {
 	case errors.As(err, &e):
-		return len(e.Pods) == 0 && r.subject.idle.Load() || allHopeless(e.Pods)
+		return len(e.Pods) == 0 && r.resolved.idle.Load() || allHopeless(e.Pods)
 	case errors.Is(err, ErrNoPort):
-		return r.subject.service.Load() == nil || waited > settleTime
+		return r.resolved.service.Load() == nil || waited > settleTime
 	}
 	return false
 }
 
 // notReady says what is known of why no pod is ready.
 func (r *Route) notReady(all []endpoint) *NotReadyError {
-	e := &NotReadyError{Target: r.subject.name, Namespace: r.Namespace, Pods: statuses(all)}
+	e := &NotReadyError{Target: r.resolved.name, Namespace: r.Namespace, Pods: statuses(all)}
 	switch {
-	case r.subject.isPod(), r.subject.deleted.Load():
+	case r.resolved.isPod(), r.resolved.deleted.Load():
 		e.Reason = "does not exist any more"
-	case r.subject.idle.Load():
+	case r.resolved.idle.Load():
 		e.Reason = "is scaled to 0 replicas"
 	}
 	return e
@@ -85,7 +85,7 @@ func (r *Route) notReady(all []endpoint) *NotReadyError {
 
 // none says why there is no pod for a port: none is ready, or those that are do not
 // have it. Errors: *NotReadyError, *PortError.
-func (r *Route) none(all []endpoint, to ask) error {
+func (r *Route) none(all []endpoint, to portRef) error {
 	if !anyReady(all) {
 		return r.notReady(all)
 	}
@@ -98,7 +98,7 @@ func (r *Route) none(all []endpoint, to ask) error {
 	}
 	for _, e := range all {
 		if len(e.begins) > 0 {
-			return &NotReadyError{Target: r.subject.name, Namespace: r.Namespace, Pods: []PodStatus{e.status}}
+			return &NotReadyError{Target: r.resolved.name, Namespace: r.Namespace, Pods: []PodStatus{e.status}}
 		}
 	}
 	return r.noPort(all, to)
@@ -115,8 +115,8 @@ func (r *Route) whyNone(ctx context.Context) (err error) {
 }
 
 // why is none with all that can be found out, or why nothing can.
-func (r *Route) why(ctx context.Context, to ask) error {
-	all, _, err := r.board.look()
+func (r *Route) why(ctx context.Context, to portRef) error {
+	all, _, err := r.pods.current()
 	if err != nil {
 		return err
 	}
@@ -127,7 +127,7 @@ func (r *Route) why(ctx context.Context, to ask) error {
 	if !errors.As(err, &e) {
 		return err
 	}
-	if r.subject.service.Load() != nil {
+	if r.resolved.service.Load() != nil {
 		e.Pods = r.describe(ctx, e.Pods)
 	}
 	if len(e.Pods) > 0 && ctx.Err() == nil {
@@ -140,7 +140,7 @@ func (r *Route) why(ctx context.Context, to ask) error {
 // do not tell. A user who may not see the pods learns no more than known.
 func (r *Route) describe(ctx context.Context, known []PodStatus) []PodStatus {
 	var list corev1.PodList
-	service := r.subject.service.Load()
+	service := r.resolved.service.Load()
 	if len(service.Spec.Selector) == 0 {
 		return r.describeEach(ctx, known)
 	}

@@ -31,7 +31,7 @@ func (r *Route) keep(pod string) {
 	var pause backoff
 	up := true
 	for {
-		_, changed, _ := r.board.look()
+		_, changed, _ := r.pods.current()
 		now, err := r.connectUnless(changed)
 		if r.life.Err() != nil {
 			return
@@ -44,7 +44,7 @@ func (r *Route) keep(pod string) {
 			continue
 		}
 		switch {
-		case err == nil && (!up || !r.choice.spreads() && now != pod):
+		case err == nil && (!up || !r.balancer.spreads() && now != pod):
 			r.emit(Event{Kind: Ready, Pod: now})
 		case err != nil && up:
 			r.lost(err)
@@ -52,7 +52,7 @@ func (r *Route) keep(pod string) {
 		if err == nil {
 			pause.reset()
 			if !up {
-				r.board.wake() // connections wait for this
+				r.pods.wake() // connections wait for this
 			}
 			pod = now
 		}
@@ -125,7 +125,7 @@ func (r *Route) rest(pause *backoff, err error, changed <-chan struct{}) {
 // connect opens tunnels where connections are likely to go next, unless there are
 // some, and returns the first pod that has one. It fails if none has.
 func (r *Route) connect(ctx context.Context) (pod string, err error) {
-	all, _, err := r.board.look()
+	all, _, err := r.pods.current()
 	pods := r.probable(maxWarm)
 	if len(pods) == 0 && err == nil {
 		err = r.none(all, r.wanted()[0])
@@ -138,7 +138,7 @@ func (r *Route) connect(ctx context.Context) (pod string, err error) {
 		err error
 	}
 	first := make(chan result, len(pods)) // of all
-	spreads := r.choice.spreads()
+	spreads := r.balancer.spreads()
 	results := make([]chan result, len(pods))
 	for i, e := range pods {
 		if results[i] = first; !spreads {
@@ -179,7 +179,7 @@ func (r *Route) sweep() {
 		case <-r.life.Done():
 			return
 		}
-		all, _, _ := r.board.look()
+		all, _, _ := r.pods.current()
 		next := sweepPause
 		for uid, pod := range r.tunnels.strays(all) {
 			gone, err := r.gone(uid, pod)

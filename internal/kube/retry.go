@@ -62,7 +62,7 @@ func (c *Cluster) again() func(ctx context.Context, failures int, err error) {
 		}
 		var wake <-chan struct{}
 		if !answered(err) {
-			wake = c.reached.wait()
+			wake = c.recovery.wait()
 		}
 		rest := pause.next(c.openingFailed(err))
 		var status *portforward.StatusError
@@ -83,13 +83,13 @@ func answered(err error) bool {
 }
 
 // reached tells those who wait when the API server answers again that did not.
-type reached struct {
+type recovery struct {
 	mu   sync.Mutex
 	lost bool
 	back chan struct{} // closed when it answers; nil while nobody waits
 }
 
-func (r *reached) wait() <-chan struct{} {
+func (r *recovery) wait() <-chan struct{} {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.back == nil {
@@ -99,7 +99,7 @@ func (r *reached) wait() <-chan struct{} {
 }
 
 // note takes down whether there was an answer.
-func (r *reached) note(answer bool) {
+func (r *recovery) note(answer bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if answer && r.lost && r.back != nil {
@@ -112,7 +112,7 @@ func (r *reached) note(answer bool) {
 // noting is a transport that notes whether there are answers.
 type noting struct {
 	http.RoundTripper
-	*reached
+	*recovery
 }
 
 func (n noting) RoundTrip(req *http.Request) (*http.Response, error) {

@@ -24,7 +24,7 @@ import (
 )
 
 // act is what a request does, as RBAC has it.
-type act struct {
+type apiAction struct {
 	verb      string
 	resource  schema.GroupResource
 	sub       string // resource, or ""
@@ -33,7 +33,7 @@ type act struct {
 }
 
 // on is the resource as `kubectl create role` takes it.
-func (a act) on() string {
+func (a apiAction) on() string {
 	if a.sub == "" {
 		return a.resource.String()
 	}
@@ -42,7 +42,7 @@ func (a act) on() string {
 
 // failed turns what client-go returns into this package's errors. What the server
 // answers otherwise stays as it is, within a text that says what failed.
-func (c *Cluster) failed(ctx context.Context, err error, a act) error {
+func (c *Cluster) failed(ctx context.Context, err error, a apiAction) error {
 	var status apierrors.APIStatus
 	switch {
 	case err == nil || errors.Is(err, context.Canceled):
@@ -59,7 +59,7 @@ func (c *Cluster) failed(ctx context.Context, err error, a act) error {
 
 // forbidden says what is forbidden. One who may not impersonate may not even ask
 // who they are, and is told neither from the other by the server's answer.
-func (c *Cluster) forbidden(ctx context.Context, a act) error {
+func (c *Cluster) forbidden(ctx context.Context, a apiAction) error {
 	user := c.whoami(ctx)
 	if user == "" && c.impersonated != "" {
 		return &ForbiddenError{Verb: "impersonate", Resource: "users", Name: c.impersonated}
@@ -154,7 +154,7 @@ func isNetwork(err error) bool {
 func (c *Cluster) tunnelFailed(ctx context.Context, err error, namespace, pod string) error {
 	var status *portforward.StatusError
 	if errors.As(err, &status) && status.Code == http.StatusForbidden {
-		return c.forbidden(ctx, act{"create", podResource().GroupResource(), "portforward", namespace, pod})
+		return c.forbidden(ctx, apiAction{"create", podResource().GroupResource(), "portforward", namespace, pod})
 	}
 	return c.openingFailed(err)
 }

@@ -21,10 +21,10 @@ const (
 	maxReopened = 3
 )
 
-// reopening is a connection to a pod that is opened again when the far end says that it
+// replayConn is a connection to a pod that is opened again when the far end says that it
 // has done nothing for it: its tunnel led to a sandbox that is gone, and the pod goes on
 // in another one. That can be as long as nothing has come back, and what was sent is kept.
-type reopening struct {
+type replayConn struct {
 	route *Route
 	port  uint16
 	life  context.Context // ends when nothing is to be opened any more
@@ -33,7 +33,7 @@ type reopening struct {
 	final atomic.Bool // conn stays; it is not guarded any more then
 
 	mu    sync.Mutex
-	conn  far
+	conn  tunnelConn
 	sent  []byte
 	fin   bool   // CloseWrite was called
 	times int    // that it was opened again
@@ -41,8 +41,8 @@ type reopening struct {
 	loss  error  // why it was lost and could not be opened again
 }
 
-// far is what a portforward.Client's connections are.
-type far interface {
+// tunnelConn is what a portforward.Client's connections are.
+type tunnelConn interface {
 	pipe.Conn
 	io.WriterTo
 	Reset() error
@@ -53,17 +53,17 @@ type far interface {
 
 // reopen makes a connection one that is opened again if need be.
 func (r *Route) reopen(conn pipe.Conn, port uint16) pipe.Conn {
-	to, ok := conn.(far)
+	to, ok := conn.(tunnelConn)
 	if !ok {
 		return conn
 	}
-	c := &reopening{route: r, port: port, conn: to}
+	c := &replayConn{route: r, port: port, conn: to}
 	c.life, c.end = context.WithCancel(r.life)
 	return c
 }
 
 // Read implements pipe.Conn.
-func (c *reopening) Read(p []byte) (int, error) {
+func (c *replayConn) Read(p []byte) (int, error) {
 	for {
 		conn := c.current()
 		n, err := conn.Read(p)
@@ -78,7 +78,7 @@ func (c *reopening) Read(p []byte) (int, error) {
 }
 
 // WriteTo implements io.WriterTo.
-func (c *reopening) WriteTo(w io.Writer) (int64, error) {
+func (c *replayConn) WriteTo(w io.Writer) (int64, error) {
 	for {
 		conn := c.current()
 		n, err := conn.WriteTo(arrival{w, c})
@@ -95,7 +95,7 @@ func (c *reopening) WriteTo(w io.Writer) (int64, error) {
 // arrival is where what arrives goes, and with it the need to keep what was sent.
 type arrival struct {
 	io.Writer
-	conn *reopening
+	conn *replayConn
 }
 
 func (a arrival) Write(p []byte) (int, error) {
@@ -104,7 +104,7 @@ func (a arrival) Write(p []byte) (int, error) {
 }
 
 // Write implements pipe.Conn.
-func (c *reopening) Write(p []byte) (int, error) {
+func (c *replayConn) Write(p []byte) (int, error) {
 	conn := c.keep(p)
 	n, err := conn.Write(p)
 	if err != nil {
@@ -116,7 +116,7 @@ func (c *reopening) Write(p []byte) (int, error) {
 }
 
 // CloseWrite implements pipe.Conn.
-func (c *reopening) CloseWrite() error {
+func (c *replayConn) CloseWrite() error {
 	c.mu.Lock()
 	c.fin = true
 	conn := c.conn
@@ -129,20 +129,20 @@ func (c *reopening) CloseWrite() error {
 }
 
 // Close implements pipe.Conn.
-func (c *reopening) Close() error {
+func (c *replayConn) Close() error {
 	c.end()
 	return c.current().Close()
 }
 
 // Reset gives the connection up as a failure.
-func (c *reopening) Reset() error {
+func (c *replayConn) Reset() error {
 	c.end()
 	return c.current().Reset()
 }
 
 // SetWriteDeadline sets the deadline of writes; one that has passed ends a write under
 // way, and with it the opening that it may wait for.
-func (c *reopening) SetWriteDeadline(t time.Time) error {
+func (c *replayConn) SetWriteDeadline(t time.Time) error {
 	if !t.IsZero() && !t.After(time.Now()) {
 		c.end()
 	}
@@ -151,7 +151,7 @@ func (c *reopening) SetWriteDeadline(t time.Time) error {
 
 // AfterLoss calls f on a goroutine of its own once the connection is lost for good;
 // Loss then says how.
-func (c *reopening) AfterLoss(f func()) {
+func (c *replayConn) AfterLoss(f func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.tell = f
@@ -159,7 +159,7 @@ func (c *reopening) AfterLoss(f func()) {
 }
 
 // watch waits for the loss of the connection as it is now; c.mu is held.
-func (c *reopening) watch() {
+func (c *replayConn) watch() {
 	conn := c.conn
 	conn.AfterLoss(func() {
 		err := c.again(conn, conn.Loss())
@@ -174,14 +174,14 @@ func (c *reopening) watch() {
 }
 
 // Loss says why the connection was lost, nil if it was not.
-func (c *reopening) Loss() error {
+func (c *replayConn) Loss() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.loss
 }
 
 // current is the connection as it is now.
-func (c *reopening) current() far {
+func (c *replayConn) current() tunnelConn {
 	if c.final.Load() {
 		return c.conn
 	}
@@ -192,7 +192,7 @@ func (c *reopening) current() far {
 
 // keep returns the connection that p is to be written to, and keeps p as long as it may
 // have to be written again.
-func (c *reopening) keep(p []byte) far {
+func (c *replayConn) keep(p []byte) tunnelConn {
 	if c.final.Load() {
 		return c.conn
 	}
@@ -207,7 +207,7 @@ func (c *reopening) keep(p []byte) far {
 }
 
 // settle says that the connection stays as it is: something has come back.
-func (c *reopening) settle() {
+func (c *replayConn) settle() {
 	if !c.final.Load() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -216,7 +216,7 @@ func (c *reopening) settle() {
 }
 
 // stay lets nothing be opened any more; c.mu is held.
-func (c *reopening) stay() {
+func (c *replayConn) stay() {
 	c.final.Store(true)
 	c.sent = nil
 	c.end()
@@ -225,7 +225,7 @@ func (c *reopening) stay() {
 // again opens the connection again if it failed with an error that allows that, and
 // returns nil if that was done, by whomever: the one that failed was closed then, and its
 // error may say no more than that.
-func (c *reopening) again(failed far, err error) error {
+func (c *replayConn) again(failed tunnelConn, err error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
@@ -250,13 +250,13 @@ func (c *reopening) again(failed far, err error) error {
 }
 
 // open opens the connection and sends what was sent before; c.mu is held.
-func (c *reopening) open() (far, error) {
+func (c *replayConn) open() (tunnelConn, error) {
 	c.route.Log.Debug("connection is opened again", "port", c.port, "sent", len(c.sent))
 	conn, err := (&call{route: c.route, port: c.port}).run(c.life)
 	if err != nil {
 		return nil, err
 	}
-	to := conn.(far)
+	to := conn.(tunnelConn)
 	stop := context.AfterFunc(c.life, func() { _ = to.Reset() })
 	_, err = to.Write(c.sent)
 	if err == nil && c.fin {

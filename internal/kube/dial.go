@@ -30,7 +30,7 @@ func (c *call) run(parent context.Context) (pipe.Conn, error) {
 	ctx, cancel := context.WithTimeout(parent, r.Wait)
 	defer cancel()
 	for {
-		all, changed, _ := r.board.look()
+		all, changed, _ := r.pods.current()
 		e, ok, err := r.pick(all, r.askedAs(c.port))
 		if err != nil {
 			return nil, err
@@ -54,7 +54,7 @@ func (c *call) run(parent context.Context) (pipe.Conn, error) {
 		}
 		switch {
 		case r.life.Err() != nil:
-			return nil, fmt.Errorf("%s: %w", r.subject.name, net.ErrClosed)
+			return nil, fmt.Errorf("%s: %w", r.resolved.name, net.ErrClosed)
 		case errors.Is(parent.Err(), context.Canceled):
 			return nil, context.Cause(parent)
 		case ctx.Err() != nil:
@@ -75,7 +75,7 @@ func (c *call) why() error {
 // time, and may be many.
 type reasons struct {
 	mu    sync.Mutex
-	known map[ask]reason
+	known map[portRef]reason
 }
 
 type reason struct {
@@ -86,11 +86,11 @@ type reason struct {
 // reasonTime is how old a reason may be.
 const reasonTime = time.Second
 
-func (k *reasons) of(r *Route, to ask) error {
+func (k *reasons) of(r *Route, to portRef) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.known == nil {
-		k.known = map[ask]reason{}
+		k.known = map[portRef]reason{}
 	}
 	known, ok := k.known[to]
 	if !ok || time.Since(known.found) > reasonTime {
@@ -128,13 +128,13 @@ func (r *Route) reach(ctx context.Context, e endpoint, do func(*portforward.Clie
 	}
 	conn, err := do(client)
 	if err == nil {
-		r.choice.prove(e.uid)
+		r.balancer.confirm(e.uid)
 		return conn, nil
 	}
 	var status *portforward.StatusError
 	gone := errors.As(err, &status) && status.Code == http.StatusNotFound
 	if gone || status != nil && status.Code >= http.StatusInternalServerError || errors.Is(err, context.DeadlineExceeded) {
-		r.choice.shun(e.uid, gone)
+		r.balancer.penalize(e.uid, gone)
 	}
 	return nil, r.Cluster.tunnelFailed(ctx, err, r.Namespace, e.pod)
 }

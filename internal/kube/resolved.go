@@ -13,7 +13,7 @@ import (
 )
 
 // subject is what a target turned out to be.
-type subject struct {
+type resolvedTarget struct {
 	name     string // as it was named, such as deploy/web
 	resource resource
 	service  atomic.Pointer[corev1.Service] // as it is now, or was before it was deleted; nil for other resources
@@ -23,12 +23,12 @@ type subject struct {
 
 // find asks the server what the target is. Errors: those of Cluster, and
 // *ResourceError, *NotFoundError, *SelectorError.
-func (r *Route) find(ctx context.Context) (*subject, error) {
+func (r *Route) find(ctx context.Context) (*resolvedTarget, error) {
 	found, err := r.Cluster.lookUp(ctx, r.Target.Resource)
 	if err != nil {
 		return nil, err
 	}
-	s := &subject{name: r.Target.String(), resource: found}
+	s := &resolvedTarget{name: r.Target.String(), resource: found}
 	if found.GroupVersionResource != serviceResource() {
 		return s, nil
 	}
@@ -58,25 +58,25 @@ func (r *Route) missing(ctx context.Context, err error) error {
 }
 
 // policy is how connections are distributed over the subject's pods.
-func (s *subject) policy(pinned bool) (p policy, expiry time.Duration) {
+func (s *resolvedTarget) policy(pin bool) (p policy, expiry time.Duration) {
 	service := s.service.Load()
 	switch {
-	case pinned:
-		return pin, 0
+	case pin:
+		return pinned, 0
 	case service == nil:
-		return stay, 0
+		return sticky, 0
 	case affinity(service) > 0:
-		return stay, affinity(service)
+		return sticky, affinity(service)
 	}
-	return spread, 0
+	return roundRobin, 0
 }
 
 // isPod says whether the target is one pod by its name.
-func (s *subject) isPod() bool { return s.resource.GroupVersionResource == podResource() }
+func (s *resolvedTarget) isPod() bool { return s.resource.GroupVersionResource == podResource() }
 
 // follow begins to keep the board up to date, and returns once it is.
 func (r *Route) follow(ctx context.Context) error {
-	service := r.subject.service.Load()
+	service := r.resolved.service.Load()
 	if service == nil {
 		return r.missing(ctx, begin(ctx, r, r.podFollower(r.podQuery)))
 	}
@@ -85,7 +85,7 @@ func (r *Route) follow(ctx context.Context) error {
 		list:     func() runtime.Object { return new(discoveryv1.EndpointSliceList) },
 		single:   func() *discoveryv1.EndpointSlice { return new(discoveryv1.EndpointSlice) },
 		query:    r.sliceQuery,
-		update:   func(all []*discoveryv1.EndpointSlice) { r.board.set(fromSlices(r.Namespace, all)) },
+		update:   func(all []*discoveryv1.EndpointSlice) { r.pods.set(fromSlices(r.Namespace, all)) },
 	})
 	selects := len(service.Spec.Selector) > 0
 	if errors.Is(err, ErrForbidden) && selects {
@@ -99,8 +99,8 @@ func (r *Route) follow(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if all, _, _ := r.board.look(); len(all) == 0 && !selects {
-		return &SelectorError{Service: r.subject.name}
+	if all, _, _ := r.pods.current(); len(all) == 0 && !selects {
+		return &SelectorError{Service: r.resolved.name}
 	}
 	r.followService()
 	return nil
@@ -133,25 +133,25 @@ func (r *Route) followService() {
 // serviceChanged takes note of the service as it is now. Its ports stay known while it is
 // deleted: it may be made anew.
 func (r *Route) serviceChanged(all []*corev1.Service) {
-	r.subject.deleted.Store(len(all) == 0)
+	r.resolved.deleted.Store(len(all) == 0)
 	if len(all) == 0 {
 		return
 	}
-	before, now := r.subject.service.Swap(all[0]), all[0]
+	before, now := r.resolved.service.Swap(all[0]), all[0]
 	r.learnNames(now)
-	r.choice.set(r.subject.policy(r.Pin))
+	r.balancer.set(r.resolved.policy(r.Pin))
 	if serviceSelector(before) != serviceSelector(now) || before.Spec.PublishNotReadyAddresses != now.Spec.PublishNotReadyAddresses {
 		select {
 		case r.reselect <- struct{}{}:
 		default:
 		}
 	}
-	r.board.wake()
+	r.pods.wake()
 }
 
 // begin completes a follower, has it look once and lets it run.
 func begin[T object](ctx context.Context, r *Route, f *follower[T]) error {
-	f.cluster, f.namespace, f.log, f.failed = r.Cluster, r.Namespace, r.Log, r.board.fail
+	f.cluster, f.namespace, f.log, f.failed = r.Cluster, r.Namespace, r.Log, r.pods.fail
 	if err := f.start(ctx); err != nil {
 		return err
 	}
@@ -165,27 +165,27 @@ func (r *Route) podFollower(query func(context.Context) (query, error)) *followe
 		list:     func() runtime.Object { return new(corev1.PodList) },
 		single:   func() *corev1.Pod { return new(corev1.Pod) },
 		query:    query,
-		update:   func(pods []*corev1.Pod) { r.board.set(r.fromPods(pods)) },
+		update:   func(pods []*corev1.Pod) { r.pods.set(r.fromPods(pods)) },
 	}
 }
 
 func (r *Route) fromPods(pods []*corev1.Pod) []endpoint {
-	if service := r.subject.service.Load(); service != nil {
+	if service := r.resolved.service.Load(); service != nil {
 		return fromServicePods(service, pods)
 	}
-	return fromPods(pods, r.subject.isPod())
+	return fromPods(pods, r.resolved.isPod())
 }
 
 // podQuery asks for the pods of the target, whose labels may be others by now.
 func (r *Route) podQuery(ctx context.Context) (query, error) {
-	if r.subject.isPod() {
+	if r.resolved.isPod() {
 		return query{name: r.Target.Name}, nil
 	}
-	labels, replicas, err := r.Cluster.selector(ctx, r.subject.resource, r.Namespace, r.Target.Name)
-	r.subject.idle.Store(err == nil && replicas == 0)
+	labels, replicas, err := r.Cluster.selector(ctx, r.resolved.resource, r.Namespace, r.Target.Name)
+	r.resolved.idle.Store(err == nil && replicas == 0)
 	return query{labels: labels}, err
 }
 
 func (r *Route) servicePodQuery(context.Context) (query, error) {
-	return query{labels: serviceSelector(r.subject.service.Load())}, nil
+	return query{labels: serviceSelector(r.resolved.service.Load())}, nil
 }
