@@ -1,5 +1,5 @@
 // Package nonblock makes system calls on sockets and pipes that never block, without a
-// word to Go's scheduler. It must not know what the octets are for.
+// word to Go's scheduler. It must not know what the bytes are for.
 //
 // The runtime expects of any call that it may block: it takes note of it, has its
 // monitor wake up every 20 µs meanwhile, and gives the processor away under a call that

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Read is read(2). Its errors are those of the system, EAGAIN among them; 0 octets
+// Read is read(2). Its errors are those of the system, EAGAIN among them; 0 bytes
 // without one are the end of file.
 func Read(fd int, p []byte) (int, error) {
 	for {
@@ -43,7 +43,7 @@ func WriteMore(fd int, p []byte) (int, error) {
 	}
 }
 
-// Splice is splice(2): it moves up to n octets between two descriptors, one of which is
+// Splice is splice(2): it moves up to n bytes between two descriptors, one of which is
 // a pipe(7), without copying them.
 func Splice(from, to, n int) (int, error) {
 	for {

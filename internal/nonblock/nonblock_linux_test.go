@@ -50,7 +50,7 @@ func TestLarge(t *testing.T) {
 	}()
 	got, err := io.ReadAll(b)
 	if err != nil || !bytes.Equal(got, want) {
-		t.Errorf("read %d octets, %v, want %d", len(got), err, len(want))
+		t.Errorf("read %d bytes, %v, want %d", len(got), err, len(want))
 	}
 }
 

@@ -4,34 +4,27 @@ import "net"
 
 // What tests look at of the inside.
 
-const Patience = patience
+const GiveUpChecks = giveUpChecks
 
 type (
 	TimedWriter = timedWriter
-	End         = end
+	Side        = side
 )
 
-func NewTimedWriter(dst, src Conn) *TimedWriter { return newTimedWriter(newEnd(dst), newEnd(src)) }
+func NewTimedWriter(dst, src Conn) *TimedWriter { return newTimedWriter(newSide(dst), newSide(src)) }
 
-func (w *timedWriter) Look() { w.look() }
+func (w *timedWriter) CheckStall() { w.checkStall() }
 
 // StopTimer says whether it ran.
 func (w *timedWriter) StopTimer() bool { return w.timer.Stop() }
 
-func NewEnd(c Conn) *End { return newEnd(c) }
+func NewSide(c Conn) *Side { return newSide(c) }
 
-func (e *end) Lose(reason error) { e.lose(reason) }
+func (s *side) MarkLost(reason error) { s.markLost(reason) }
 
-func (e *end) Shut() { e.shut.Store(true) }
+func (s *side) SetWriteClosed() { s.writeClosed.Store(true) }
 
-// Confirm is confirmEnd for a Conn that is a socket.
-func (e *end) Confirm() error {
-	raw, err := e.Conn.(*net.TCPConn).SyscallConn()
-	if err != nil {
-		return err
-	}
-	return confirmEnd(e, raw)
-}
+func (s *side) ConfirmEOF() error { return s.confirmEOF() }
 
 // HasError says whether a socket has an error to tell.
 func HasError(c *net.TCPConn) bool {
@@ -39,6 +32,6 @@ func HasError(c *net.TCPConn) bool {
 	if err != nil {
 		return false
 	}
-	_, failed := poll(raw)
+	_, failed := pollSocket(raw)
 	return failed
 }

@@ -24,7 +24,7 @@ func raw(t *testing.T, c *net.TCPConn) syscall.RawConn {
 	return r
 }
 
-// load waits for octets of a source.
+// load waits for bytes of a source.
 func load(t *testing.T, splicer *pipe.FrameSplicer, src syscall.RawConn, limit int) int {
 	t.Helper()
 	for end := time.Now().Add(testenv.Patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
@@ -53,7 +53,7 @@ func TestFrameSplicer(t *testing.T) {
 		src := raw(t, near)
 		for _, piece := range []string{"hello ", "from ", "here"} {
 			if n := load(t, splicer, src, len(piece)); n > len(piece) {
-				t.Fatalf("%d octets were loaded, not %d", n, len(piece))
+				t.Fatalf("%d bytes were loaded, not %d", n, len(piece))
 			}
 			head := fmt.Sprintf("<%d>", i)
 			must(t, splicer.Send([]byte(head)))
@@ -89,7 +89,7 @@ func TestFrameSplicerLoadsNothing(t *testing.T) {
 	c.MaxPipes = 0
 	splicer := c.FrameSplicer(out)
 	if n := load(t, splicer, raw(t, near), 9); n != 1 {
-		t.Errorf("%d octets were loaded", n)
+		t.Errorf("%d bytes were loaded", n)
 	}
 	must(t, splicer.Send(nil))
 	if n, err := c.FrameSplicer(out).Load(raw(t, near), 1); n != 0 || err != nil {
@@ -150,7 +150,7 @@ func TestFrameSplicerStall(t *testing.T) {
 		t.Errorf("the splicer ended with %v", err)
 	}
 	if n := load(t, splicer, src, 1); n != 1 { // the only pipe there may be was given back
-		t.Errorf("%d octets were loaded", n)
+		t.Errorf("%d bytes were loaded", n)
 	}
 	_ = splicer.Send(nil)
 	must(t, in.Close())
@@ -174,7 +174,7 @@ func TestBulkIsDrawn(t *testing.T) {
 	defer c.Close()
 	client, near := testenv.TCPPair(t)
 	far, server := testenv.TCPPair(t)
-	d := asDrawer(c, near).(drawer)
+	d := asReceiver(c, near).(receiver)
 	const size = 8 << 20
 	bulk := make(chan error, 1)
 	go func() {
@@ -189,9 +189,9 @@ func TestBulkIsDrawn(t *testing.T) {
 	n, err := io.Copy(io.Discard, client)
 	must(t, errors.Join(err, client.Close(), <-bulk))
 	if r := <-done; n != size || r.err != nil || r.counts.FromB != size {
-		t.Errorf("%d of %d octets came, %d were counted, %v", n, size, r.counts.FromB, r.err)
+		t.Errorf("%d of %d bytes came, %d were counted, %v", n, size, r.counts.FromB, r.err)
 	}
-	if d.drawn.Load() == 0 {
-		t.Error("nothing was drawn")
+	if d.taken.Load() == 0 {
+		t.Error("nothing was taken by itself")
 	}
 }

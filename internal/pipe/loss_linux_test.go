@@ -42,11 +42,11 @@ func unread(t *testing.T, c *net.TCPConn) (n int) {
 	err := raw(t, c).Control(func(fd uintptr) {
 		var err error
 		if n, err = unix.IoctlGetInt(int(fd), unix.SIOCINQ); err != nil {
-			t.Error("unread octets:", err)
+			t.Error("unread bytes:", err)
 		}
 	})
 	if err != nil {
-		t.Error("unread octets:", err)
+		t.Error("unread bytes:", err)
 	}
 	return n
 }
@@ -71,7 +71,7 @@ func TestAnswerBeforeReset(t *testing.T) {
 			go answerAndClose(t, p.server, answer)
 			got, written, read := upload(p.client)
 			if !bytes.Equal(got, answer) {
-				t.Fatalf("try %d: %d octets of the answer, %v", i, len(got), read)
+				t.Fatalf("try %d: %d bytes of the answer, %v", i, len(got), read)
 			}
 			// Else the write was told. A plain Conn over a socket may have told its own write, and read an end then:
 			// the kernel tells whoever asks first, and Copy sees no socket to look at.
@@ -110,7 +110,7 @@ func TestAnswerBeforeResetToSlowReader(t *testing.T) {
 			total += n
 		}
 		if total != size || !errors.Is(err, syscall.ECONNRESET) {
-			t.Errorf("%d of %d octets, then %v", total, size, err)
+			t.Errorf("%d of %d bytes, then %v", total, size, err)
 		}
 		p.wait(t)
 	})
@@ -125,7 +125,7 @@ func awaitArrival(t *testing.T, c *net.TCPConn) {
 			err = raw.Control(func(fd uintptr) { left, err = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) })
 		}
 		if err != nil || time.Now().After(end) {
-			t.Errorf("%d octets have not arrived, %v", left, err)
+			t.Errorf("%d bytes have not arrived, %v", left, err)
 			return
 		}
 		if left == 0 {
@@ -137,7 +137,7 @@ func awaitArrival(t *testing.T, c *net.TCPConn) {
 // A reset goes on to who does not read, although what was said before it cannot be
 // delivered: also where it shows first by a write that fails.
 func TestFailedWriteBehindStalledReader(t *testing.T) {
-	for _, way := range []string{"splice", "nopipes", "mixed", "drawn"} {
+	for _, way := range []string{"splice", "nopipes", "mixed", "spliceFrom"} {
 		t.Run(way, func(t *testing.T) {
 			testenv.NoLeaks(t)
 			c := pipe.Copier{MaxPipes: ways[way].maxPipes}

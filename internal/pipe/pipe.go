@@ -53,19 +53,19 @@ type Copier struct {
 //
 // The end of file on one side becomes CloseWrite on the other, and nothing
 // else: no timer runs, and the other direction goes on for as long as it has
-// to. When one side fails, what it had said before is delivered first, as long as
-// the other side takes it. Then both are reset, so that nobody takes half an answer
+// to. When one side fails, what it had sent before is delivered first, as long as
+// the other side takes it. Then both are reset, so that nobody mistakes half an answer
 // for a whole one; the error is the first failure, and nil after two ends of
 // file. Copy owns both Conns from the call on. To end it early, Reset or Close
 // either of them.
 func (c *Copier) Copy(a, b Conn) (Counts, error) {
-	l := newLink(c, a, b)
+	p := newConnPair(c, a, b)
 	var counts Counts
 	var back sync.WaitGroup
-	back.Go(func() { counts.FromB = l.run(l.a, l.b) })
-	counts.FromA = l.run(l.b, l.a)
+	back.Go(func() { counts.FromB = p.copyOneWay(p.a, p.b) })
+	counts.FromA = p.copyOneWay(p.b, p.a)
 	back.Wait()
-	return counts, l.err
+	return counts, p.err
 }
 
 // Close frees the kernel pipes that lie idle. A Copier may be used again after it.
@@ -77,43 +77,25 @@ const bufferSize = 64 << 10
 
 var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
 
-// output is what bytes are written to. It keeps its own failure, which tells it from
-// one of reading.
+// output is what bytes are written to. It keeps its own failure, which distinguishes it
+// from one of reading.
 type output interface {
 	io.Writer
 	failure() error
 }
 
-// moveBuffered moves bytes of Conns that are no sockets until src ends.
-func moveBuffered(dst output, src io.Reader) (n int64, err error) {
-	n, err = copyBuffered(dst, src)
+// copyBuffered copies from a Conn that is no socket until it ends. A source that has a
+// buffer of its own, which it shows by WriteTo, needs none here.
+func copyBuffered(dst output, src io.Reader) (int64, error) {
+	var buf []byte
+	if _, ok := src.(io.WriterTo); !ok {
+		b := buffers.Get().(*[bufferSize]byte)
+		defer buffers.Put(b)
+		buf = b[:]
+	}
+	n, err := io.CopyBuffer(dst, src, buf)
 	if failure := dst.failure(); failure != nil {
 		err = failure
 	}
 	return n, err
-}
-
-// copyBuffered needs no buffer for a source that has its own, and says so by WriteTo.
-func copyBuffered(dst io.Writer, src io.Reader) (n int64, err error) {
-	if w, ok := src.(io.WriterTo); ok {
-		return w.WriteTo(dst)
-	}
-	buf := buffers.Get().(*[bufferSize]byte)
-	defer buffers.Put(buf)
-	for {
-		r, rerr := src.Read(buf[:])
-		if r > 0 {
-			w, werr := dst.Write(buf[:r])
-			n += int64(w)
-			if werr != nil {
-				return n, werr
-			}
-		}
-		if rerr == io.EOF {
-			return n, nil
-		}
-		if rerr != nil {
-			return n, rerr
-		}
-	}
 }

@@ -22,16 +22,16 @@ import (
 
 // ways are those that bytes take: spliced, through a buffer between sockets, through
 // a buffer between Conns that are no sockets, between one that is a socket and
-// one that is none, and from a socket to one that draws from it.
+// one that is none, and from a socket to one that takes bytes from it by itself.
 var ways = map[string]struct {
 	maxPipes  int
 	near, far func(*pipe.Copier, *net.TCPConn) pipe.Conn
 }{
-	"splice":  {0, asSocket, asSocket},
-	"nopipes": {-1, asSocket, asSocket},
-	"plain":   {0, asPlain, asPlain},
-	"mixed":   {0, asStream, asSocket},
-	"drawn":   {0, asDrawer, asSocket},
+	"splice":     {0, asSocket, asSocket},
+	"nopipes":    {-1, asSocket, asSocket},
+	"plain":      {0, asPlain, asPlain},
+	"mixed":      {0, asStream, asSocket},
+	"spliceFrom": {0, asReceiver, asSocket},
 }
 
 func asSocket(_ *pipe.Copier, c *net.TCPConn) pipe.Conn { return c }
@@ -56,18 +56,18 @@ func (s stream) WriteTo(w io.Writer) (int64, error) {
 	return io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{s}, make([]byte, 10_000))
 }
 
-// drawer is a stream that draws from sockets.
-type drawer struct {
+// receiver is a stream that takes bytes from sockets by itself.
+type receiver struct {
 	stream
 	splicer *pipe.FrameSplicer
-	drawn *atomic.Int64 // octets
+	taken   *atomic.Int64 // bytes
 }
 
-func asDrawer(copier *pipe.Copier, c *net.TCPConn) pipe.Conn {
-	return drawer{stream{plain{c}}, copier.FrameSplicer(c), new(atomic.Int64)}
+func asReceiver(copier *pipe.Copier, c *net.TCPConn) pipe.Conn {
+	return receiver{stream{plain{c}}, copier.FrameSplicer(c), new(atomic.Int64)}
 }
 
-func (d drawer) SpliceFrom(src syscall.RawConn) (total int64, err error) {
+func (d receiver) SpliceFrom(src syscall.RawConn) (total int64, err error) {
 	for {
 		n, err := d.splicer.Load(src, 100_000)
 		if n == 0 {
@@ -76,7 +76,7 @@ func (d drawer) SpliceFrom(src syscall.RawConn) (total int64, err error) {
 		if err := d.splicer.Send(nil); err != nil {
 			return total, err
 		}
-		d.drawn.Add(int64(n))
+		d.taken.Add(int64(n))
 		total += int64(n)
 	}
 }
@@ -227,7 +227,7 @@ func TestResetAfterHalfClose(t *testing.T) {
 
 // The writer is reset while its reader stalls: the copy does not read then.
 func TestResetWhileStalled(t *testing.T) {
-	for _, way := range []string{"splice", "nopipes", "mixed", "drawn"} {
+	for _, way := range []string{"splice", "nopipes", "mixed", "spliceFrom"} {
 		t.Run(way, func(t *testing.T) {
 			testenv.NoLeaks(t)
 			c := pipe.Copier{MaxPipes: ways[way].maxPipes}

@@ -23,8 +23,8 @@ func TestLookAfterWrite(t *testing.T) {
 	}
 	must(t, pipe.Reset(peer))
 	awaitError(t, src)
-	for range 2 * pipe.Patience { // as a timer may that had fired before it was stopped
-		w.Look()
+	for range 2 * pipe.GiveUpChecks { // as a timer may that had fired before it was stopped
+		w.CheckStall()
 	}
 	if w.StopTimer() {
 		t.Error("the timer runs although no write does")
@@ -53,30 +53,30 @@ func awaitError(t *testing.T, c *net.TCPConn) {
 func TestConfirmEnd(t *testing.T) {
 	for name, test := range map[string]struct {
 		peer func(*net.TCPConn)
-		end  func(*pipe.End, *net.TCPConn)
+		end  func(*pipe.Side, *net.TCPConn)
 		want error
 	}{
-		"reset": {func(p *net.TCPConn) { _ = pipe.Reset(p) }, func(e *pipe.End, c *net.TCPConn) {
+		"reset": {func(p *net.TCPConn) { _ = pipe.Reset(p) }, func(e *pipe.Side, c *net.TCPConn) {
 			_, err := c.Write([]byte("x"))
-			time.AfterFunc(20*time.Millisecond, func() { e.Lose(err) })
+			time.AfterFunc(20*time.Millisecond, func() { e.MarkLost(err) })
 		}, syscall.ECONNRESET},
-		"end, then reset": {func(p *net.TCPConn) { _ = p.Close() }, func(e *pipe.End, c *net.TCPConn) {
+		"end, then reset": {func(p *net.TCPConn) { _ = p.Close() }, func(e *pipe.Side, c *net.TCPConn) {
 			var err error
 			for err == nil {
 				_, err = c.Write([]byte("x"))
 			}
-			time.AfterFunc(20*time.Millisecond, func() { e.Lose(err) })
+			time.AfterFunc(20*time.Millisecond, func() { e.MarkLost(err) })
 		}, nil},
-		"end": {func(p *net.TCPConn) { _ = p.Close() }, func(*pipe.End, *net.TCPConn) {}, nil},
-		"two ends": {func(p *net.TCPConn) { _ = p.Close() }, func(e *pipe.End, c *net.TCPConn) {
-			e.Shut()
+		"end": {func(p *net.TCPConn) { _ = p.Close() }, func(*pipe.Side, *net.TCPConn) {}, nil},
+		"two ends": {func(p *net.TCPConn) { _ = p.Close() }, func(e *pipe.Side, c *net.TCPConn) {
+			e.SetWriteClosed()
 			_ = c.CloseWrite()
 		}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			testenv.NoLeaks(t)
 			c, peer := testenv.TCPPair(t)
-			e := pipe.NewEnd(c)
+			e := pipe.NewSide(c)
 			test.peer(peer)
 			if test.want != nil {
 				awaitError(t, c)
@@ -87,7 +87,7 @@ func TestConfirmEnd(t *testing.T) {
 			if n, _ := c.Read(make([]byte, 1)); n != 0 {
 				t.Fatal("there is something to read")
 			}
-			if err := e.Confirm(); !errors.Is(err, test.want) {
+			if err := e.ConfirmEOF(); !errors.Is(err, test.want) {
 				t.Errorf("got %v, want %v", err, test.want)
 			}
 		})

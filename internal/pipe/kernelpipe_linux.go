@@ -95,8 +95,8 @@ func newKernelPipe() *kernelPipe {
 	return k
 }
 
-// drain moves up to n octets, of those that it holds, to a socket.
-func (k *kernelPipe) drain(fd, n int) (int, error) {
+// spliceTo moves up to n of the bytes that it holds to a socket.
+func (k *kernelPipe) spliceTo(fd, n int) (int, error) {
 	n, err := nonblock.Splice(k.r, fd, n)
 	if n == 0 && err == nil {
 		err = io.ErrUnexpectedEOF // the pipe holds less than it took: never seen, and never to spin on
