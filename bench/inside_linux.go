@@ -16,6 +16,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"porthole.dev/porthole/internal/netns"
+	"porthole.dev/porthole/internal/target"
 )
 
 // inside is the server in a network namespace of its own, a process.
@@ -53,7 +54,7 @@ func (i *inside) close() {
 
 // dial talks to the server without leaving its namespace: what nobody can beat.
 func (i *inside) dial() (net.Conn, error) {
-	c, err := i.ns.Dial(context.Background(), i.port)
+	c, err := i.ns.Dial(context.Background(), target.TCPPort(i.port))
 	if err != nil {
 		return nil, err
 	}

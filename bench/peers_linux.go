@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"porthole.dev/porthole/internal/netns"
+	"porthole.dev/porthole/internal/target"
 )
 
 // peer is a forwarder to the server inside.
@@ -83,7 +84,7 @@ func minimalProxy(to string) error {
 		}
 		go func() {
 			defer c.Close()
-			far, err := ns.Dial(context.Background(), uint16(port))
+			far, err := ns.Dial(context.Background(), target.TCPPort(uint16(port)))
 			if err != nil {
 				return
 			}

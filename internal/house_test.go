@@ -9,7 +9,7 @@ import (
 )
 
 // ground are packages that carry bytes or words, whatever orchestrates the pods.
-var ground = []string{"nonblock", "pipe", "netns", "forward", "target", "safetext", "spelling", "container", "manifest", "portforward", "spdy", "trace"}
+var ground = []string{"nonblock", "pipe", "netns", "forward", "target", "route", "safetext", "spelling", "container", "manifest", "portforward", "spdy", "trace"}
 
 // TestGroundKnowsNoKubernetes holds that a forwarder without Kubernetes can be built from these.
 func TestGroundKnowsNoKubernetes(t *testing.T) {
@@ -33,15 +33,16 @@ func TestArrows(t *testing.T) {
 		"kuard":     "",
 		"demo":      "",
 		"trace":     "",
-		"netns":     "nonblock pipe",
-		"forward":   "nonblock pipe target",
+		"route":     "nonblock pipe target",
+		"netns":     "nonblock pipe target",
+		"forward":   "nonblock pipe route target",
 		"container": "netns nonblock pipe target",
 		"manifest":  "spelling target",
 
-		"portforward": "nonblock pipe spdy",
+		"portforward": "nonblock pipe spdy route target",
 		"spdy":        "",
-		"kube":        "nonblock portforward spdy pipe spelling target",
-		"node":        "nonblock portforward spdy netns pipe",
+		"kube":        "nonblock portforward spdy pipe route spelling target",
+		"node":        "nonblock portforward spdy netns pipe route target",
 	} {
 		for _, dep := range dependencies(t, name) {
 			inside, ok := strings.CutPrefix(dep, "porthole.dev/porthole/internal/")

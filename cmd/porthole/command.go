@@ -106,9 +106,9 @@ func environment(listeners []*forward.Listener) []string {
 	env := variables("", listeners[0])
 	seen := map[uint16]bool{}
 	for _, l := range listeners {
-		if !seen[l.Remote] { // the first address of each port stands for all
-			seen[l.Remote] = true
-			env = append(env, variables(fmt.Sprintf("_%d", l.Remote), l)...)
+		if !seen[l.Remote.Port] { // the first address of each port stands for all
+			seen[l.Remote.Port] = true
+			env = append(env, variables(fmt.Sprintf("_%d", l.Remote.Port), l)...)
 		}
 	}
 	return env

@@ -55,7 +55,7 @@ func createBeside(path string) (*os.File, error) {
 func (r *readyFile) write(listeners []*forward.Listener) error {
 	var text bytes.Buffer
 	for _, l := range listeners {
-		fmt.Fprintf(&text, "%s %d\n", l.Local, l.Remote)
+		fmt.Fprintf(&text, "%s %s\n", l.Local, l.Remote)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -13,12 +13,13 @@ import (
 	"porthole.dev/porthole/internal/forward"
 	"porthole.dev/porthole/internal/kube"
 	"porthole.dev/porthole/internal/portforward"
+	routes "porthole.dev/porthole/internal/route"
 	"porthole.dev/porthole/internal/target"
 )
 
 // route leads to a target until it is closed.
 type route interface {
-	forward.Dialer
+	routes.Dialer
 	// Wait returns when the target is gone for good, with the reason, or
 	// when ctx ends.
 	Wait(ctx context.Context) error

@@ -109,7 +109,7 @@ func (o *opener) bind(ctx context.Context, sp spec, to *opened) (*session, error
 	for _, l := range listeners {
 		e := forward.Event{Kind: forward.Listening, Target: s.name, Listen: l.Local, Remote: l.Remote}
 		if to.podPort != nil {
-			e.PodPort, _ = to.podPort(l.Remote) // only for show: 0 if the pod is gone already
+			e.PodPort, _ = to.podPort(l.Remote.Port) // only for show: 0 if the pod is gone already
 		}
 		s.tell.event(e)
 	}

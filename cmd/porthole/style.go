@@ -44,7 +44,9 @@ func (s textStyle) line(e forward.Event) (out, err string) {
 }
 
 func (s textStyle) listening(e forward.Event) string {
-	line := fmt.Sprintf("Forwarding from %s -> %d", e.Listen, cmp.Or(e.PodPort, e.Remote))
+	to := e.Remote
+	to.Port = cmp.Or(e.PodPort, to.Port)
+	line := fmt.Sprintf("Forwarding from %s -> %s", e.Listen, to)
 	if s.many {
 		line += " of " + e.Target
 	}
@@ -70,7 +72,7 @@ func draining(live int) string {
 }
 
 func (s textStyle) failed(e forward.Event) string {
-	return fmt.Sprintf("porthole: connection for %d: %s port %d: %s", e.Listen.Port(), e.Target, e.Remote, words(e.Err, s.verbose))
+	return fmt.Sprintf("porthole: connection for %d: %s port %s: %s", e.Listen.Port(), e.Target, e.Remote, words(e.Err, s.verbose))
 }
 
 func (s textStyle) closed(e forward.Event) string {
@@ -112,7 +114,7 @@ type jsonEvent struct {
 
 func (jsonStyle) line(e forward.Event) (out, err string) {
 	j := jsonEvent{
-		Time: time.Now(), Event: string(e.Kind), Target: e.Target, Pod: e.Pod, Listen: addrPort(e.Listen), Remote: e.Remote,
+		Time: time.Now(), Event: string(e.Kind), Target: e.Target, Pod: e.Pod, Listen: addrPort(e.Listen), Remote: e.Remote.Port,
 		Client: addrPort(e.Client), Seconds: e.Duration.Seconds(), Live: e.Live,
 	}
 	if e.Kind == forward.Failed {

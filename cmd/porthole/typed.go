@@ -114,7 +114,7 @@ func isProgram(name string) bool {
 // isPort tells whether s can only be meant as ports.
 func isPort(s string) bool {
 	p, err := target.ParseNamedPort(s)
-	return err == nil && (p.Name == "" || strings.Contains(s, ":"))
+	return (err == nil || errors.Is(err, target.ErrUnsupported)) && (p.Name == "" || strings.Contains(s, ":"))
 }
 
 func isNumber(s string) bool { return s != "" && strings.Trim(s, "0123456789") == "" }

@@ -129,6 +129,7 @@ var hints = []struct {
 }{
 	{target.ErrUnknown, "a target is POD, RESOURCE/NAME as svc/web, pid://NUMBER, netns://NAME or netns:///PATH"},
 	{target.ErrPort, "ports are REMOTE, LOCAL:REMOTE, :REMOTE for any free local port, or ADDRESS:LOCAL:REMOTE, with numbers from 1 to 65535"},
+	{target.ErrUnsupported, "take a TCP port"},
 	{target.ErrAddress, "for example --address 127.0.0.1, --address ::1, --address 0.0.0.0"},
 	{netns.ErrNoProcess, "`ps -e` lists processes"},
 	{netns.ErrNotExist, "`ip netns` lists those that have names, `lsns -t net` those of processes"},

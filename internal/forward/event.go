@@ -3,6 +3,8 @@ package forward
 import (
 	"net/netip"
 	"time"
+
+	"porthole.dev/porthole/internal/target"
 )
 
 // Kind says what an Event tells.
@@ -29,7 +31,7 @@ type Event struct {
 	Target   string         // the session's Name
 	Pod      string         // that connections go to from now on, where the target has pods
 	Listen   netip.AddrPort // local address that is listened on
-	Remote   uint16         // port at the target
+	Remote   target.Address // that it leads to
 	PodPort  uint16         // of Listening: what Remote, a service's port, is at its pod now; 0 for the same
 	Again    bool           // of Ready: it could not be reached for a while
 	Client   netip.AddrPort // who connected

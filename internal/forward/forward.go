@@ -13,20 +13,16 @@ import (
 	"time"
 
 	"porthole.dev/porthole/internal/pipe"
+	"porthole.dev/porthole/internal/route"
+	"porthole.dev/porthole/internal/target"
 )
-
-// Dialer is a route: it opens connections to TCP ports of the target. A
-// session calls it from many goroutines at once, and owns what it returns.
-type Dialer interface {
-	Dial(ctx context.Context, port uint16) (pipe.Conn, error)
-}
 
 // Session forwards what its listeners accept. Set the fields, then call Run once.
 type Session struct {
 	// Name is what the events call the target.
 	Name string
 	// Dialer leads to the target.
-	Dialer Dialer
+	Dialer route.Dialer
 	// Events is called for everything worth telling, from many goroutines
 	// at once. A connection waits for the call about it to return. nil is
 	// for nobody.
@@ -218,14 +214,14 @@ func (s *Session) serve(conns context.Context, l *Listener, local *net.TCPConn) 
 	s.emit(event)
 }
 
-func (s *Session) dial(ctx context.Context, port uint16) (pipe.Conn, error) {
+func (s *Session) dial(ctx context.Context, to target.Address) (pipe.Conn, error) {
 	timeout := s.DialTimeout
 	if timeout == 0 {
 		timeout = defaultDialTimeout
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	return s.Dialer.Dial(ctx, port)
+	return s.Dialer.Dial(ctx, to)
 }
 
 func (s *Session) emit(e Event) {

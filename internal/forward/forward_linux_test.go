@@ -17,6 +17,7 @@ import (
 
 	"porthole.dev/porthole/internal/forward"
 	"porthole.dev/porthole/internal/pipe"
+	"porthole.dev/porthole/internal/route"
 	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/testenv"
 )
@@ -24,8 +25,8 @@ import (
 // loopback is the shortest of routes: this host.
 type loopback struct{}
 
-func (loopback) Dial(ctx context.Context, port uint16) (pipe.Conn, error) {
-	c, err := new(net.Dialer).DialContext(ctx, "tcp", netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port).String())
+func (loopback) Dial(ctx context.Context, to target.Address) (pipe.Conn, error) {
+	c, err := new(net.Dialer).DialContext(ctx, "tcp", netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), to.Port).String())
 	if err != nil {
 		return nil, err
 	}
@@ -44,7 +45,7 @@ type running struct {
 	events []forward.Event
 }
 
-func start(t *testing.T, route forward.Dialer, remote uint16, drain time.Duration) *running {
+func start(t *testing.T, route route.Dialer, remote uint16, drain time.Duration) *running {
 	t.Helper()
 	listeners, err := forward.Listen(t.Context(), []string{"127.0.0.1"}, []target.Port{{Remote: remote}})
 	if err != nil {
@@ -394,7 +395,7 @@ func TestInterruptEndsDial(t *testing.T) {
 // hanging is a route on which packets are lost.
 type hanging struct{}
 
-func (hanging) Dial(ctx context.Context, _ uint16) (pipe.Conn, error) {
+func (hanging) Dial(ctx context.Context, _ target.Address) (pipe.Conn, error) {
 	<-ctx.Done()
 	return nil, ctx.Err()
 }

@@ -19,7 +19,7 @@ var ErrTwice = errors.New("local port given twice")
 type Listener struct {
 	*net.TCPListener
 	Local  netip.AddrPort
-	Remote uint16
+	Remote target.Address
 }
 
 // Listen binds all ports, or none. A port without an address of its own is
@@ -151,7 +151,7 @@ func (g group) listenOnce(ctx context.Context) (ls []*Listener, err error) {
 	number := g.port.Local
 	var missing error
 	for _, b := range g.binds {
-		l, err := listen(ctx, netip.AddrPortFrom(b.addr, number), g.port.Remote)
+		l, err := listen(ctx, netip.AddrPortFrom(b.addr, number), g.port.To())
 		switch {
 		case err == nil:
 			ls = append(ls, l)
@@ -168,7 +168,7 @@ func (g group) listenOnce(ctx context.Context) (ls []*Listener, err error) {
 	return ls, nil
 }
 
-func listen(ctx context.Context, local netip.AddrPort, remote uint16) (*Listener, error) {
+func listen(ctx context.Context, local netip.AddrPort, remote target.Address) (*Listener, error) {
 	network := "tcp4"
 	if local.Addr().Is6() {
 		network = "tcp6" // and not IPv4 as well, which has a listener of its own

@@ -41,8 +41,8 @@ func TestListen(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, l := range ls {
-				if l.Local.Port() != ls[0].Local.Port() || l.Local.Port() == 0 || l.Remote != 80 {
-					t.Errorf("listens on %v for %d, beside %v", l.Local, l.Remote, ls[0].Local)
+				if l.Local.Port() != ls[0].Local.Port() || l.Local.Port() == 0 || l.Remote != target.TCPPort(80) {
+					t.Errorf("listens on %v for %s, beside %v", l.Local, l.Remote, ls[0].Local)
 				}
 			}
 			if got := bound(ls); !slices.Equal(got, test.want) {

@@ -8,6 +8,7 @@ import (
 
 	"porthole.dev/porthole/internal/pipe"
 	"porthole.dev/porthole/internal/portforward"
+	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/testenv"
 )
 
@@ -17,7 +18,7 @@ func TestTunnelLostBehindStalledReader(t *testing.T) {
 	n := newNamespace(t)
 	n.newReady("web")
 	j := n.opened(t, "admin", "pod/web")
-	conn, err := j.Dial(t.Context(), 80)
+	conn, err := j.Dial(t.Context(), target.TCPPort(80))
 	if err != nil {
 		t.Fatal(err)
 	}

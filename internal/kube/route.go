@@ -186,11 +186,15 @@ func (r *Route) emit(e Event) {
 	}
 }
 
-// Dial opens a connection to a port of the target, a service's or a pod's. While
+// Dial opens a connection to a TCP port of the target, a service's or a pod's. While
 // no pod can be reached it waits, at most for r.Wait, and then returns a
 // *WaitError. Other errors: *PortError, *portforward.PortError, net.ErrClosed
 // after Close, the context's.
-func (r *Route) Dial(ctx context.Context, port uint16) (pipe.Conn, error) {
+func (r *Route) Dial(ctx context.Context, to target.Address) (pipe.Conn, error) {
+	port, err := to.TCPOnly()
+	if err != nil {
+		return nil, err
+	}
 	conn, err := (&call{route: r, port: port}).run(ctx)
 	if err != nil {
 		return nil, err

@@ -12,15 +12,15 @@ import (
 	"testing"
 	"time"
 
-	"porthole.dev/porthole/internal/forward"
 	"porthole.dev/porthole/internal/kube"
 	"porthole.dev/porthole/internal/pipe"
 	"porthole.dev/porthole/internal/portforward"
+	"porthole.dev/porthole/internal/route"
 	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/testenv"
 )
 
-var _ forward.Dialer = (*kube.Route)(nil)
+var _ route.Dialer = (*kube.Route)(nil)
 
 // journey is a Route in a test.
 type journey struct {
@@ -91,7 +91,7 @@ func (j *journey) awaitStory(want string) {
 
 // reach makes a connection and returns the pod and port that it came to.
 func (j *journey) reach(port uint16) (string, error) {
-	conn, err := j.Dial(j.t.Context(), port)
+	conn, err := j.Dial(j.t.Context(), target.TCPPort(port))
 	if err != nil {
 		return "", err
 	}
@@ -134,7 +134,7 @@ func TestPod(t *testing.T) {
 	j.want(8080, "kuard:8080")
 	j.want(9, "kuard:9")
 
-	conn, err := j.Dial(t.Context(), 80)
+	conn, err := j.Dial(t.Context(), target.TCPPort(80))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -213,7 +213,7 @@ func TestTerminatingPodKeepsItsConnections(t *testing.T) {
 	n.newReady("web-1")
 	n.newReady("web-2")
 	j := n.opened(t, "admin", "deploy/web")
-	conn, err := j.Dial(t.Context(), 80)
+	conn, err := j.Dial(t.Context(), target.TCPPort(80))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -281,7 +281,7 @@ func TestRefusedIsOnesOwn(t *testing.T) {
 	n := newNamespace(t)
 	n.newReady("kuard")
 	j := n.opened(t, "admin", "kuard")
-	conn, err := j.Dial(t.Context(), 80)
+	conn, err := j.Dial(t.Context(), target.TCPPort(80))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -404,14 +404,14 @@ func TestSandboxMadeAnew(t *testing.T) {
 	j.want(80, "web:80")
 	for _, question := range []string{"", "hello", strings.Repeat("x", 60_000)} {
 		n.tellNode(t, "anew", "web")
-		conn, err := j.Dial(t.Context(), 80)
+		conn, err := j.Dial(t.Context(), target.TCPPort(80))
 		if err != nil {
 			t.Fatal(err)
 		}
 		wantEcho(t, conn, question)
 
 		n.tellNode(t, "anew", "web") // and once more, with a local connection before it
-		if conn, err = j.Dial(t.Context(), 80); err != nil {
+		if conn, err = j.Dial(t.Context(), target.TCPPort(80)); err != nil {
 			t.Fatal(err)
 		}
 		local, accepted := testenv.TCPPair(t)

@@ -162,6 +162,10 @@ func wrongShapes() []rejected {
 		{name: "numbers that are no port", text: one("ports: [-1, 99999999999999999999]"), want: []string{
 			`3:11: want a port such as 8080 or "8080:80", not the number -1`,
 			`3:15: want a port such as 8080 or "8080:80", not the number 99999999999999999999`}},
+		{name: "networks that are not forwarded yet", text: one(`ports: ["53:53/udp", "5432:/run/x.sock", "./x.sock:80"]`), want: []string{
+			`3:11: port "53:53/udp": udp: not yet supported`,
+			`3:24: port "5432:/run/x.sock": unix: not yet supported`,
+			`3:44: port "./x.sock:80": unix: not yet supported`}},
 		{name: "numbers that are not plain", text: one("ports: [0700, 0x50, 1_0]"), lax: true, want: []string{
 			`3:11: want a port such as 8080 or "8080:80", not the number 0700`,
 			`3:17: want a port such as 8080 or "8080:80", not the number 0x50`,

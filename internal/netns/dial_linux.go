@@ -11,18 +11,23 @@ import (
 	"golang.org/x/sys/unix"
 
 	"porthole.dev/porthole/internal/pipe"
+	"porthole.dev/porthole/internal/target"
 )
 
 // loopbacks are tried one after the other. They are literals: `localhost`
 // would be looked up with the host's resolver, not the namespace's.
 var loopbacks = [...]netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}
 
-// Dial connects to a TCP port on the namespace's own loopback, 127.0.0.1 and
+// Dial connects to a TCP port, and to nothing else yet, on the namespace's own loopback, 127.0.0.1 and
 // then ::1. The socket is made inside; connecting and everything after happens
 // outside, so that no thread stays behind. The Conn is a *net.TCPConn. The error is
 // that of 127.0.0.1: an *net.OpError, with syscall.ECONNREFUSED when nothing listens on either, or
 // one of this package's own when the namespace cannot be entered.
-func (ns *Namespace) Dial(ctx context.Context, port uint16) (pipe.Conn, error) {
+func (ns *Namespace) Dial(ctx context.Context, to target.Address) (pipe.Conn, error) {
+	port, err := to.TCPOnly()
+	if err != nil {
+		return nil, err
+	}
 	var first error
 	for _, addr := range loopbacks {
 		conn, err := ns.dial(ctx, netip.AddrPortFrom(addr, port))

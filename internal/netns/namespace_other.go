@@ -6,6 +6,7 @@ import (
 	"context"
 
 	"porthole.dev/porthole/internal/pipe"
+	"porthole.dev/porthole/internal/target"
 )
 
 // Namespace exists only on Linux; see ErrUnsupported.
@@ -30,4 +31,6 @@ func (*Namespace) Wait(context.Context) error { return ErrUnsupported }
 func (*Namespace) Do(func() error) error { return ErrUnsupported }
 
 // Dial returns ErrUnsupported.
-func (*Namespace) Dial(context.Context, uint16) (pipe.Conn, error) { return nil, ErrUnsupported }
+func (*Namespace) Dial(context.Context, target.Address) (pipe.Conn, error) {
+	return nil, ErrUnsupported
+}

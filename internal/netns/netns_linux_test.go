@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"porthole.dev/porthole/internal/netns"
+	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/testenv"
 )
 
@@ -27,7 +28,7 @@ func TestDial(t *testing.T) {
 			testenv.NoLeaks(t)
 			pod := testenv.NewPod(t)
 			l := pod.Listen(t, address)
-			conn, err := pod.NS.Dial(t.Context(), testenv.Port(l))
+			conn, err := pod.NS.Dial(t.Context(), target.TCPPort(testenv.Port(l)))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -48,7 +49,7 @@ func TestConn(t *testing.T) {
 	pod := testenv.NewPod(t)
 	nettest.TestConn(t, func() (net.Conn, net.Conn, func(), error) {
 		l := pod.Listen(t, "127.0.0.1:0")
-		c1, err := pod.NS.Dial(t.Context(), testenv.Port(l))
+		c1, err := pod.NS.Dial(t.Context(), target.TCPPort(testenv.Port(l)))
 		if err != nil {
 			return nil, nil, nil, err
 		}
@@ -60,7 +61,7 @@ func TestConn(t *testing.T) {
 func TestDialRefused(t *testing.T) {
 	testenv.NoLeaks(t)
 	pod := testenv.NewPod(t)
-	if _, err := pod.NS.Dial(t.Context(), 9); !errors.Is(err, syscall.ECONNREFUSED) {
+	if _, err := pod.NS.Dial(t.Context(), target.TCPPort(9)); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("Dial = %v, want ECONNREFUSED", err)
 	}
 }
@@ -68,7 +69,7 @@ func TestDialRefused(t *testing.T) {
 func TestDialLoopbackDown(t *testing.T) {
 	testenv.Root(t)
 	ns := openFresh(t)
-	if _, err := ns.Dial(t.Context(), 80); !errors.Is(err, syscall.ENETUNREACH) {
+	if _, err := ns.Dial(t.Context(), target.TCPPort(80)); !errors.Is(err, syscall.ENETUNREACH) {
 		t.Errorf("Dial = %v, want ENETUNREACH", err)
 	}
 }
@@ -80,7 +81,7 @@ func TestDialTimeout(t *testing.T) {
 	port := fullListener(t, pod)
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
-	if _, err := pod.NS.Dial(ctx, port); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := pod.NS.Dial(ctx, target.TCPPort(port)); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("Dial = %v, want DeadlineExceeded", err)
 	}
 }
@@ -109,7 +110,7 @@ func fullListener(t *testing.T, pod *testenv.Pod) (port uint16) {
 	port = uint16(name.(*syscall.SockaddrInet4).Port)
 	for {
 		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
-		conn, err := pod.NS.Dial(ctx, port)
+		conn, err := pod.NS.Dial(ctx, target.TCPPort(port))
 		cancel()
 		if err != nil {
 			return port
@@ -125,7 +126,7 @@ func TestDialAtOnce(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 500 {
 		wg.Go(func() {
-			conn, err := pod.NS.Dial(t.Context(), testenv.Port(l))
+			conn, err := pod.NS.Dial(t.Context(), target.TCPPort(testenv.Port(l)))
 			if err != nil {
 				t.Error(err)
 				return
@@ -209,7 +210,7 @@ func TestProcessExits(t *testing.T) {
 	case <-time.After(testenv.Patience):
 		t.Fatal("Wait does not see the exit")
 	}
-	if _, err := pod.NS.Dial(t.Context(), testenv.Port(l)); !errors.Is(err, netns.ErrExited) {
+	if _, err := pod.NS.Dial(t.Context(), target.TCPPort(testenv.Port(l))); !errors.Is(err, netns.ErrExited) {
 		t.Errorf("Dial = %v, want ErrExited", err)
 	}
 }
@@ -242,17 +243,17 @@ func TestPathIsFollowed(t *testing.T) {
 	}
 	defer ns.Close()
 	l := second.Listen(t, "127.0.0.1:0")
-	if _, err := ns.Dial(t.Context(), testenv.Port(l)); !errors.Is(err, syscall.ECONNREFUSED) {
+	if _, err := ns.Dial(t.Context(), target.TCPPort(testenv.Port(l))); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("Dial = %v, want ECONNREFUSED", err)
 	}
 	point(second)
-	conn, err := ns.Dial(t.Context(), testenv.Port(l))
+	conn, err := ns.Dial(t.Context(), target.TCPPort(testenv.Port(l)))
 	if err != nil {
 		t.Fatal(err)
 	}
 	_ = conn.Close()
 	_ = os.Remove(link)
-	if _, err := ns.Dial(t.Context(), testenv.Port(l)); !errors.Is(err, netns.ErrNotExist) {
+	if _, err := ns.Dial(t.Context(), target.TCPPort(testenv.Port(l))); !errors.Is(err, netns.ErrNotExist) {
 		t.Errorf("Dial = %v, want ErrNotExist", err)
 	}
 }
@@ -287,7 +288,7 @@ func BenchmarkDial(b *testing.B) {
 		}
 	}()
 	for b.Loop() {
-		c, err := pod.NS.Dial(b.Context(), testenv.Port(l))
+		c, err := pod.NS.Dial(b.Context(), target.TCPPort(testenv.Port(l)))
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -331,7 +332,7 @@ func TestForbid(t *testing.T) {
 		if now, err := netns.IDOf("/proc/self/ns/net"); now != own || err != nil {
 			t.Errorf("came back to %+v, %v, from %+v", now, err, own)
 		}
-		if _, err := ns.Dial(t.Context(), 80); !errors.Is(err, netns.ErrForbidden) {
+		if _, err := ns.Dial(t.Context(), target.TCPPort(80)); !errors.Is(err, netns.ErrForbidden) {
 			t.Errorf("Dial = %v, want ErrForbidden", err)
 		}
 	}

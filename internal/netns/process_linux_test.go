@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"porthole.dev/porthole/internal/netns"
+	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/testenv"
 )
 
@@ -38,7 +39,7 @@ func TestProcess(t *testing.T) {
 		}
 		defer ns.Close()
 		for range 3 {
-			conn, err := ns.Dial(t.Context(), testenv.Port(l))
+			conn, err := ns.Dial(t.Context(), target.TCPPort(testenv.Port(l)))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -55,7 +56,7 @@ func TestProcess(t *testing.T) {
 		if err := ns.Wait(limit); !errors.Is(err, netns.ErrExited) {
 			t.Errorf("Wait = %v, want ErrExited", err)
 		}
-		if _, err := ns.Dial(t.Context(), testenv.Port(l)); !errors.Is(err, netns.ErrExited) {
+		if _, err := ns.Dial(t.Context(), target.TCPPort(testenv.Port(l))); !errors.Is(err, netns.ErrExited) {
 			t.Errorf("Dial = %v, want ErrExited", err)
 		}
 	})
@@ -175,7 +176,7 @@ func enterWithoutReturn(t *testing.T, pid int) {
 		if err := ns.Check(); err != nil {
 			t.Fatal("Check:", err)
 		}
-		if _, err := ns.Dial(t.Context(), 80); !errors.Is(err, syscall.ENETUNREACH) { // its loopback is down
+		if _, err := ns.Dial(t.Context(), target.TCPPort(80)); !errors.Is(err, syscall.ENETUNREACH) { // its loopback is down
 			t.Fatal("Dial:", err)
 		}
 		for _, where := range threads(t) {
@@ -228,7 +229,7 @@ func TestDialMeetsItself(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 50 {
-		if conn, err := pod.NS.Dial(t.Context(), 40000); !errors.Is(err, syscall.ECONNREFUSED) {
+		if conn, err := pod.NS.Dial(t.Context(), target.TCPPort(40000)); !errors.Is(err, syscall.ECONNREFUSED) {
 			t.Fatalf("Dial = %v, %v, want ECONNREFUSED", conn, err)
 		}
 	}

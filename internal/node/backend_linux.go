@@ -6,6 +6,7 @@ import (
 
 	"porthole.dev/porthole/internal/netns"
 	"porthole.dev/porthole/internal/pipe"
+	"porthole.dev/porthole/internal/target"
 )
 
 // backend enters pods. It is called from many goroutines at once.
@@ -35,8 +36,12 @@ type route struct {
 	policy  Policy
 }
 
-// Dial connects to a port of the sandbox.
-func (r *route) Dial(ctx context.Context, port uint16) (pipe.Conn, error) {
+// Dial connects to a TCP port of the sandbox.
+func (r *route) Dial(ctx context.Context, to target.Address) (pipe.Conn, error) {
+	port, err := to.TCPOnly()
+	if err != nil {
+		return nil, err
+	}
 	if err := r.policy.check(r.sandbox.hostNetwork, port); err != nil {
 		return nil, err
 	}

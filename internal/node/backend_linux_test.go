@@ -17,6 +17,7 @@ import (
 
 	"porthole.dev/porthole/internal/pipe"
 	"porthole.dev/porthole/internal/portforward"
+	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/testenv"
 )
 
@@ -146,7 +147,7 @@ func TestBackendsNamespaceGone(t *testing.T) {
 			byNumber.place, _ = numbered("s1", pod.PID)
 			pod.Kill()
 			for _, s := range []*sandbox{byPath, byNumber} {
-				_, err := (&route{sandbox: s, backend: b}).Dial(t.Context(), 80)
+				_, err := (&route{sandbox: s, backend: b}).Dial(t.Context(), target.TCPPort(80))
 				if !errors.Is(err, portforward.ErrNoSandbox) || resultOf(err) != resultNoSandbox {
 					t.Errorf("Dial(%+v) = %v, want ErrNoSandbox", s.place, err)
 				}
@@ -216,7 +217,7 @@ func TestNativeReset(t *testing.T) {
 func TestRouteDenied(t *testing.T) {
 	deny, _ := ParsePorts("22")
 	r := &route{sandbox: &sandbox{}, policy: Policy{Deny: deny}}
-	_, err := r.Dial(t.Context(), 22)
+	_, err := r.Dial(t.Context(), target.TCPPort(22))
 	if !errors.Is(err, portforward.ErrDenied) || resultOf(err) != resultDenied {
 		t.Errorf("Dial = %v, want ErrDenied", err)
 	}

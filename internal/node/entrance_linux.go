@@ -9,6 +9,7 @@ import (
 
 	"porthole.dev/porthole/internal/netns"
 	"porthole.dev/porthole/internal/pipe"
+	"porthole.dev/porthole/internal/target"
 )
 
 // entrances are the namespaces that are being entered just now. Who comes to one
@@ -35,7 +36,7 @@ func (e *entrances) dial(ctx context.Context, p place, port uint16) (pipe.Conn, 
 	if err != nil {
 		return nil, err
 	}
-	conn, err := ns.Dial(ctx, port)
+	conn, err := ns.Dial(ctx, target.TCPPort(port))
 	if err != nil {
 		return nil, gone(denied(err))
 	}

@@ -31,6 +31,7 @@ import (
 
 	"porthole.dev/porthole/internal/pipe"
 	"porthole.dev/porthole/internal/portforward"
+	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/testenv"
 )
 
@@ -415,7 +416,7 @@ func silentPort(t *testing.T, pod *testenv.Pod) (port uint16) {
 		t.Fatal(err)
 	}
 	port = uint16(at.(*unix.SockaddrInet4).Port)
-	first, err := pod.NS.Dial(t.Context(), port)
+	first, err := pod.NS.Dial(t.Context(), target.TCPPort(port))
 	if err != nil {
 		t.Fatal(err)
 	}

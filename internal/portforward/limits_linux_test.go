@@ -12,14 +12,15 @@ import (
 	"time"
 
 	"porthole.dev/porthole/internal/pipe"
+	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/testenv"
 )
 
 // smallSockets reaches ports of this machine by sockets whose buffers are soon full.
 type smallSockets struct{}
 
-func (smallSockets) Dial(ctx context.Context, port uint16) (pipe.Conn, error) {
-	conn, err := loopback{}.Dial(ctx, port)
+func (smallSockets) Dial(ctx context.Context, to target.Address) (pipe.Conn, error) {
+	conn, err := loopback{}.Dial(ctx, to)
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"porthole.dev/porthole/internal/pipe"
+	"porthole.dev/porthole/internal/target"
 )
 
 // dialTime is how long a port may take to answer. It is in the node's own pod.
@@ -66,7 +67,7 @@ func (c *caller) words(port uint16, err error) string {
 func (c *caller) dial(ctx context.Context, port uint16) (pipe.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTime)
 	defer cancel()
-	return c.offer.Dialer.Dial(ctx, port)
+	return c.offer.Dialer.Dial(ctx, target.TCPPort(port))
 }
 
 // move joins the two sides. ctx has ended when the tunnel has.

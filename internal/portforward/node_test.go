@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"porthole.dev/porthole/internal/pipe"
+	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/testenv"
 )
 
@@ -26,14 +27,14 @@ type loopback struct {
 	err func(port uint16) error
 }
 
-func (l loopback) Dial(ctx context.Context, port uint16) (pipe.Conn, error) {
+func (l loopback) Dial(ctx context.Context, to target.Address) (pipe.Conn, error) {
 	if l.err != nil {
-		if err := l.err(port); err != nil {
+		if err := l.err(to.Port); err != nil {
 			return nil, err
 		}
 	}
 	var d net.Dialer
-	conn, err := d.DialContext(ctx, "tcp4", fmt.Sprintf("127.0.0.1:%d", port))
+	conn, err := d.DialContext(ctx, "tcp4", fmt.Sprintf("127.0.0.1:%d", to.Port))
 	if err != nil {
 		return nil, err
 	}

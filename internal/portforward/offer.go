@@ -7,21 +7,15 @@ import (
 	"sync"
 	"time"
 
-	"porthole.dev/porthole/internal/pipe"
+	"porthole.dev/porthole/internal/route"
 )
-
-// Dialer opens connections to the TCP ports that a tunnel leads to. A Server
-// calls it from many goroutines at once, and owns what it returns.
-type Dialer interface {
-	Dial(ctx context.Context, port uint16) (pipe.Conn, error)
-}
 
 // Offer is what one upgrade may reach.
 type Offer struct {
 	// Dialer leads to the ports. What its errors wrap (ErrDenied, ErrNoSandbox,
 	// syscall.ECONNREFUSED, ...) becomes the Reason that the client learns; their
 	// text is the text.
-	Dialer Dialer
+	Dialer route.Dialer
 	// Pod is what error texts call the pod: the runtime's id of its sandbox.
 	Pod string
 	// Ports are those that the older WebSocket forms open at once, if the

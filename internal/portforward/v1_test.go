@@ -19,6 +19,7 @@ import (
 
 	"porthole.dev/porthole/internal/pipe"
 	"porthole.dev/porthole/internal/spdy"
+	"porthole.dev/porthole/internal/target"
 )
 
 var _ net.Conn = (*v1Conn)(nil)
@@ -330,7 +331,7 @@ type stuck struct {
 	release chan struct{}
 }
 
-func (s stuck) Dial(context.Context, uint16) (pipe.Conn, error) {
+func (s stuck) Dial(context.Context, target.Address) (pipe.Conn, error) {
 	s.dials.Add(1)
 	<-s.release
 	return nil, errors.New("released")

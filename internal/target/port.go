@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"regexp"
 	"strconv"
 	"strings"
 )
@@ -12,6 +13,8 @@ import (
 var (
 	ErrPort    = errors.New("not a port")
 	ErrAddress = errors.New("neither an IP address nor localhost")
+	// ErrUnsupported: the port is well formed, and of a network that cannot be forwarded.
+	ErrUnsupported = errors.New("not yet supported")
 )
 
 // Localhost is the one name that can be listened on: the loopback addresses of both families.
@@ -19,14 +22,20 @@ const Localhost = "localhost"
 
 // Port is one parsed [[ADDRESS:]LOCAL:]REMOTE.
 type Port struct {
-	Address string // to listen on: an IP address or localhost; "" when none was given
-	Local   uint16 // to listen on; 0 for any free one
-	Remote  uint16 // to connect to at the target; 0 only where Name is set
+	Network   Network // of the remote end
+	Address   string  // to listen on: an IP address or localhost; "" when none was given
+	Local     uint16  // to listen on; 0 for any free one
+	LocalPath string  // of a Unix socket to listen on, in place of Address and Local; or ""
+	Remote    uint16  // to connect to at the target; 0 only where Name or Path is set
+	Path      string  // of the Unix socket to connect to at the target, where Network is Unix
 	// Name is the remote port's, as a pod or service of Kubernetes has them.
 	// Whoever knows its number sets Remote, and Local too where Same is set.
 	Name string
 	Same bool // the local port has the number that Name stands for
 }
+
+// To returns what connections are made to.
+func (p Port) To() Address { return Address{Network: p.Network, Port: p.Remote, Path: p.Path} }
 
 // ParsePort reads the forms that kubectl has, and an address before them:
 //
@@ -35,9 +44,15 @@ type Port struct {
 //	:80 or 0:80        any free local port
 //	127.0.0.2:8080:80  on one address only
 //	[::1]:8080:80      the same with IPv6, in brackets
+//
+// UDP ports and Unix sockets are read too, and come with ErrUnsupported:
+//
+//	53:53/udp          a UDP port; /tcp may be written as well
+//	5432:/run/x.sock   a Unix socket at the target
+//	./x.sock:5432      a Unix socket to listen on
 func ParsePort(s string) (Port, error) {
 	p, err := ParseNamedPort(s)
-	if err == nil && p.Name != "" {
+	if p.Name != "" && (err == nil || errors.Is(err, ErrUnsupported)) {
 		return Port{}, fmt.Errorf("port %q: %q is not a number: %w", s, p.Name, ErrPort)
 	}
 	return p, err
@@ -48,7 +63,7 @@ func ParsePort(s string) (Port, error) {
 //	http       the port of that name, at a local port of the same number
 //	8080:http  the port of that name
 func ParseNamedPort(s string) (Port, error) {
-	address, pair, err := splitAddress(s)
+	p, pair, err := splitLocal(s)
 	if err != nil {
 		return Port{}, err
 	}
@@ -56,27 +71,56 @@ func ParseNamedPort(s string) (Port, error) {
 	if !both {
 		remote = local
 	}
-	p := Port{Address: address}
-	if isPortName(remote) {
-		p.Name, p.Same = remote, local == remote
-		if local != "" && !p.Same {
-			p.Local, err = parseNumber(s, local)
-		}
-		return p, err
-	}
-	if remote == "" && both {
-		return Port{}, fmt.Errorf("port %q: the remote port is missing: %w", s, ErrPort)
-	}
-	if p.Remote, err = parseNumber(s, remote); err != nil {
+	if err := p.setRemote(s, remote, both); err != nil {
 		return Port{}, err
 	}
-	if p.Remote == 0 {
-		return Port{}, fmt.Errorf("port %q: the remote port is 0: %w", s, ErrPort)
+	switch {
+	case p.Name != "" && (!both || p.Name == local):
+		p.Same = true
+	case !both:
+		p.Local = p.Remote
+	case local != "":
+		if p.Local, err = parseNumber(s, local); err != nil {
+			return Port{}, err
+		}
 	}
-	if local != "" {
-		p.Local, err = parseNumber(s, local)
+	switch {
+	case p.LocalPath != "":
+		err = fmt.Errorf("port %q: %v: %w", s, Unix, ErrUnsupported)
+	case p.Network != TCP:
+		err = fmt.Errorf("port %q: %v: %w", s, p.Network, ErrUnsupported)
 	}
 	return p, err
+}
+
+// setRemote reads REMOTE: a path, or a number or name and its network.
+func (p *Port) setRemote(s, remote string, both bool) (err error) {
+	if both && isPath(remote) {
+		p.Network, p.Path = Unix, remote
+		return nil
+	}
+	for _, n := range []Network{TCP, UDP} {
+		if number, ok := strings.CutSuffix(remote, "/"+n.String()); ok {
+			p.Network, remote = n, number
+			break
+		}
+	}
+	switch {
+	case isPortName(remote):
+		p.Name = remote
+		return nil
+	case remote == "" && both:
+		return fmt.Errorf("port %q: the remote port is missing: %w", s, ErrPort)
+	}
+	if p.Remote, err = parseNumber(s, remote); err == nil && p.Remote == 0 {
+		err = fmt.Errorf("port %q: the remote port is 0: %w", s, ErrPort)
+	}
+	return err
+}
+
+// isPath reports whether s is the path of a Unix socket: it begins with a folder.
+func isPath(s string) bool {
+	return strings.HasPrefix(s, "/") || strings.HasPrefix(s, "./") || strings.HasPrefix(s, "../")
 }
 
 // isPortName reports whether s can name a port: a service's may be a label of
@@ -85,20 +129,31 @@ func isPortName(s string) bool {
 	return len(s) <= 63 && isLabel(s) && strings.ContainsFunc(s, func(r rune) bool { return r >= 'a' })
 }
 
-// splitAddress takes the address off [ADDRESS:]LOCAL:REMOTE.
-func splitAddress(s string) (address, pair string, err error) {
+// remotePath finds the colon before the path of a Unix socket.
+var remotePath = regexp.MustCompile(`:\.{0,2}/`)
+
+// splitLocal takes off what is before LOCAL:REMOTE: an address, or the path to listen
+// on, which leaves :REMOTE.
+func splitLocal(s string) (p Port, pair string, err error) {
+	near, _, _ := strings.Cut(s, "/") // colons in a path divide nothing
 	switch end := strings.Index(s, "]:"); {
+	case isPath(s) && strings.Contains(s, ":"):
+		colon := strings.LastIndex(s, ":")
+		if at := remotePath.FindStringIndex(s); at != nil {
+			colon = at[0]
+		}
+		return Port{LocalPath: s[:colon]}, s[colon:], nil
 	case strings.HasPrefix(s, "[") && end > 0:
-		address, pair = s[1:end], s[end+2:]
-	case strings.Count(s, ":") == 2:
-		address, pair, _ = strings.Cut(s, ":")
+		p.Address, pair = s[1:end], s[end+2:]
+	case strings.Count(near, ":") == 2:
+		p.Address, pair, _ = strings.Cut(s, ":")
 	default:
-		return "", s, nil
+		return Port{}, s, nil
 	}
-	if address, err = ParseAddress(address); err != nil || !strings.Contains(pair, ":") {
-		return "", "", fmt.Errorf("port %q: want [[ADDRESS:]LOCAL:]REMOTE: %w", s, ErrPort)
+	if p.Address, err = ParseAddress(p.Address); err != nil || !strings.Contains(pair, ":") {
+		return Port{}, "", fmt.Errorf("port %q: want [[ADDRESS:]LOCAL:]REMOTE: %w", s, ErrPort)
 	}
-	return address, pair, nil
+	return p, pair, nil
 }
 
 // ParseAddress checks an address to listen on and returns its usual spelling:
@@ -128,18 +183,20 @@ func parseNumber(s, number string) (uint16, error) {
 // String returns a form that ParseNamedPort reads back to the same Port, where
 // a name's number has not been filled in yet.
 func (p Port) String() string {
-	pair := fmt.Sprintf("%d:%d", p.Local, p.Remote)
-	switch {
-	case p.Same:
-		pair = p.Name + ":" + p.Name
-	case p.Name != "":
-		pair = fmt.Sprintf("%d:%s", p.Local, p.Name)
+	local, remote := strconv.Itoa(int(p.Local)), p.To().String()
+	if p.Name != "" {
+		remote = p.Name + strings.TrimPrefix(remote, "0")
+	}
+	if p.Same {
+		local = p.Name
 	}
 	switch {
+	case p.LocalPath != "":
+		return p.LocalPath + ":" + remote
 	case p.Address == "":
-		return pair
+		return local + ":" + remote
 	case strings.Contains(p.Address, ":"):
-		return "[" + p.Address + "]:" + pair
+		return "[" + p.Address + "]:" + local + ":" + remote
 	}
-	return p.Address + ":" + pair
+	return p.Address + ":" + local + ":" + remote
 }

@@ -30,10 +30,41 @@ func TestParsePortRejects(t *testing.T) {
 	for _, text := range []string{
 		"", ":", "0", "80:0", "80:", "65536", "8080:65536", "99999999999999999999", "-1", "+1", "http", "8080:http",
 		"1:2:3", "1:2:3:4", "127.0.0.1:80", "example.com:8080:80", "::1:8080:80", "[::1]:80", "[::1]", "[]:1:2", "[127.0.0.1:1:2", "8080 ",
+		"53/sctp", "53/udp:53", "/udp", "0/udp", "x:/run/x.sock", "/run/x.sock", "./db.sock:", "./db.sock:0", "1:2:3/udp", "dns/udp",
 	} {
 		if got, err := target.ParsePort(text); !errors.Is(err, target.ErrPort) {
 			t.Errorf("ParsePort(%q) = %+v, %v, want ErrPort", text, got, err)
 		}
+	}
+}
+
+func TestParsePortOfOtherNetworks(t *testing.T) {
+	for text, want := range map[string]target.Port{
+		"53:53/udp":                   {Network: target.UDP, Local: 53, Remote: 53},
+		"53/udp":                      {Network: target.UDP, Local: 53, Remote: 53},
+		":53/udp":                     {Network: target.UDP, Remote: 53},
+		"[::1]:53:53/udp":             {Network: target.UDP, Address: "::1", Local: 53, Remote: 53},
+		"5432:/run/x.sock":            {Network: target.Unix, Local: 5432, Path: "/run/x.sock"},
+		":/run/x:y.sock":              {Network: target.Unix, Path: "/run/x:y.sock"},
+		"127.0.0.2:5432:/run/x.sock":  {Network: target.Unix, Address: "127.0.0.2", Local: 5432, Path: "/run/x.sock"},
+		"./db.sock:5432":              {LocalPath: "./db.sock", Remote: 5432},
+		"/run/a:b.sock:5432":          {LocalPath: "/run/a:b.sock", Remote: 5432},
+		"../db.sock:/run/x.sock":      {Network: target.Unix, LocalPath: "../db.sock", Path: "/run/x.sock"},
+		"/run/db.sock:./var/x:y.sock": {Network: target.Unix, LocalPath: "/run/db.sock", Path: "./var/x:y.sock"},
+	} {
+		got, err := target.ParsePort(text)
+		if !errors.Is(err, target.ErrUnsupported) || got != want {
+			t.Errorf("ParsePort(%q) = %+v, %v, want %+v, ErrUnsupported", text, got, err, want)
+		}
+		if again, _ := target.ParsePort(got.String()); again != want {
+			t.Errorf("%q is read as %+v, want %+v", got, again, want)
+		}
+	}
+	if got, err := target.ParseNamedPort("dns/udp"); !errors.Is(err, target.ErrUnsupported) || got != (target.Port{Network: target.UDP, Name: "dns", Same: true}) {
+		t.Errorf("ParseNamedPort of a name = %+v, %v", got, err)
+	}
+	if got, err := target.ParsePort("8080:80/tcp"); err != nil || got != (target.Port{Local: 8080, Remote: 80}) {
+		t.Errorf("ParsePort with TCP = %+v, %v", got, err)
 	}
 }
 
@@ -63,19 +94,19 @@ func TestParseNamedPort(t *testing.T) {
 }
 
 func FuzzParsePort(f *testing.F) {
-	for _, seed := range []string{"8080", "8080:80", ":80", "127.0.0.2:8080:80", "[::1]:8080:80", "[fe80::1%eth0]::80", "[::ffff:1.2.3.4]:1:2", "http", "8080:http"} {
+	for _, seed := range []string{"8080", "8080:80", ":80", "127.0.0.2:8080:80", "[::1]:8080:80", "[fe80::1%eth0]::80", "[::ffff:1.2.3.4]:1:2", "http", "8080:http", "53:53/udp", "dns/udp", "5432:/run/a:b", "./a:80", "./a:b:./c:d"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
 		parsed, err := target.ParseNamedPort(text)
-		if err != nil {
+		if err != nil && !errors.Is(err, target.ErrUnsupported) {
 			return
 		}
-		if (parsed.Remote == 0) != (parsed.Name != "") {
-			t.Fatalf("ParseNamedPort(%q) = %+v: want a number or a name", text, parsed)
+		if (parsed.Remote == 0) != (parsed.Name != "" || parsed.Path != "") {
+			t.Fatalf("ParseNamedPort(%q) = %+v: want a number, a name or a path", text, parsed)
 		}
 		again, err := target.ParseNamedPort(parsed.String())
-		if err != nil || again != parsed {
+		if err != nil && !errors.Is(err, target.ErrUnsupported) || again != parsed {
 			t.Fatalf("ParseNamedPort(%q) = %+v, but ParseNamedPort(%q) = %+v, %v", text, parsed, parsed, again, err)
 		}
 	})

@@ -23,15 +23,16 @@ import (
 
 	"porthole.dev/porthole/internal/pipe"
 	ours "porthole.dev/porthole/internal/portforward"
+	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/testenv"
 )
 
 // loopback reaches ports of this machine.
 type loopback struct{}
 
-func (loopback) Dial(ctx context.Context, port uint16) (pipe.Conn, error) {
+func (loopback) Dial(ctx context.Context, to target.Address) (pipe.Conn, error) {
 	var d net.Dialer
-	conn, err := d.DialContext(ctx, "tcp4", fmt.Sprintf("127.0.0.1:%d", port))
+	conn, err := d.DialContext(ctx, "tcp4", fmt.Sprintf("127.0.0.1:%d", to.Port))
 	if err != nil {
 		return nil, err
 	}
