@@ -3,11 +3,10 @@ package demo
 import (
 	"errors"
 	"fmt"
-	"os"
-	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"porthole.dev/porthole/internal/proc"
 )
 
 // process names a process for longer than its PID does: PIDs get reused,
@@ -19,30 +18,11 @@ type process struct {
 
 // identify is the zero process if there is none.
 func identify(pid int) process {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	stat, err := proc.ReadStat(pid)
 	if err != nil {
 		return process{}
 	}
-	// The second field is the program's name and may hold anything, even
-	// parentheses; starttime is field 22 (proc_pid_stat(5)).
-	_, rest, _ := cutLast(string(stat), ") ")
-	fields := strings.Fields(rest)
-	if len(fields) < 20 {
-		return process{}
-	}
-	start, err := strconv.ParseUint(fields[19], 10, 64)
-	if err != nil {
-		return process{}
-	}
-	return process{PID: pid, Start: start}
-}
-
-func cutLast(s, sep string) (before, after string, found bool) {
-	i := strings.LastIndex(s, sep)
-	if i < 0 {
-		return s, "", false
-	}
-	return s[:i], s[i+len(sep):], true
+	return process{PID: pid, Start: stat.Started}
 }
 
 // kill ends the process and waits until it is gone. It does nothing when

@@ -11,7 +11,7 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"porthole.dev/porthole/internal/filelock"
 )
 
 // record is what the lock file says, as JSON: enough for the next demo to
@@ -36,21 +36,35 @@ const lockGrace = 2 * time.Second
 
 // lockState takes the lock, or fails with [ErrRunning].
 func lockState(dir string) (*stateLock, error) {
-	for end := time.Now().Add(lockGrace); ; {
-		l, err := tryLock(dir)
-		var holder *runningError
-		switch {
-		case errors.As(err, &holder) && !holder.lives() && time.Now().Before(end):
-			time.Sleep(10 * time.Millisecond)
-		case err != nil:
-			return nil, err
-		case l.current():
-			return l, nil
-		default:
-			// Its holder removed the file between open and lock.
-			l.file.Close()
+	path := filepath.Join(dir, "demo.lock")
+	for end := time.Now().Add(lockGrace); ; time.Sleep(10 * time.Millisecond) {
+		err := os.MkdirAll(dir, 0o755)
+		var file *os.File
+		if err == nil {
+			file, err = filelock.Acquire(path, 0o644)
+		}
+		late := time.Now().After(end)
+		switch holder := (runningError{holderOf(path)}); {
+		case err == nil:
+			return &stateLock{dir: dir, file: file}, nil
+		case errors.Is(err, os.ErrNotExist) && !late: // whoever held it has removed the directory
+		case !errors.Is(err, filelock.ErrHeld):
+			return nil, fmt.Errorf("state directory: %w", err)
+		case holder.lives() || late:
+			return nil, &holder
 		}
 	}
+}
+
+// holderOf is the process that a lock file names, 0 while it names none.
+func holderOf(path string) int {
+	file, err := os.Open(path)
+	if err != nil {
+		return 0
+	}
+	defer file.Close()
+	r, _ := (&stateLock{file: file}).read() // whose it is may not be written yet
+	return r.PID
 }
 
 // runningError is an ErrRunning that knows which process runs; 0 if nobody has
@@ -67,37 +81,6 @@ func (e *runningError) Error() string {
 func (e *runningError) Unwrap() error { return ErrRunning }
 
 func (e *runningError) lives() bool { return e.pid != 0 && identify(e.pid).Start != 0 }
-
-func tryLock(dir string) (*stateLock, error) {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, fmt.Errorf("state directory: %w", err)
-	}
-	file, err := os.OpenFile(filepath.Join(dir, "demo.lock"), os.O_RDWR|os.O_CREATE, 0o644)
-	if err != nil {
-		return nil, fmt.Errorf("state directory: %w", err)
-	}
-	l := &stateLock{dir: dir, file: file}
-	err = unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if err == nil {
-		return l, nil
-	}
-	defer file.Close()
-	if !errors.Is(err, unix.EWOULDBLOCK) {
-		return nil, fmt.Errorf("lock %s: %w", file.Name(), err)
-	}
-	r, _ := l.read() // whose it is may not be written yet
-	return nil, &runningError{r.PID}
-}
-
-// current tells whether the locked file is still the one with the name.
-func (l *stateLock) current() bool {
-	named, err := os.Stat(l.file.Name())
-	if err != nil {
-		return false
-	}
-	locked, err := l.file.Stat()
-	return err == nil && os.SameFile(named, locked)
-}
 
 func (l *stateLock) read() (r record, err error) {
 	err = json.NewDecoder(io.NewSectionReader(l.file, 0, 1<<16)).Decode(&r)
@@ -148,10 +131,10 @@ func (l *stateLock) clearLeftovers(log *slog.Logger) error {
 	return err
 }
 
-// release removes the file before it lets go of the lock, so that nobody
-// reads an old record, and the directory if nothing else is in it.
+// release removes the file, lets go of the lock, and removes the directory if nothing
+// else is in it.
 func (l *stateLock) release() error {
-	err := errors.Join(os.Remove(l.file.Name()), l.file.Close())
+	err := filelock.Release(l.file)
 	_ = os.Remove(l.dir)
 	return err
 }

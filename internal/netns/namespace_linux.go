@@ -11,14 +11,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Namespace is a way into a network namespace. Its methods may be called from
+// Namespace refers to a network namespace that can be entered. Its methods may be called from
 // any goroutine; whoever opened it closes it, after the last call has returned.
 type Namespace struct {
 	kernel kernel
 	home   *os.File // the namespace of this process, to come back to
 
-	// One of the two is set. A process is held as such, even when its number
-	// is used again, and its namespace is not kept alive. A path is opened
+	// One of the two is set. A process is held by a descriptor, so that its number may
+	// be used again, and its namespace is not kept alive. A path is opened
 	// anew for every entry, so that a namespace made again under its old
 	// name is found.
 	process *process
@@ -26,9 +26,9 @@ type Namespace struct {
 
 	forbidden []ID // see Forbid
 
-	// one lets one thread inside at a time: an entry takes microseconds,
+	// entering lets one thread inside at a time: an entry takes microseconds,
 	// and a burst must not make the runtime start a thread for each.
-	one sync.Mutex
+	entering sync.Mutex
 }
 
 // OpenPID opens the network namespace of a process, without going in. Errors:
@@ -38,14 +38,15 @@ func OpenPID(pid int) (*Namespace, error) { return openPID(runningKernel(), pid)
 func openPID(k kernel, pid int) (*Namespace, error) {
 	p, err := openProcess(k, pid)
 	if errors.Is(err, ErrNoProcess) {
-		if leader := leaderOf(pid); leader > 0 && leader != pid {
-			err = &ThreadError{Thread: pid, Process: leader}
+		status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		if of := processOf(status); of > 0 && of != pid {
+			err = &ThreadError{Thread: pid, Process: of}
 		}
 	}
 	if err != nil {
 		return nil, err
 	}
-	return (&Namespace{kernel: k, process: p}).withHome()
+	return newNamespace(&Namespace{kernel: k, process: p})
 }
 
 // OpenPath opens the network namespace that is bound to a path, such as
@@ -57,11 +58,11 @@ func OpenPath(path string) (*Namespace, error) {
 		return nil, err
 	}
 	f.Close()
-	return (&Namespace{kernel: runningKernel(), path: path}).withHome()
+	return newNamespace(&Namespace{kernel: runningKernel(), path: path})
 }
 
-// withHome completes an opening, or closes ns.
-func (ns *Namespace) withHome() (_ *Namespace, err error) {
+// newNamespace completes ns with the way back, or closes it.
+func newNamespace(ns *Namespace) (_ *Namespace, err error) {
 	// The process' own would be its first thread's, which may have ended elsewhere.
 	if ns.home, err = os.Open("/proc/thread-self/ns/net"); err != nil {
 		ns.Close()
@@ -107,22 +108,22 @@ func (ns *Namespace) Wait(ctx context.Context) error {
 }
 
 // Do calls f on a thread that is inside the namespace: sockets that f makes
-// belong there for good. f must not start goroutines that count on it, nor wait
+// belong there for good. f must not start goroutines that rely on being inside, nor wait
 // for anything: it holds the thread and keeps others out.
 //
 // A thread that cannot come back ends. That happens to those who have entered a
 // user namespace by hand (nsenter -U): they may enter the network namespaces that
 // belong to it, and not their own again (setns(2)).
 func (ns *Namespace) Do(f func() error) error {
-	ns.one.Lock()
-	defer ns.one.Unlock()
+	ns.entering.Lock()
+	defer ns.entering.Unlock()
 	result := make(chan error, 1)
 	go func() {
 		// A goroutine that ends while it is locked takes its thread along.
 		runtime.LockOSThread()
 		err := ns.enter()
 		if err == nil {
-			if err = ns.permitted(); err == nil {
+			if err = ns.checkForbidden(); err == nil {
 				err = f()
 			}
 			if ns.kernel.setns(int(ns.home.Fd()), unix.CLONE_NEWNET) != nil {
@@ -146,7 +147,7 @@ func (ns *Namespace) enter() error {
 		return err
 	}
 	defer f.Close()
-	if err := ns.kernel.enter(f); err != nil {
+	if err := ns.kernel.setNamespace(f); err != nil {
 		return fmt.Errorf("%s: %w", ns.path, err)
 	}
 	return nil
@@ -154,7 +155,7 @@ func (ns *Namespace) enter() error {
 
 // openNamespace opens the file of a namespace, of whatever kind.
 func openNamespace(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a FIFO must not hold us up
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // opening a FIFO must not block
 	switch {
 	case errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTDIR):
 		return nil, fmt.Errorf("%s: %w", path, ErrNotExist)
@@ -171,25 +172,24 @@ func openNamespace(path string) (*os.File, error) {
 	return f, nil
 }
 
-// enter names the errors of setns(2).
-func (k kernel) enter(f *os.File) error {
+// setNamespace moves the calling thread, which is locked, into the network namespace of
+// a file, and names the errors of setns(2).
+func (k kernel) setNamespace(f *os.File) error {
 	raw, err := f.SyscallConn() // and not Fd, which would make the descriptor blocking
 	if err != nil {
 		return err
 	}
-	var serr error
-	if err := raw.Control(func(fd uintptr) { serr = k.setns(int(fd), unix.CLONE_NEWNET) }); err != nil {
+	var failed error
+	if err := raw.Control(func(fd uintptr) { failed = k.setns(int(fd), unix.CLONE_NEWNET) }); err != nil {
 		return err
 	}
 	switch {
-	case serr == nil:
-		return nil
-	case errors.Is(serr, unix.ESRCH):
+	case errors.Is(failed, unix.ESRCH):
 		return ErrExited
-	case errors.Is(serr, unix.EPERM):
+	case errors.Is(failed, unix.EPERM):
 		return ErrPermission
-	case errors.Is(serr, unix.EINVAL) || errors.Is(serr, unix.EBADF):
+	case errors.Is(failed, unix.EINVAL) || errors.Is(failed, unix.EBADF):
 		return ErrNotNamespace
 	}
-	return os.NewSyscallError("setns", serr)
+	return os.NewSyscallError("setns", failed)
 }

@@ -12,9 +12,11 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"porthole.dev/porthole/internal/proc"
 )
 
-// process holds a process so that its number cannot come to mean another one.
+// process holds on to a process, also when its number is given to another one.
 // Which of the two files is set depends on the kernel's version.
 type process struct {
 	kernel kernel
@@ -29,7 +31,7 @@ type process struct {
 	openDir sync.Mutex
 }
 
-// kernel is what processes are opened and entered by. Tests have older ones.
+// kernel has the system calls that depend on its version. Tests have older ones.
 type kernel struct {
 	pidfdOpen func(pid, flags int) (int, error)
 	setns     func(fd, nstype int) error
@@ -50,10 +52,10 @@ func openProcess(k kernel, pid int) (*process, error) {
 		// runtime's poller wait for the exit.
 		_ = unix.SetNonblock(fd, true)
 		p.pidfd = os.NewFile(uintptr(fd), "pidfd:"+strconv.Itoa(pid))
-	case errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM): // EPERM is an old seccomp filter's word for it
+	case errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM): // which old seccomp filters answer
 		_, err = p.directory()
 	case errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT):
-		// The others are a thread's number: a process' namespace goes by its leader.
+		// The latter two for a thread's number: only a process is opened.
 		err = ErrNoProcess
 	default:
 		err = os.NewSyscallError("pidfd_open", err)
@@ -83,7 +85,8 @@ func (p *process) directory() (*os.File, error) {
 		return nil, err
 	}
 	// The number still was this process' if it has not exited up to here.
-	if p.pidfd != nil && p.exited() || !isLeader(dir, p.pid) {
+	status, err := readBelow(dir, "status")
+	if p.pidfd != nil && p.exited() || err != nil || processOf(status) != p.pid {
 		dir.Close()
 		return nil, ErrNoProcess
 	}
@@ -95,7 +98,7 @@ func (p *process) directory() (*os.File, error) {
 // ErrExited, ErrPermission.
 func (p *process) enter() error {
 	if p.pidfd != nil {
-		err := p.kernel.enter(p.pidfd)
+		err := p.kernel.setNamespace(p.pidfd)
 		if !errors.Is(err, ErrNotNamespace) {
 			return err
 		}
@@ -115,7 +118,7 @@ func (p *process) enter() error {
 		return ErrExited // ESRCH, or ENOENT of a zombie
 	}
 	defer ns.Close()
-	return p.kernel.enter(ns)
+	return p.kernel.setNamespace(ns)
 }
 
 // exited says whether the process has, reaped or not.
@@ -131,10 +134,8 @@ func (p *process) exited() bool {
 	if err != nil {
 		return true
 	}
-	// The state follows the command in parentheses, which may have anything in
-	// it (proc_pid_stat(5)).
-	state := stat[bytes.LastIndexByte(stat, ')')+1:]
-	return len(state) < 2 || state[1] == 'Z' || state[1] == 'X'
+	parsed, err := proc.ParseStat(stat)
+	return err != nil || parsed.Exited()
 }
 
 // wait returns nil when the process has exited, or ctx' error when that ends first.
@@ -179,26 +180,17 @@ func (p *process) Close() error {
 	return errors.Join(errs...)
 }
 
-// readable reports whether a pidfd has become so, pidfd_open(2)'s word for an exit.
+// readable reports whether a pidfd is, which means that its process has exited
+// (pidfd_open(2)).
 func readable(pidfd uintptr) bool {
 	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
 	n, err := unix.Poll(fds, 0)
 	return err == nil && n > 0
 }
 
-// isLeader says whether a number is a process' and not another thread's: /proc
-// has directories for those as well.
-func isLeader(dir *os.File, pid int) bool {
-	status, err := readBelow(dir, "status")
-	return err == nil && bytes.Contains(status, fmt.Appendf(nil, "\nTgid:\t%d\n", pid))
-}
-
-// leaderOf is the number of the process that a thread is of, or 0.
-func leaderOf(thread int) (process int) {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", thread))
-	if err != nil {
-		return 0
-	}
+// processOf is the process that a thread belongs to, by the thread's status file
+// (proc_pid_status(5)), or 0. /proc has directories for threads as well.
+func processOf(status []byte) (process int) {
 	_, rest, _ := bytes.Cut(status, []byte("\nTgid:\t"))
 	_, _ = fmt.Sscan(string(rest), &process)
 	return process

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"porthole.dev/porthole/internal/filelock"
 )
 
 // socket listens on a Unix socket that belongs to root alone. It holds a lock
@@ -28,16 +30,19 @@ func listenSocket(path string) (*socket, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("listen on %s: %w: %w", path, ErrFolder, err)
 	}
-	lock, err := lockFile(path + ".lock")
-	if err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", path, err)
+	lock, err := filelock.Acquire(path+".lock", 0o600)
+	switch {
+	case errors.Is(err, filelock.ErrHeld):
+		return nil, fmt.Errorf("listen on %s: %w", path, ErrInUse)
+	case err != nil:
+		return nil, fmt.Errorf("listen on %s: %w: %w", path, ErrFolder, err)
 	}
 	l, err := listenUnix(path)
 	for end := time.Now().Add(takeOver); errors.Is(err, ErrInUse) && time.Now().Before(end); l, err = listenUnix(path) {
 		time.Sleep(takeOver / 100)
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("listen on %s: %w", path, err), unlock(lock))
+		return nil, errors.Join(fmt.Errorf("listen on %s: %w", path, err), filelock.Release(lock))
 	}
 	return &socket{UnixListener: l, path: path, lock: lock}, nil
 }
@@ -48,7 +53,7 @@ func (s *socket) Close() error {
 	if errors.Is(err, net.ErrClosed) {
 		return nil
 	}
-	return errors.Join(err, unlock(s.lock))
+	return errors.Join(err, filelock.Release(s.lock))
 }
 
 func listenUnix(path string) (*net.UnixListener, error) {
@@ -97,39 +102,4 @@ func clearStale(path string) error {
 		return fmt.Errorf("%w: %w", ErrInUse, err) // its queue is full, say
 	}
 	return os.Remove(path)
-}
-
-// lockFile takes the lock, or fails with ErrInUse.
-func lockFile(name string) (*os.File, error) {
-	for {
-		file, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
-		if err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrFolder, err)
-		}
-		if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-			file.Close()
-			if errors.Is(err, unix.EWOULDBLOCK) {
-				return nil, ErrInUse
-			}
-			return nil, os.NewSyscallError("flock", err)
-		}
-		if sameFile(file, name) {
-			return file, nil
-		}
-		file.Close() // its holder removed it between open and lock
-	}
-}
-
-// unlock removes the file before it lets go of the lock.
-func unlock(lock *os.File) error {
-	return errors.Join(os.Remove(lock.Name()), lock.Close())
-}
-
-func sameFile(file *os.File, name string) bool {
-	named, err := os.Lstat(name)
-	if err != nil {
-		return false
-	}
-	held, err := file.Stat()
-	return err == nil && os.SameFile(named, held)
 }

@@ -23,13 +23,12 @@ func IDOf(path string) (ID, error) {
 }
 
 // Forbid makes every later entry into one of these namespaces fail with ErrForbidden,
-// and so every entry of which it cannot be told where it leads. The entry itself is
-// looked at, since what a path or a process leads to may change. Call it before
-// others use ns.
+// and every entry that cannot be compared with them. Each entry is checked once inside,
+// since what a path or a process leads to may change. Call it before others use ns.
 func (ns *Namespace) Forbid(ids ...ID) { ns.forbidden = ids }
 
-// permitted says whether the calling thread, which has entered, may be where it is.
-func (ns *Namespace) permitted() error {
+// checkForbidden says whether the calling thread, which has entered, may be where it is.
+func (ns *Namespace) checkForbidden() error {
 	if len(ns.forbidden) == 0 {
 		return nil
 	}
