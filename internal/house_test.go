@@ -9,7 +9,7 @@ import (
 )
 
 // ground are packages that carry bytes or words, whatever orchestrates the pods.
-var ground = []string{"nonblock", "pipe", "netns", "forward", "target", "route", "safetext", "spelling", "container", "manifest", "portforward", "spdy", "trace"}
+var ground = []string{"nonblock", "pipe", "netns", "forward", "target", "route", "safetext", "spelling", "container", "manifest", "portforward", "spdy", "trace", "proc", "filelock"}
 
 // TestGroundKnowsNoKubernetes holds that a forwarder without Kubernetes can be built from these.
 func TestGroundKnowsNoKubernetes(t *testing.T) {
@@ -31,18 +31,20 @@ func TestArrows(t *testing.T) {
 		"safetext":  "",
 		"spelling":  "",
 		"kuard":     "",
-		"demo":      "",
+		"proc":      "",
+		"filelock":  "",
+		"demo":      "filelock proc",
 		"trace":     "",
 		"route":     "nonblock pipe target",
-		"netns":     "nonblock pipe target",
+		"netns":     "nonblock pipe proc target",
 		"forward":   "nonblock pipe route target",
-		"container": "netns nonblock pipe target",
+		"container": "netns nonblock pipe proc target",
 		"manifest":  "spelling target",
 
 		"portforward": "nonblock pipe spdy route target",
 		"spdy":        "",
 		"kube":        "nonblock portforward spdy pipe route spelling target",
-		"node":        "nonblock portforward spdy netns pipe route target",
+		"node":        "filelock nonblock portforward proc spdy netns pipe route target",
 	} {
 		for _, dep := range dependencies(t, name) {
 			inside, ok := strings.CutPrefix(dep, "porthole.dev/porthole/internal/")
