@@ -9,7 +9,7 @@ import (
 )
 
 // ground are packages that carry bytes or words, whatever orchestrates the pods.
-var ground = []string{"nonblock", "pipe", "netns", "forward", "target", "route", "safetext", "spelling", "container", "manifest", "portforward", "spdy", "trace", "proc", "filelock"}
+var ground = []string{"nonblock", "pipe", "netns", "forward", "target", "backoff", "route", "session", "safetext", "spelling", "container", "manifest", "portforward", "spdy", "trace", "proc", "filelock"}
 
 // TestGroundKnowsNoKubernetes holds that a forwarder without Kubernetes can be built from these.
 func TestGroundKnowsNoKubernetes(t *testing.T) {
@@ -37,13 +37,15 @@ func TestArrows(t *testing.T) {
 		"trace":     "",
 		"route":     "nonblock pipe target",
 		"netns":     "nonblock pipe proc target",
-		"forward":   "nonblock pipe route target",
-		"container": "netns nonblock pipe proc target",
+		"backoff":   "",
+		"forward":   "backoff nonblock pipe route target",
+		"session":   "backoff forward nonblock pipe route target",
+		"container": "netns nonblock pipe proc route target",
 		"manifest":  "spelling target",
 
 		"portforward": "nonblock pipe spdy route target",
 		"spdy":        "",
-		"kube":        "nonblock portforward spdy pipe route spelling target",
+		"kube":        "backoff nonblock portforward spdy pipe route spelling target",
 		"node":        "filelock nonblock portforward proc spdy netns pipe route target",
 	} {
 		for _, dep := range dependencies(t, name) {

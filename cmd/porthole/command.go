@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"porthole.dev/porthole/internal/forward"
+	"porthole.dev/porthole/internal/session"
 )
 
 // commandError is a command that did not end with 0, or did not start.
@@ -100,24 +101,27 @@ func endError(s *os.ProcessState) error {
 	return commandError{code: s.ExitCode()}
 }
 
-// environment tells a command where the ports are: PORTHOLE_ADDR and
-// PORTHOLE_PORT for the first, with the remote port's number appended for each.
-func environment(listeners []*forward.Listener) []string {
-	env := variables("", listeners[0])
-	seen := map[uint16]bool{}
-	for _, l := range listeners {
-		if !seen[l.Remote.Port] { // the first address of each port stands for all
-			seen[l.Remote.Port] = true
-			env = append(env, variables(fmt.Sprintf("_%d", l.Remote.Port), l)...)
+// environment tells a command where the ports are: PORTHOLE_ADDR and PORTHOLE_PORT for
+// the first, with the remote port's number appended for each, and with the name of each
+// forward of a file.
+func environment(all []session.State) (env []string) {
+	seen := map[string]bool{}
+	add := func(suffix string, l *forward.Listener) {
+		if seen[suffix] {
+			return // the first address of each port stands for all
+		}
+		seen[suffix] = true
+		suffix = strings.ToUpper(strings.ReplaceAll(suffix, "-", "_"))
+		env = append(env, fmt.Sprintf("PORTHOLE_ADDR%s=%s", suffix, l.Local), fmt.Sprintf("PORTHOLE_PORT%s=%d", suffix, l.Local.Port()))
+	}
+	for _, state := range all {
+		for _, l := range state.Listeners {
+			add("", l)
+			add(fmt.Sprintf("_%d", l.Remote.Port), l)
+			if state.Name != "" {
+				add("_"+state.Name, l)
+			}
 		}
 	}
 	return env
-}
-
-func variables(suffix string, l *forward.Listener) []string {
-	suffix = strings.ToUpper(strings.ReplaceAll(suffix, "-", "_"))
-	return []string{
-		fmt.Sprintf("PORTHOLE_ADDR%s=%s", suffix, l.Local),
-		fmt.Sprintf("PORTHOLE_PORT%s=%d", suffix, l.Local.Port()),
-	}
 }

@@ -11,10 +11,12 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"porthole.dev/porthole/internal/container"
 	"porthole.dev/porthole/internal/demo"
 	"porthole.dev/porthole/internal/forward"
-	"porthole.dev/porthole/internal/netns"
+	"porthole.dev/porthole/internal/route"
 	"porthole.dev/porthole/internal/safetext"
+	"porthole.dev/porthole/internal/session"
 	"porthole.dev/porthole/internal/target"
 )
 
@@ -69,19 +71,14 @@ func runDemo(cmd *cobra.Command, local uint16) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, pod.Close()) }()
-	ns, err := netns.OpenPID(pod.PID)
-	if err != nil {
-		return err
-	}
-	defer ns.Close()
 	introduce(cmd.OutOrStdout(), pod, listeners[0])
-	tell := newTeller(cmd.OutOrStdout(), cmd.ErrOrStderr(), textStyle{})
-	defer tell.close()
-	s := &session{name: fmt.Sprintf("pid://%d", pod.PID), route: ns, listeners: listeners, tell: tell}
-	for _, l := range listeners {
-		tell.event(forward.Event{Kind: forward.Listening, Target: s.name, Listen: l.Local, Remote: l.Remote})
+	p := newPrinter(cmd.OutOrStdout(), cmd.ErrOrStderr(), textStyle{})
+	defer p.close()
+	s := &session.Session{
+		Forwards: []target.Forward{{Target: target.Target{Scheme: target.PID, PID: pod.PID}}}, Bound: listeners,
+		Openers: map[target.Scheme]route.Opener{target.PID: container.Open}, Events: p.event, Drain: drain,
 	}
-	return s.serve(cmd.Context())
+	return s.Run(cmd.Context())
 }
 
 // introduce says what the demo did and what to try next.

@@ -101,7 +101,7 @@ type forwarding struct {
 	cmd       *cobra.Command
 	typed     typed
 	targetArg string // as it was typed; "" with a file
-	specs     []spec
+	forwards  []target.Forward
 	command   []string // what to run meanwhile; nil for nothing
 }
 
@@ -110,15 +110,6 @@ const (
 	readyAll = "all"
 	readyAny = "any"
 )
-
-// waitsForReady says whether anything waits for the targets to be reached.
-func (f *forwarding) waitsForReady() bool { return f.readyFile != "" || f.command != nil }
-
-// spec is one target as the command line or a file has it.
-type spec struct {
-	manifest.Forward
-	name string // for messages
-}
 
 func (f *forwarding) flags(cmd *cobra.Command) {
 	flags := cmd.Flags()
@@ -175,13 +166,12 @@ func (f *forwarding) parse(args []string) (err error) {
 
 func (f *forwarding) parseArgs(args []string) (err error) {
 	f.targetArg = args[0]
-	s := spec{Forward: manifest.Forward{Addresses: f.addresses, Pin: f.pin}}
-	if s.Target, err = target.Parse(args[0]); err != nil {
+	only := target.Forward{Addresses: f.addresses, Pin: f.pin}
+	if only.Target, err = target.Parse(args[0]); err != nil {
 		return f.targetHint(args[0], err)
 	}
-	s.name = s.Target.String()
 	parse := target.ParsePort
-	if s.Target.Scheme == target.Kubernetes {
+	if only.Target.Scheme == target.Kubernetes {
 		parse = target.ParseNamedPort
 	}
 	for _, arg := range args[1:] {
@@ -189,9 +179,9 @@ func (f *forwarding) parseArgs(args []string) (err error) {
 		if err != nil {
 			return f.portHint(arg, err)
 		}
-		s.Ports = append(s.Ports, p)
+		only.Ports = append(only.Ports, p)
 	}
-	f.specs = []spec{s}
+	f.forwards = []target.Forward{only}
 	return nil
 }
 
@@ -205,18 +195,12 @@ func (f *forwarding) parseFile() error {
 	if err != nil {
 		return err
 	}
-	for _, forward := range m.Forwards {
-		s := spec{Forward: forward, name: forward.Name}
-		if s.name == "" {
-			s.name = forward.Target.String()
-		}
-		f.specs = append(f.specs, s)
-	}
+	f.forwards = m.Forwards
 	return nil
 }
 
-// teller is how this forwarding tells what happens.
-func (f *forwarding) teller(cmd *cobra.Command) *teller {
+// printer is how this forwarding tells what happens.
+func (f *forwarding) printer(cmd *cobra.Command) *printer {
 	out, errs := cmd.OutOrStdout(), cmd.ErrOrStderr()
 	if f.command != nil {
 		out = errs
@@ -225,7 +209,7 @@ func (f *forwarding) teller(cmd *cobra.Command) *teller {
 		out = io.Discard
 	}
 	if f.output == "json" {
-		return newTeller(out, errs, jsonStyle{})
+		return newPrinter(out, errs, jsonStyle{})
 	}
-	return newTeller(out, errs, textStyle{verbose: f.verbose, many: len(f.specs) > 1})
+	return newPrinter(out, errs, textStyle{verbose: f.verbose, many: len(f.forwards) > 1})
 }

@@ -9,7 +9,7 @@ import (
 	"path/filepath"
 	"sync"
 
-	"porthole.dev/porthole/internal/forward"
+	"porthole.dev/porthole/internal/session"
 )
 
 // readyFile is the file of --ready-file. Its methods are safe to call at the same
@@ -50,12 +50,14 @@ func createBeside(path string) (*os.File, error) {
 	return os.CreateTemp(filepath.Dir(path), ".porthole-ready-*")
 }
 
-// write writes a line ADDRESS:PORT REMOTE for each listener, all at once, so that
+// write writes a line ADDRESS:PORT REMOTE for each listener of the forwards that are open, all at once, so that
 // whoever sees the file can read all of it.
-func (r *readyFile) write(listeners []*forward.Listener) error {
+func (r *readyFile) write(all []session.State) error {
 	var text bytes.Buffer
-	for _, l := range listeners {
-		fmt.Fprintf(&text, "%s %s\n", l.Local, l.Remote)
+	for _, state := range all {
+		for _, l := range state.Listeners {
+			fmt.Fprintf(&text, "%s %s\n", l.Local, l.Remote)
+		}
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

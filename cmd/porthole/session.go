@@ -3,30 +3,19 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
-	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"porthole.dev/porthole/internal/container"
 	"porthole.dev/porthole/internal/forward"
+	"porthole.dev/porthole/internal/route"
+	"porthole.dev/porthole/internal/session"
+	"porthole.dev/porthole/internal/target"
 )
 
 // drain is how long live connections may go on after Ctrl-C.
 const drain = 2 * time.Second
-
-// session is a target that can be reached, with its listeners bound.
-type session struct {
-	name      string
-	route     route
-	listeners []*forward.Listener
-	tell      *teller
-	wait      time.Duration   // how long a connection may wait for the route
-	now       <-chan struct{} // closed when nothing is waited for any more; nil is never
-}
-
-// dialTime is what a connection may take to come up beside waiting.
-const dialTime = 10 * time.Second
 
 // run is `porthole forward`, parsed.
 func (f *forwarding) run(cmd *cobra.Command) error {
@@ -39,16 +28,14 @@ func (f *forwarding) run(cmd *cobra.Command) error {
 	defer stop()
 	end := newEnding(ctx)
 	defer end.close()
-	o := newOpener(f, f.teller(cmd))
-	o.ready, o.ending = ready, end
+	p := f.printer(cmd)
 	if f.command == nil {
-		o.tell.unread = stop // a command goes on
+		p.unread = stop // a command goes on
 	}
 	served := make(chan error, 1)
 	go func() {
-		err := o.serve(ctx)
-		o.close()
-		o.tell.close()
+		err := f.serve(ctx, p, ready, end)
+		p.close()
 		served <- err
 	}()
 	select {
@@ -59,112 +46,54 @@ func (f *forwarding) run(cmd *cobra.Command) error {
 	}
 }
 
-// serve serves all targets until ctx ends or the command does.
-func (o *opener) serve(ctx context.Context) error {
-	if o.options.file != "" {
-		return newGroup(o.options, o).run(ctx)
+// serve runs the session until ctx ends or the command does. Once the command runs,
+// signals are the command's, and so is the exit status, unless the session fails first.
+func (f *forwarding) serve(ctx context.Context, p *printer, ready *readyFile, end *ending) error {
+	life, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	detach := context.AfterFunc(ctx, func() { ready.remove(); stop() })
+	clusters := f.clusters()
+	defer clusters.Close()
+	s := &session.Session{
+		Forwards: f.forwards, File: f.file, Retry: f.file != "", ReadyAny: f.readyWhen == readyAny,
+		Openers: map[target.Scheme]route.Opener{
+			target.PID: container.Open, target.NetNS: container.Open, target.Kubernetes: openKubernetes(clusters),
+		},
+		Events: p.event, Wait: f.wait, Drain: drain, Now: end.now,
 	}
-	return o.run(ctx, o.options.specs[0])
-}
-
-// run serves one target until ctx ends or the command does.
-func (o *opener) run(ctx context.Context, sp spec) error {
-	to, err := o.open(ctx, sp)
-	if err != nil {
-		return interrupted(ctx, o.options.advise(err))
-	}
-	defer to.route.Close()
-	s, err := o.bind(ctx, sp, to)
-	if err != nil {
-		return interrupted(ctx, err)
-	}
-	defer forward.CloseAll(s.listeners)
-	if err := o.ready.write(s.listeners); err != nil {
-		return err
-	}
-	if o.options.command == nil {
-		return s.serve(ctx)
-	}
-	return o.whileCommand(ctx, environment(s.listeners), s.serve)
-}
-
-// interrupted makes no error of what only Ctrl-C has ended.
-func interrupted(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return nil
-	}
-	return err
-}
-
-// bind binds the listeners of a target that is open.
-func (o *opener) bind(ctx context.Context, sp spec, to *opened) (*session, error) {
-	listeners, err := forward.Listen(ctx, sp.Addresses, to.ports)
-	if errors.Is(err, forward.ErrTwice) {
-		err = usageError{err}
-	}
-	if err != nil {
-		return nil, err
-	}
-	s := &session{name: sp.name, route: to.route, listeners: listeners, tell: o.tell, wait: o.options.wait, now: o.ending.now}
-	for _, l := range listeners {
-		e := forward.Event{Kind: forward.Listening, Target: s.name, Listen: l.Local, Remote: l.Remote}
-		if to.podPort != nil {
-			e.PodPort, _ = to.podPort(l.Remote.Port) // only for show: 0 if the pod is gone already
+	var ended chan error // of the command, while it runs
+	if f.readyFile != "" || f.command != nil {
+		s.Ready = func(all []session.State) error {
+			if err := ready.write(all); err != nil {
+				stop()
+				return err
+			}
+			if f.command != nil && ended == nil && detach() {
+				ended = make(chan error, 1)
+				go func() { ended <- f.runCommand(life, stop, end, all) }()
+			}
+			return nil
 		}
-		s.tell.event(e)
 	}
-	s.tell.event(to.ready)
-	return s, nil
+	err := s.Run(life)
+	stop()
+	if ended != nil {
+		if status := <-ended; err == nil {
+			return status
+		}
+	}
+	if errors.Is(err, forward.ErrTwice) {
+		return usageError{err}
+	}
+	return f.advise(err)
 }
 
-// alive returns a context that ends with ctx, or when the target is gone for good,
-// which is its cause then.
-func alive(ctx context.Context, r route) (inner context.Context, stop func()) {
-	inner, end := context.WithCancelCause(ctx)
-	var watch sync.WaitGroup
-	watch.Go(func() { end(r.Wait(inner)) })
-	return inner, func() { end(nil); watch.Wait() }
-}
-
-// serve carries connections until ctx ends, which is no error, or the target is
-// gone for good, which is one.
-func (s *session) serve(ctx context.Context) error {
-	inner, stop := alive(ctx, s.route)
-	defer stop()
-	if err := s.carry(inner); err != nil {
-		return err
-	}
-	if ctx.Err() != nil {
-		return nil
-	}
-	return fmt.Errorf("%s: %w", s.name, context.Cause(inner))
-}
-
-// carry carries connections until ctx ends.
-func (s *session) carry(ctx context.Context) error {
-	carrier := forward.Session{
-		Name: s.name, Dialer: s.route, Events: s.tell.event,
-		DialTimeout: s.wait + dialTime, Drain: drain, Now: s.now,
-	}
-	return carrier.Run(ctx, s.listeners)
-}
-
-// whileCommand serves for as long as the command runs. Signals are the command's
-// then, and so is the exit status, unless serve fails first.
-func (o *opener) whileCommand(ctx context.Context, environment []string, serve func(context.Context) error) error {
-	resume := o.ending.pause()
-	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
-	defer stop()
-	served := make(chan error, 1)
-	go func() {
-		served <- serve(ctx)
-		stop()
-	}()
-	ended := runCommand(ctx, o.options.command, environment)
+// runCommand runs the command with the addresses of the forwards that are open, and then
+// ends the session.
+func (f *forwarding) runCommand(ctx context.Context, stop func(), end *ending, all []session.State) error {
+	resume := end.pause()
+	ended := runCommand(ctx, f.command, environment(all))
 	resume()
 	stop()
-	if err := <-served; err != nil {
-		return err
-	}
 	return ended
 }

@@ -8,8 +8,8 @@ import (
 	"net/netip"
 	"time"
 
-	"porthole.dev/porthole/internal/forward"
 	"porthole.dev/porthole/internal/portforward"
+	"porthole.dev/porthole/internal/route"
 )
 
 // textStyle is kubectl's lines on stdout, which scripts read, and words for a
@@ -19,31 +19,31 @@ type textStyle struct {
 	many    bool // there are several targets: say which
 }
 
-func (s textStyle) line(e forward.Event) (out, err string) {
+func (s textStyle) line(e route.Event) (out, err string) {
 	switch e.Kind {
-	case forward.Listening:
+	case route.Listening:
 		return s.listening(e), ""
-	case forward.Opened:
+	case route.Opened:
 		return fmt.Sprintf("Handling connection for %d", e.Listen.Port()), ""
-	case forward.Failed:
+	case route.Failed:
 		return "", s.failed(e)
-	case forward.Waiting:
-		return "", fmt.Sprintf("porthole: %s: waiting: %s", e.Target, words(e.Err, s.verbose))
-	case forward.Reconnecting:
-		return "", fmt.Sprintf("porthole: %s: lost connection to pod, reconnecting: %s", e.Target, words(e.Err, s.verbose))
-	case forward.Ready:
+	case route.Waiting:
+		return "", fmt.Sprintf("porthole: %s: waiting: %s", e.Target, describe(e.Err, s.verbose))
+	case route.Reconnecting:
+		return "", fmt.Sprintf("porthole: %s: lost connection to pod, reconnecting: %s", e.Target, describe(e.Err, s.verbose))
+	case route.Ready:
 		return "", s.ready(e)
-	case forward.Draining:
+	case route.Draining:
 		return "", draining(e.Live)
-	case forward.Ended:
-		return "", fmt.Sprintf("porthole: %s: %s", e.Target, words(e.Err, s.verbose))
-	case forward.Closed:
+	case route.Ended:
+		return "", fmt.Sprintf("porthole: %s: %s", e.Target, describe(e.Err, s.verbose))
+	case route.Closed:
 		return "", s.closed(e)
 	}
 	return "", ""
 }
 
-func (s textStyle) listening(e forward.Event) string {
+func (s textStyle) listening(e route.Event) string {
 	to := e.Remote
 	to.Port = cmp.Or(e.PodPort, to.Port)
 	line := fmt.Sprintf("Forwarding from %s -> %s", e.Listen, to)
@@ -53,7 +53,7 @@ func (s textStyle) listening(e forward.Event) string {
 	return line
 }
 
-func (s textStyle) ready(e forward.Event) string {
+func (s textStyle) ready(e route.Event) string {
 	switch {
 	case e.Again:
 		return fmt.Sprintf("porthole: %s: connected again, to pod %s", e.Target, e.Pod)
@@ -71,11 +71,11 @@ func draining(live int) string {
 	return fmt.Sprintf("porthole: waiting up to %v for %d open connections to finish; press Ctrl-C again to cut them off", drain, live)
 }
 
-func (s textStyle) failed(e forward.Event) string {
-	return fmt.Sprintf("porthole: connection for %d: %s port %s: %s", e.Listen.Port(), e.Target, e.Remote, words(e.Err, s.verbose))
+func (s textStyle) failed(e route.Event) string {
+	return fmt.Sprintf("porthole: connection for %d: %s port %s: %s", e.Listen.Port(), e.Target, e.Remote, describe(e.Err, s.verbose))
 }
 
-func (s textStyle) closed(e forward.Event) string {
+func (s textStyle) closed(e route.Event) string {
 	// Bytes go to a pod before it has said whether it takes them.
 	var refused *portforward.PortError
 	if errors.As(e.Err, &refused) {
@@ -86,7 +86,7 @@ func (s textStyle) closed(e forward.Event) string {
 	}
 	end := "closed"
 	if e.Err != nil {
-		end = "reset: " + words(e.Err, s.verbose)
+		end = "reset: " + describe(e.Err, s.verbose)
 	}
 	return fmt.Sprintf("porthole: connection for %d from %s: %d bytes sent, %d received, %v, %s",
 		e.Listen.Port(), e.Client, e.Sent, e.Received, e.Duration.Round(time.Millisecond), end)
@@ -112,15 +112,15 @@ type jsonEvent struct {
 	Hint     string    `json:"hint,omitempty"`
 }
 
-func (jsonStyle) line(e forward.Event) (out, err string) {
+func (jsonStyle) line(e route.Event) (out, err string) {
 	j := jsonEvent{
 		Time: time.Now(), Event: string(e.Kind), Target: e.Target, Pod: e.Pod, Listen: addrPort(e.Listen), Remote: e.Remote.Port,
 		Client: addrPort(e.Client), Seconds: e.Duration.Seconds(), Live: e.Live,
 	}
-	if e.Kind == forward.Failed {
+	if e.Kind == route.Failed {
 		j.Event = "error"
 	}
-	if e.Kind == forward.Closed {
+	if e.Kind == route.Closed {
 		j.Sent, j.Received = &e.Sent, &e.Received
 	}
 	if e.Err != nil {

@@ -3,17 +3,31 @@
 package container
 
 import (
+	"context"
+	"errors"
 	"fmt"
 
 	"porthole.dev/porthole/internal/netns"
+	"porthole.dev/porthole/internal/route"
 	"porthole.dev/porthole/internal/target"
 )
 
-// Open opens the network namespace of a target and checks that it can be
-// entered; the caller closes it. Errors are those of package netns.
-func Open(t target.Target) (*netns.Namespace, error) {
-	var ns *netns.Namespace
-	var err error
+// Open is a route.Opener for the network namespaces of this host: it opens one and
+// checks that it can be entered. Errors are those of package netns. Those about a process
+// are final: its number may be another's later, that nobody asked for.
+func Open(_ context.Context, f target.Forward, events func(route.Event)) (*route.Result, error) {
+	ns, err := open(f.Target)
+	switch {
+	case err == nil:
+		events(route.Event{Kind: route.Ready})
+		return &route.Result{Route: ns, Ports: f.Ports}, nil
+	case f.Target.Scheme == target.PID, errors.Is(err, netns.ErrPermission), errors.Is(err, netns.ErrUnsupported):
+		err = &route.FinalError{Err: err}
+	}
+	return nil, err
+}
+
+func open(t target.Target) (ns *netns.Namespace, err error) {
 	switch t.Scheme {
 	case target.PID:
 		ns, err = netns.OpenPID(t.PID)

@@ -3,22 +3,22 @@
 package forward
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net"
-	"net/netip"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 
+	"porthole.dev/porthole/internal/backoff"
 	"porthole.dev/porthole/internal/pipe"
 	"porthole.dev/porthole/internal/route"
-	"porthole.dev/porthole/internal/target"
 )
 
-// Session forwards what its listeners accept. Set the fields, then call Run once.
-type Session struct {
+// Forwarder forwards what its listeners accept. Set the fields, then call Run once.
+type Forwarder struct {
 	// Name is what the events call the target.
 	Name string
 	// Dialer leads to the target.
@@ -26,7 +26,7 @@ type Session struct {
 	// Events is called for everything worth telling, from many goroutines
 	// at once. A connection waits for the call about it to return. nil is
 	// for nobody.
-	Events func(Event)
+	Events func(route.Event)
 	// DialTimeout is how long one connection to the target may take to come
 	// up; 0 means 30 s.
 	DialTimeout time.Duration
@@ -46,9 +46,9 @@ type Session struct {
 const defaultDialTimeout = 30 * time.Second
 
 // Run serves the listeners until ctx ends, closes them, gives live connections
-// s.Drain to finish if something moves on them, and returns when all of them are gone. It returns nil when
+// f.Drain to finish if something moves on them, and returns when all of them are gone. It returns nil when
 // ctx ended it, and otherwise the error of the listener that failed.
-func (s *Session) Run(ctx context.Context, listeners []*Listener) error {
+func (f *Forwarder) Run(ctx context.Context, listeners []*Listener) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	defer context.AfterFunc(ctx, func() { CloseAll(listeners) })()
@@ -61,15 +61,15 @@ func (s *Session) Run(ctx context.Context, listeners []*Listener) error {
 	var once sync.Once
 	for _, l := range listeners {
 		accepting.Go(func() {
-			if err := s.accept(ctx, conns, l, &serving); err != nil {
+			if err := f.accept(ctx, conns, l, &serving); err != nil {
 				once.Do(func() { failure = err })
 				stop(err)
 			}
 		})
 	}
 	accepting.Wait()
-	s.drain(&serving, reset)
-	s.copier.Close()
+	f.drain(&serving, reset)
+	f.copier.Close()
 	return failure
 }
 
@@ -82,23 +82,23 @@ const (
 )
 
 // drain waits for the connections that are in use, with a limit.
-func (s *Session) drain(serving *sync.WaitGroup, reset func()) {
+func (f *Forwarder) drain(serving *sync.WaitGroup, reset func()) {
 	over := make(chan struct{})
 	go func() { serving.Wait(); close(over) }()
-	limit, tell, tick := time.NewTimer(s.Drain), time.NewTimer(drainTell), time.NewTicker(drainTick)
+	limit, tell, tick := time.NewTimer(f.Drain), time.NewTimer(drainTell), time.NewTicker(drainTick)
 	defer limit.Stop()
 	defer tell.Stop()
 	defer tick.Stop()
-	s.resetIdle()
-	for now := s.Now; ; {
+	f.resetIdle()
+	for now := f.Now; ; {
 		select {
 		case <-over:
 			return
 		case <-tick.C:
-			s.resetIdle()
+			f.resetIdle()
 		case <-tell.C:
-			if n := s.resetIdle(); n > 0 && s.Drain > drainTell {
-				s.emit(Event{Kind: Draining, Live: n})
+			if n := f.resetIdle(); n > 0 && f.Drain > drainTell {
+				f.emit(route.Event{Kind: route.Draining, Live: n})
 			}
 		case <-limit.C:
 			reset()
@@ -110,10 +110,10 @@ func (s *Session) drain(serving *sync.WaitGroup, reset func()) {
 }
 
 // resetIdle resets the connections on which nothing moves, and counts the others.
-func (s *Session) resetIdle() (busy int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for c := range s.live {
+func (f *Forwarder) resetIdle() (busy int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for c := range f.live {
 		if c.busy() {
 			busy++
 		} else {
@@ -124,30 +124,30 @@ func (s *Session) resetIdle() (busy int) {
 }
 
 // accept serves one listener until ctx ends.
-func (s *Session) accept(ctx, conns context.Context, l *Listener, serving *sync.WaitGroup) error {
-	var pause backoff
+func (f *Forwarder) accept(ctx, conns context.Context, l *Listener, serving *sync.WaitGroup) error {
+	var pause backoff.Backoff
 	for {
 		conn, err := l.AcceptTCP()
 		switch {
 		case err == nil:
-			pause.reset()
-			serving.Go(func() { s.serve(conns, l, conn) })
+			pause.Reset()
+			serving.Go(func() { f.serve(conns, l, conn) })
 		case ctx.Err() != nil:
 			return nil
-		case passing(err):
-			if pause.first() {
-				s.emit(Event{Kind: Failed, Listen: l.Local, Remote: l.Remote, Err: err})
+		case mayPass(err):
+			if !pause.Failing() {
+				f.emit(route.Event{Kind: route.Failed, Listen: l.Local, Remote: l.Remote, Err: err})
 			}
-			pause.wait(ctx)
+			backoff.Sleep(ctx, pause.Next(5*time.Millisecond, time.Second), nil)
 		default:
 			return err
 		}
 	}
 }
 
-// passing reports whether accept(2) may succeed later: the connection was gone
+// mayPass reports whether accept(2) may succeed later: the connection was gone
 // before it was accepted, or the system is out of descriptors or memory.
-func passing(err error) bool {
+func mayPass(err error) bool {
 	for _, errno := range []error{syscall.ECONNABORTED, syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM} {
 		if errors.Is(err, errno) {
 			return true
@@ -172,34 +172,40 @@ func (c *connection) busy() bool {
 	return c.moves()
 }
 
-func (s *Session) enter(c *connection) (leave func()) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.live == nil {
-		s.live = map[*connection]bool{}
+// setLive has drain know of a connection, or forget it.
+func (f *Forwarder) setLive(c *connection, live bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.live == nil {
+		f.live = map[*connection]bool{}
 	}
-	s.live[c] = true
-	return func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		delete(s.live, c)
+	if live {
+		f.live[c] = true
+	} else {
+		delete(f.live, c)
 	}
 }
 
 // serve carries one connection to its end. conns ends when it is to be reset.
-func (s *Session) serve(conns context.Context, l *Listener, local *net.TCPConn) {
+func (f *Forwarder) serve(conns context.Context, l *Listener, local *net.TCPConn) {
 	conns, reset := context.WithCancel(conns)
 	defer reset()
 	c := &connection{activity: activityOf(local), began: time.Now(), reset: reset}
-	defer s.enter(c)()
-	event := Event{Kind: Opened, Listen: l.Local, Remote: l.Remote, Client: clientOf(local)}
-	s.emit(event)
+	f.setLive(c, true)
+	defer f.setLive(c, false)
+	event := route.Event{Kind: route.Opened, Listen: l.Local, Remote: l.Remote}
+	if client, ok := local.RemoteAddr().(*net.TCPAddr); ok {
+		event.Client = client.AddrPort()
+	}
+	f.emit(event)
 
-	remote, err := s.dial(conns, l.Remote)
+	dialing, dialed := context.WithTimeout(conns, cmp.Or(f.DialTimeout, defaultDialTimeout))
+	remote, err := f.Dialer.Dial(dialing, l.Remote)
+	dialed()
 	if err != nil {
 		_ = pipe.Reset(local)
-		event.Kind, event.Err = Failed, err
-		s.emit(event)
+		event.Kind, event.Err = route.Failed, err
+		f.emit(event)
 		return
 	}
 	c.up.Store(true)
@@ -207,47 +213,16 @@ func (s *Session) serve(conns context.Context, l *Listener, local *net.TCPConn) 
 		_ = pipe.Reset(local)
 		_ = pipe.Reset(remote)
 	})()
-	counts, err := s.copier.Copy(c.conn(), remote)
-	event.Kind, event.Err = Closed, err
+	counts, err := f.copier.Copy(c.conn(), remote)
+	event.Kind, event.Err = route.Closed, err
 	event.Sent, event.Received = counts.FromA, counts.FromB
 	event.Duration = time.Since(c.began)
-	s.emit(event)
+	f.emit(event)
 }
 
-func (s *Session) dial(ctx context.Context, to target.Address) (pipe.Conn, error) {
-	timeout := s.DialTimeout
-	if timeout == 0 {
-		timeout = defaultDialTimeout
-	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	return s.Dialer.Dial(ctx, to)
-}
-
-func (s *Session) emit(e Event) {
-	if s.Events != nil {
-		e.Target = s.Name
-		s.Events(e)
-	}
-}
-
-func clientOf(c *net.TCPConn) netip.AddrPort {
-	if a, ok := c.RemoteAddr().(*net.TCPAddr); ok {
-		return a.AddrPort()
-	}
-	return netip.AddrPort{}
-}
-
-// backoff spaces out attempts that fail for want of resources.
-type backoff struct{ last time.Duration }
-
-func (b *backoff) reset()      { b.last = 0 }
-func (b *backoff) first() bool { return b.last == 0 }
-
-func (b *backoff) wait(ctx context.Context) {
-	b.last = min(max(2*b.last, 5*time.Millisecond), time.Second)
-	select {
-	case <-time.After(b.last):
-	case <-ctx.Done():
+func (f *Forwarder) emit(e route.Event) {
+	if f.Events != nil {
+		e.Target = f.Name
+		f.Events(e)
 	}
 }

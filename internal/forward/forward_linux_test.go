@@ -35,14 +35,14 @@ func (loopback) Dial(ctx context.Context, to target.Address) (pipe.Conn, error) 
 
 // running is a session in a test.
 type running struct {
-	*forward.Session
+	*forward.Forwarder
 	listeners []*forward.Listener
 	interrupt context.CancelFunc
 	now       chan struct{}
 	done      chan error
 
 	mu     sync.Mutex
-	events []forward.Event
+	events []route.Event
 }
 
 func start(t *testing.T, route route.Dialer, remote uint16, drain time.Duration) *running {
@@ -53,25 +53,25 @@ func start(t *testing.T, route route.Dialer, remote uint16, drain time.Duration)
 	}
 	ctx, interrupt := context.WithCancel(t.Context())
 	r := &running{listeners: listeners, interrupt: interrupt, now: make(chan struct{}), done: make(chan error, 1)}
-	r.Session = &forward.Session{Dialer: route, Drain: drain, Now: r.now, Events: r.note}
+	r.Forwarder = &forward.Forwarder{Dialer: route, Drain: drain, Now: r.now, Events: r.note}
 	go func() { r.done <- r.Run(ctx, listeners) }()
 	t.Cleanup(interrupt)
 	return r
 }
 
-func (r *running) note(e forward.Event) {
+func (r *running) note(e route.Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.events = append(r.events, e)
 }
 
-func (r *running) event(i int) forward.Event {
+func (r *running) event(i int) route.Event {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.events[i]
 }
 
-func (r *running) kinds() (kinds []forward.Kind) {
+func (r *running) kinds() (kinds []route.Kind) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, e := range r.events {
@@ -174,7 +174,7 @@ func TestRefusedIsOnesOwn(t *testing.T) {
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	var r running
-	s := forward.Session{Dialer: loopback{}, Events: r.note}
+	s := forward.Forwarder{Dialer: loopback{}, Events: r.note}
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx, listeners) }()
 
@@ -344,7 +344,7 @@ func TestDrainOfIdleEndsAtOnce(t *testing.T) {
 			t.Errorf("the client reads %v, want ECONNRESET", err)
 		}
 	}
-	if kinds := r.kinds(); slices.Contains(kinds, forward.Draining) {
+	if kinds := r.kinds(); slices.Contains(kinds, route.Draining) {
 		t.Errorf("told %v: there was nothing to wait for", kinds)
 	}
 }

@@ -34,17 +34,21 @@ func Listen(ctx context.Context, addresses []string, ports []target.Port) (ls []
 			CloseAll(ls)
 		}
 	}()
-	groups := make([]group, len(ports))
+	locals, taken := make([][]local, len(ports)), map[netip.AddrPort]bool{}
 	for i, p := range ports {
-		if groups[i], err = groupOf(addresses, p); err != nil {
+		if locals[i], err = localsOf(addresses, p); err != nil {
 			return nil, err
 		}
+		for _, at := range locals[i] {
+			a := netip.AddrPortFrom(at.addr, p.Local)
+			if taken[a] {
+				return nil, fmt.Errorf("listen on %s: %w", a, ErrTwice)
+			}
+			taken[a] = p.Local != 0 // or else the system chooses another for each
+		}
 	}
-	if err := checkTwice(groups); err != nil {
-		return nil, err
-	}
-	for _, g := range groups {
-		bound, err := g.listen(ctx)
+	for i, p := range ports {
+		bound, err := listen(ctx, locals[i], p)
 		ls = append(ls, bound...)
 		if err != nil {
 			return ls, err
@@ -60,86 +64,58 @@ func CloseAll(listeners []*Listener) {
 	}
 }
 
-// group is one port of the target and the addresses that lead to it.
-type group struct {
-	port  target.Port
-	binds []bind
+// local is an address to listen on.
+type local struct {
+	addr     netip.Addr
+	optional bool // the machine may lack the family
 }
 
-type bind struct {
-	addr netip.Addr
-	// optional: the machine may lack the family.
-	optional bool
-}
-
-func groupOf(addresses []string, p target.Port) (group, error) {
+// localsOf are the addresses that lead to a port. What is given twice is left out, and
+// so is what the unspecified address of its family covers. What one of two asks for is
+// not optional.
+func localsOf(addresses []string, p target.Port) (distinct []local, err error) {
 	if p.Address != "" {
 		addresses = []string{p.Address}
 	}
-	g := group{port: p}
+	var all []local
+	covered := map[bool]bool{} // by Is4
 	for _, a := range addresses {
 		if a == target.Localhost {
-			g.binds = append(g.binds, bind{netip.AddrFrom4([4]byte{127, 0, 0, 1}), true}, bind{netip.IPv6Loopback(), true})
+			all = append(all, local{netip.AddrFrom4([4]byte{127, 0, 0, 1}), true}, local{netip.IPv6Loopback(), true})
 			continue
 		}
 		addr, err := netip.ParseAddr(a)
 		if err != nil {
-			return group{}, fmt.Errorf("listen: %w", err)
+			return nil, fmt.Errorf("listen: %w", err)
 		}
-		g.binds = append(g.binds, bind{addr: addr})
+		all = append(all, local{addr: addr})
+		covered[addr.Is4()] = covered[addr.Is4()] || addr.IsUnspecified()
 	}
-	if len(g.binds) == 0 {
-		return group{}, errors.New("listen: no address is given")
+	if len(all) == 0 {
+		return nil, errors.New("listen: no address is given")
 	}
-	g.binds = distinct(g.binds)
-	return g, nil
-}
-
-// distinct leaves out what is given twice, and what the unspecified address of its
-// family covers. What one of two asks for is not optional.
-func distinct(binds []bind) (all []bind) {
-	unspecified := map[bool]bool{} // by Is4
-	for _, b := range binds {
-		unspecified[b.addr.Is4()] = unspecified[b.addr.Is4()] || b.addr.IsUnspecified()
-	}
-	for _, b := range binds {
-		same := slices.IndexFunc(all, func(other bind) bool { return other.addr == b.addr })
+	for _, l := range all {
+		same := slices.IndexFunc(distinct, func(other local) bool { return other.addr == l.addr })
 		switch {
-		case unspecified[b.addr.Is4()] && !b.addr.IsUnspecified():
+		case covered[l.addr.Is4()] && !l.addr.IsUnspecified():
 		case same >= 0:
-			all[same].optional = all[same].optional && b.optional
+			distinct[same].optional = distinct[same].optional && l.optional
 		default:
-			all = append(all, b)
+			distinct = append(distinct, l)
 		}
 	}
-	return all
-}
-
-func checkTwice(groups []group) error {
-	seen := map[netip.AddrPort]bool{}
-	for _, g := range groups {
-		if g.port.Local == 0 {
-			continue // the system chooses another for each
-		}
-		for _, b := range g.binds {
-			local := netip.AddrPortFrom(b.addr, g.port.Local)
-			if seen[local] {
-				return fmt.Errorf("listen on %s: %w", local, ErrTwice)
-			}
-			seen[local] = true
-		}
-	}
-	return nil
+	return distinct, nil
 }
 
 // tries is how often a free port is drawn until it is free on every address.
 const tries = 32
 
-// listen binds the group. What it returns is bound, also beside an error.
-func (g group) listen(ctx context.Context) (ls []*Listener, err error) {
+// listen binds a port on all of its addresses. What it returns is bound, also beside
+// an error.
+func listen(ctx context.Context, locals []local, p target.Port) (ls []*Listener, err error) {
 	for range tries {
-		ls, err = g.listenOnce(ctx)
-		if g.port.Local != 0 || !errors.Is(err, syscall.EADDRINUSE) {
+		ls, err = listenOnce(ctx, locals, p)
+		if p.Local != 0 || !errors.Is(err, syscall.EADDRINUSE) {
 			break
 		}
 		CloseAll(ls)
@@ -147,16 +123,22 @@ func (g group) listen(ctx context.Context) (ls []*Listener, err error) {
 	return ls, err
 }
 
-func (g group) listenOnce(ctx context.Context) (ls []*Listener, err error) {
-	number := g.port.Local
+func listenOnce(ctx context.Context, locals []local, p target.Port) (ls []*Listener, err error) {
+	number := p.Local
 	var missing error
-	for _, b := range g.binds {
-		l, err := listen(ctx, netip.AddrPortFrom(b.addr, number), g.port.To())
+	for _, at := range locals {
+		network := "tcp4"
+		if at.addr.Is6() {
+			network = "tcp6" // and not IPv4 as well, which has a listener of its own
+		}
+		l, err := new(net.ListenConfig).Listen(ctx, network, netip.AddrPortFrom(at.addr, number).String())
 		switch {
 		case err == nil:
-			ls = append(ls, l)
-			number = l.Local.Port()
-		case b.optional && familyMissing(err):
+			tcp := l.(*net.TCPListener)
+			here := tcp.Addr().(*net.TCPAddr).AddrPort()
+			ls = append(ls, &Listener{TCPListener: tcp, Local: here, Remote: p.To()})
+			number = here.Port()
+		case at.optional && familyMissing(err):
 			missing = err
 		default:
 			return ls, err
@@ -166,19 +148,6 @@ func (g group) listenOnce(ctx context.Context) (ls []*Listener, err error) {
 		return nil, missing
 	}
 	return ls, nil
-}
-
-func listen(ctx context.Context, local netip.AddrPort, remote target.Address) (*Listener, error) {
-	network := "tcp4"
-	if local.Addr().Is6() {
-		network = "tcp6" // and not IPv4 as well, which has a listener of its own
-	}
-	l, err := new(net.ListenConfig).Listen(ctx, network, local.String())
-	if err != nil {
-		return nil, err
-	}
-	tcp := l.(*net.TCPListener)
-	return &Listener{TCPListener: tcp, Local: tcp.Addr().(*net.TCPAddr).AddrPort(), Remote: remote}, nil
 }
 
 // familyMissing reports whether the machine has no such loopback address, as

@@ -11,6 +11,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+
+	"porthole.dev/porthole/internal/route"
 )
 
 const (
@@ -49,7 +51,7 @@ func (r *Route) await(ctx context.Context) error {
 		case <-changed:
 		case <-tick.C:
 		case <-tell:
-			r.emit(Event{Kind: Waiting, Err: why})
+			r.emit(route.Event{Kind: route.Waiting, Err: why})
 		case <-limited.Done():
 			if ctx.Err() != nil {
 				return context.Cause(ctx)

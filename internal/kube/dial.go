@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"porthole.dev/porthole/internal/backoff"
 	"porthole.dev/porthole/internal/pipe"
 	"porthole.dev/porthole/internal/portforward"
 )
@@ -20,14 +21,14 @@ var errPortMoved = errors.New("the pod has no such port any more")
 type call struct {
 	route *Route
 	port  uint16
-	pause backoff
+	pause backoff.Backoff
 	err   error // of the last attempt, or nil while there was no pod
 }
 
 // run tries until a pod is reached, or it has waited long enough.
 func (c *call) run(parent context.Context) (pipe.Conn, error) {
 	r, began := c.route, time.Now()
-	ctx, cancel := context.WithTimeout(parent, r.Wait)
+	ctx, cancel := context.WithTimeout(parent, r.MaxWait)
 	defer cancel()
 	for {
 		all, changed, _ := r.pods.current()
@@ -43,7 +44,7 @@ func (c *call) run(parent context.Context) (pipe.Conn, error) {
 			if c.err == nil || ctx.Err() == nil {
 				c.err = err // and not that the last attempt was cut short
 			}
-			c.pause.wait(ctx, changed, err)
+			backoff.Sleep(ctx, pauseAfter(&c.pause, err), changed)
 		} else {
 			c.err = nil
 			select {

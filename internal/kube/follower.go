@@ -18,6 +18,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
+
+	"porthole.dev/porthole/internal/backoff"
 )
 
 const (
@@ -95,18 +97,18 @@ func (f *follower[T]) start(ctx context.Context) error {
 // run follows until ctx ends. What fails is tried again, whatever it is: a server
 // that starts may well refuse what it grants a second later.
 func (f *follower[T]) run(ctx context.Context) {
-	var pause backoff
+	var pause backoff.Backoff
 	for ctx.Err() == nil {
 		began := time.Now()
 		f.listen(ctx)
 		if time.Since(began) > calmTime {
-			pause.reset()
+			pause.Reset()
 		} else {
-			pause.wait(ctx, nil, nil)
+			backoff.Sleep(ctx, pauseAfter(&pause, nil), nil)
 		}
 		for err := f.renew(ctx); err != nil && ctx.Err() == nil; err = f.renew(ctx) {
 			back := f.cluster.recovery.wait()
-			pause.wait(ctx, back, err)
+			backoff.Sleep(ctx, pauseAfter(&pause, err), back)
 			f.cluster.retries.wait(ctx, back)
 		}
 	}

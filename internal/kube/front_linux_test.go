@@ -139,7 +139,7 @@ func (f *front) opened(t *testing.T, c *kube.Cluster, resource, name string) *jo
 	t.Helper()
 	j := &journey{t: t}
 	j.Route = &kube.Route{Cluster: c, Target: target.Target{Scheme: target.Kubernetes, Resource: resource, Name: name},
-		Wait: 5 * time.Minute, PodRunningTimeout: 30 * time.Second, Events: j.note}
+		MaxWait: 5 * time.Minute, PodRunningTimeout: 30 * time.Second, Events: j.note}
 	t.Cleanup(func() { _ = j.Close() })
 	j.open()
 	return j

@@ -10,8 +10,10 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 
+	"porthole.dev/porthole/internal/backoff"
 	"porthole.dev/porthole/internal/pipe"
 	"porthole.dev/porthole/internal/portforward"
+	"porthole.dev/porthole/internal/route"
 )
 
 const (
@@ -28,7 +30,7 @@ const (
 // keep sees to it that there is a tunnel for connections to come, and tells when
 // there is none, once, and when there is one again. It runs until Close.
 func (r *Route) keep(pod string) {
-	var pause backoff
+	var pause backoff.Backoff
 	up := true
 	for {
 		_, changed, _ := r.pods.current()
@@ -45,12 +47,12 @@ func (r *Route) keep(pod string) {
 		}
 		switch {
 		case err == nil && (!up || !r.balancer.spreads() && now != pod):
-			r.emit(Event{Kind: Ready, Pod: now})
+			r.emit(route.Event{Kind: route.Ready, Pod: now})
 		case err != nil && up:
 			r.lost(err)
 		}
 		if err == nil {
-			pause.reset()
+			pause.Reset()
 			if !up {
 				r.pods.wake() // connections wait for this
 			}
@@ -97,7 +99,7 @@ func (r *Route) connectUnless(changed <-chan struct{}) (pod string, err error) {
 // the tunnel: then they are made anew, and all is asked again. Other routes share them,
 // whose watches end with them, so that they are looked at first.
 func (r *Route) lost(err error) {
-	r.emit(Event{Kind: Reconnecting, Err: err})
+	r.emit(route.Event{Kind: route.Reconnecting, Err: err})
 	if !errors.Is(err, ErrNotReady) && !errors.Is(err, ErrNoPort) && !answered(err) {
 		r.work.Go(func() { r.Cluster.check(r.life) })
 	}
@@ -105,10 +107,10 @@ func (r *Route) lost(err error) {
 
 // rest waits until it is time for keep to look again, after it has failed with err
 // or not. After a tunnel has failed its client waits.
-func (r *Route) rest(pause *backoff, err error, changed <-chan struct{}) {
+func (r *Route) rest(pause *backoff.Backoff, err error, changed <-chan struct{}) {
 	if err != nil {
 		if len(r.probable(1)) == 0 {
-			pause.wait(r.life, changed, err)
+			backoff.Sleep(r.life, pauseAfter(pause, err), changed)
 		}
 		return
 	}

@@ -184,9 +184,9 @@ func TestPortComes(t *testing.T) {
 // awaitNone waits until no pod has a port, and wants connections to say why.
 func (j *journey) awaitNone(port uint16, why error) {
 	j.t.Helper()
-	wait := j.Wait
-	defer func() { j.Wait = wait }()
-	j.Wait = 200 * time.Millisecond
+	wait := j.MaxWait
+	defer func() { j.MaxWait = wait }()
+	j.MaxWait = 200 * time.Millisecond
 	var err error
 	for end := time.Now().Add(time.Minute); !errors.Is(err, kube.ErrWaited); time.Sleep(10 * time.Millisecond) {
 		if _, err = j.reach(port); time.Now().After(end) {
@@ -413,7 +413,7 @@ func TestServiceWithoutSelector(t *testing.T) {
 	n.setStatus("web-1", object{"phase": "Running", "conditions": []object{}, "containerStatuses": []object{waiting("CrashLoopBackOff", "back-off")}})
 	n.putSlice("mirrored-1", slice([]object{n.endpoint("web-1", object{"ready": false})}, tcpPort("http", 8080)))
 	j.awaitNone(80, kube.ErrNotReady)
-	j.Wait = time.Millisecond
+	j.MaxWait = time.Millisecond
 	_, err := j.reach(80)
 	var why *kube.NotReadyError
 	if !errors.As(err, &why) || len(why.Pods) != 1 || why.Pods[0].Reason != "CrashLoopBackOff" {

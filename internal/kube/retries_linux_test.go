@@ -139,7 +139,7 @@ func TestRetryAfter(t *testing.T) {
 	// Who ends the wait meanwhile is told why there was one.
 	f.refuse("kuard", status(http.StatusTooManyRequests, "Retry-After", "3600"))
 	j.eventuallyStory(story + ", reconnecting")
-	j.Wait = time.Second
+	j.MaxWait = time.Second
 	_, err := j.reach(80)
 	var waited *kube.WaitError
 	var refused *portforward.StatusError

@@ -8,10 +8,17 @@ import (
 	"sync"
 	"time"
 
+	"porthole.dev/porthole/internal/backoff"
 	"porthole.dev/porthole/internal/portforward"
 )
 
 const (
+	firstPause = 50 * time.Millisecond
+	// maxPause keeps a route that is back from being noticed late.
+	maxPause = 800 * time.Millisecond
+	// maxLoginPause is the same where credentials are missing: each attempt may
+	// start a plugin, which may write to the terminal, or open a browser.
+	maxLoginPause = 10 * time.Second
 	// attemptSpace is between any two attempts of a process that follow a failure.
 	attemptSpace = 100 * time.Millisecond
 	// maxRetryAfter bounds what servers ask for.
@@ -35,42 +42,36 @@ func (a *RetryLimiter) wait(ctx context.Context, wake <-chan struct{}) {
 	rest := a.next.Sub(now)
 	a.next = a.next.Add(attemptSpace)
 	a.mu.Unlock()
-	sleep(ctx, rest, wake)
+	backoff.Sleep(ctx, rest, wake)
 }
 
-// sleep waits for a time, for wake or for the end of ctx.
-func sleep(ctx context.Context, rest time.Duration, wake <-chan struct{}) {
-	if rest <= 0 {
-		return
+// pauseAfter is how long to wait after an attempt failed with err.
+func pauseAfter(b *backoff.Backoff, err error) time.Duration {
+	if errors.Is(err, ErrUnauthorized) || errors.Is(err, ErrCredentials) {
+		return b.Next(firstPause, maxLoginPause)
 	}
-	timer := time.NewTimer(rest)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-wake:
-	case <-ctx.Done():
-	}
+	return b.Next(firstPause, maxPause)
 }
 
 // again returns what has one pod's tunnels wait after a failure, whoever waits for
 // them; it is called by one goroutine at a time.
 func (c *Cluster) again() func(ctx context.Context, failures int, err error) {
-	var pause backoff
+	var pause backoff.Backoff
 	return func(ctx context.Context, failures int, err error) {
 		if failures <= 1 {
-			pause.reset()
+			pause.Reset()
 		}
 		var wake <-chan struct{}
 		if !answered(err) {
 			wake = c.recovery.wait()
 		}
-		rest := pause.next(c.openingFailed(err))
+		rest := pauseAfter(&pause, c.openingFailed(err))
 		var status *portforward.StatusError
 		if errors.As(err, &status) && status.RetryAfter > rest {
 			rest = min(status.RetryAfter, maxRetryAfter)
 			rest += rand.N(min(rest/4, time.Second) + 1)
 		}
-		sleep(ctx, rest, wake)
+		backoff.Sleep(ctx, rest, wake)
 		c.retries.wait(ctx, wake)
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"testing"
 	"time"
+
+	"porthole.dev/porthole/internal/backoff"
 )
 
 // A route that may come back by itself is tried often; one for which somebody has
@@ -19,17 +21,17 @@ func TestBackoff(t *testing.T) {
 		"credentials":  {&ServerError{Kind: ErrCredentials, Err: errors.New("exec")}, 10 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var b backoff
-			if first := b.next(each.err); first > firstPause {
+			var b backoff.Backoff
+			if first := pauseAfter(&b, each.err); first > firstPause {
 				t.Errorf("the first pause is %v", first)
 			}
 			for range 20 {
-				b.next(each.err)
+				pauseAfter(&b, each.err)
 			}
-			if last := b.next(each.err); last < each.limit/2 || last > each.limit {
+			if last := pauseAfter(&b, each.err); last < each.limit/2 || last > each.limit {
 				t.Errorf("the last pause is %v, want %v at most and half of it at least", last, each.limit)
 			}
-			if after := b.next(nil); after > maxPause {
+			if after := pauseAfter(&b, nil); after > maxPause {
 				t.Errorf("the pause after that is %v", after)
 			}
 		})

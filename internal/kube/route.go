@@ -14,6 +14,7 @@ import (
 
 	"porthole.dev/porthole/internal/pipe"
 	"porthole.dev/porthole/internal/portforward"
+	"porthole.dev/porthole/internal/route"
 	"porthole.dev/porthole/internal/target"
 )
 
@@ -34,9 +35,9 @@ type Route struct {
 	// Want are the ports that Ports will be called for, if they are known already:
 	// Open waits for a pod that has one of them.
 	Want []target.Port
-	// Wait is how long a connection waits while no pod can be reached;
+	// MaxWait is how long a connection waits while no pod can be reached;
 	// 0 means 30 s.
-	Wait time.Duration
+	MaxWait time.Duration
 	// PodRunningTimeout is how long Open waits for a pod; 0 means 1 min.
 	PodRunningTimeout time.Duration
 	// Pin has all connections stay with one pod for as long as it is there,
@@ -50,7 +51,7 @@ type Route struct {
 	KeepWebSocket bool
 	// Events is told what becomes of the route, one call at a time, until
 	// Close returns. nil is for nobody.
-	Events func(Event)
+	Events func(route.Event)
 	// Log gets what explains the Route's behaviour; nil is for nobody.
 	Log *slog.Logger
 
@@ -61,6 +62,8 @@ type Route struct {
 	suspect  chan struct{} // asks keep to see whether the route is still there
 	// reselect says that the service selects other pods.
 	reselect chan struct{}
+
+	troubled bool // the last event was not that the route is Ready
 
 	portless time.Time // since when keep has found no pod that has a port, though some are ready; or zero
 
@@ -97,7 +100,7 @@ func (r *Route) Open(ctx context.Context) error {
 
 func (r *Route) init() {
 	r.Namespace = cmp.Or(r.Namespace, r.Cluster.Namespace)
-	r.Wait = cmp.Or(r.Wait, defaultWait)
+	r.MaxWait = cmp.Or(r.MaxWait, defaultWait)
 	r.PodRunningTimeout = cmp.Or(r.PodRunningTimeout, defaultPodRunningTimeout)
 	if r.Log == nil {
 		r.Log = slog.New(slog.DiscardHandler)
@@ -128,7 +131,7 @@ func (r *Route) open(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	r.emit(Event{Kind: Ready, Pod: pod})
+	r.emit(route.Event{Kind: route.Ready, Pod: pod})
 	r.work.Go(func() { r.keep(pod) })
 	r.work.Go(r.sweep)
 	return nil
@@ -178,16 +181,23 @@ func (r *Route) client(pod string) *portforward.Client {
 	}
 }
 
+// Wait waits for ctx: a route to pods is never gone for good, because pods come back.
+func (r *Route) Wait(ctx context.Context) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
 // emit tells the route's owner. Only Open and keep call it, one after the other.
-func (r *Route) emit(e Event) {
+func (r *Route) emit(e route.Event) {
 	r.Log.Debug("route", "target", r.resolved.name, "kind", e.Kind, "pod", e.Pod, "err", e.Err)
+	e.Again, r.troubled = r.troubled && e.Kind == route.Ready, e.Kind != route.Ready
 	if r.Events != nil {
 		r.Events(e)
 	}
 }
 
 // Dial opens a connection to a TCP port of the target, a service's or a pod's. While
-// no pod can be reached it waits, at most for r.Wait, and then returns a
+// no pod can be reached it waits, at most for r.MaxWait, and then returns a
 // *WaitError. Other errors: *PortError, *portforward.PortError, net.ErrClosed
 // after Close, the context's.
 func (r *Route) Dial(ctx context.Context, to target.Address) (pipe.Conn, error) {

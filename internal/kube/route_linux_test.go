@@ -28,7 +28,7 @@ type journey struct {
 	t testing.TB
 
 	mu     sync.Mutex
-	events []kube.Event
+	events []route.Event
 }
 
 // route prepares one to a target, as a user.
@@ -41,7 +41,7 @@ func (n *namespace) route(t testing.TB, user, to string) *journey {
 	j := &journey{t: t}
 	j.Route = &kube.Route{
 		Cluster: n.open(t, user, n.name), Target: parsed,
-		Wait: testenv.Patience, PodRunningTimeout: testenv.Patience,
+		MaxWait: testenv.Patience, PodRunningTimeout: testenv.Patience,
 		Events: j.note,
 	}
 	t.Cleanup(func() { _ = j.Close() })
@@ -63,7 +63,7 @@ func (j *journey) open() {
 	}
 }
 
-func (j *journey) note(e kube.Event) {
+func (j *journey) note(e route.Event) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.events = append(j.events, e)
@@ -259,7 +259,7 @@ func TestWaitEnds(t *testing.T) {
 	n := newNamespace(t)
 	n.newReady("db-0")
 	j := n.route(t, "admin", "pod/db-0")
-	j.Wait = 300 * time.Millisecond
+	j.MaxWait = 300 * time.Millisecond
 	j.open()
 	n.setStatus("db-0", object{"phase": "Running", "conditions": []object{},
 		"containerStatuses": []object{{"name": "main", "ready": false, "image": "main", "imageID": "main", "restartCount": 3,
@@ -272,8 +272,8 @@ func TestWaitEnds(t *testing.T) {
 	if !errors.As(err, &waited) || !errors.As(err, &why) || why.Pods[0].Reason != "CrashLoopBackOff" {
 		t.Errorf("Dial = %v, want a WaitError that tells of CrashLoopBackOff", err)
 	}
-	if took := time.Since(began); took < j.Wait {
-		t.Errorf("waited %v, want %v", took, j.Wait)
+	if took := time.Since(began); took < j.MaxWait {
+		t.Errorf("waited %v, want %v", took, j.MaxWait)
 	}
 }
 
@@ -301,7 +301,7 @@ func TestAPIServerRestarts(t *testing.T) {
 	n.newWorkload("deployments", "web", 1)
 	n.newReady("web-1")
 	j := n.route(t, "admin", "deploy/web")
-	j.Wait = 60 * time.Second
+	j.MaxWait = 60 * time.Second
 	j.open()
 	n.apiServer.kill()
 	j.awaitStory("ready web-1, reconnecting")

@@ -49,9 +49,9 @@ func (d *decoder) manifest(root *yaml.Node) *Manifest {
 }
 
 // forward reads one forward. What is wrong with a part of it leaves out that part.
-func (d *decoder) forward(v value) Forward {
-	fields := d.fields(v, "a forward", keysOf[Forward](), "target", "ports")
-	f := Forward{Line: v.line}
+func (d *decoder) forward(v value) target.Forward {
+	fields := d.fields(v, "a forward", keysOf[target.Forward](), "target", "ports")
+	f := target.Forward{Line: v.line}
 	f.Name = d.name(fields["name"])
 	f.Target = d.target(fields["target"])
 	f.Context = d.text(fields["context"], "context")
@@ -125,7 +125,7 @@ func (d *decoder) addresses(v value) (addresses []string) {
 }
 
 // ports reads the ports of f, whose target and addresses have been read.
-func (d *decoder) ports(v value, f Forward) (ports []target.Port) {
+func (d *decoder) ports(v value, f target.Forward) (ports []target.Port) {
 	parse := target.ParseNamedPort
 	if f.Target.Scheme != "" && f.Target.Scheme != target.Kubernetes {
 		parse = target.ParsePort

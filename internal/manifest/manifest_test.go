@@ -35,7 +35,7 @@ forwards:
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := &manifest.Manifest{Forwards: []manifest.Forward{
+	want := &manifest.Manifest{Forwards: []target.Forward{
 		{
 			Name: "db", Target: target.Target{Scheme: target.Kubernetes, Resource: "svc", Name: "db"},
 			Context: "staging", Namespace: "shop", Addresses: []string{"::1", "127.0.0.1"}, Pin: true, Line: 3,

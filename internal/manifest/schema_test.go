@@ -14,6 +14,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"porthole.dev/porthole/internal/manifest"
+	"porthole.dev/porthole/internal/target"
 )
 
 // root is the repository's.
@@ -46,7 +47,7 @@ func validate(schema *jsonschema.Schema, text string) error {
 func TestSchemaHasTheKeys(t *testing.T) {
 	top := compile(t)
 	sameKeys(t, top, reflect.TypeFor[manifest.Manifest]())
-	sameKeys(t, top.Properties["forwards"].Items2020.Ref, reflect.TypeFor[manifest.Forward]())
+	sameKeys(t, top.Properties["forwards"].Items2020.Ref, reflect.TypeFor[target.Forward]())
 }
 
 func sameKeys(t *testing.T, schema *jsonschema.Schema, of reflect.Type) {

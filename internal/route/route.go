@@ -1,4 +1,4 @@
-// Package route says what leads to a target.
+// Package route says what leads to a target: how it is opened, dialed, told of and waited for.
 // It must not know any kind of target: whoever brings one depends on this package.
 package route
 
@@ -14,3 +14,32 @@ import (
 type Dialer interface {
 	Dial(ctx context.Context, to target.Address) (pipe.Conn, error)
 }
+
+// Route leads to one target until it is closed.
+type Route interface {
+	Dialer
+	// Wait returns when the target is gone for good, with the reason, or when ctx ends.
+	Wait(ctx context.Context) error
+	Close() error
+}
+
+// Result is a Route that can be used, and what its opening brought to light.
+type Result struct {
+	Route
+	Ports []target.Port // those of the forward, all of them numbered
+	// PodPort is the pod's port that a service's stands for now; nil where they are the same.
+	PodPort func(port uint16) (uint16, error)
+}
+
+// Opener opens the route to a forward's target; who calls it closes the Route. It tells
+// events that the target is Ready before it returns, and what becomes of it until the
+// Route is closed, one call at a time. A FinalError says that the next attempt would
+// fail as well.
+type Opener func(ctx context.Context, f target.Forward, events func(Event)) (*Result, error)
+
+// FinalError is a failure to open a route that will not pass.
+type FinalError struct{ Err error }
+
+func (e *FinalError) Error() string { return e.Err.Error() }
+
+func (e *FinalError) Unwrap() error { return e.Err }

@@ -21,6 +21,7 @@ import (
 	"porthole.dev/porthole/internal/node"
 	"porthole.dev/porthole/internal/portforward"
 	"porthole.dev/porthole/internal/safetext"
+	"porthole.dev/porthole/internal/session"
 	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/trace"
 )
@@ -34,21 +35,14 @@ func printError(w io.Writer, err error, verbose bool) {
 		}
 		return
 	}
-	var several severalErrors
+	var several session.Errors
 	if !errors.As(err, &several) {
-		several = severalErrors{err}
+		several = session.Errors{err}
 	}
 	for _, e := range several {
-		fmt.Fprintln(w, "porthole: "+safetext.Line(words(e, verbose)))
+		fmt.Fprintln(w, "porthole: "+safetext.Line(describe(e, verbose)))
 	}
 }
-
-// severalErrors are told on a line each.
-type severalErrors []error
-
-func (e severalErrors) Error() string { return errors.Join(e...).Error() }
-
-func (e severalErrors) Unwrap() []error { return e }
 
 // fileErrors are the errors of a file of forwards, one for each mistake; nil for others.
 func fileErrors(err error) []error {
@@ -63,9 +57,9 @@ func fileErrors(err error) []error {
 	return []error{one}
 }
 
-// words is an error as a person reads it: on one line, and short unless all of it is
+// describe is an error as a person reads it: on one line, and short unless all of it is
 // asked for.
-func words(err error, verbose bool) string {
+func describe(err error, verbose bool) string {
 	text := err.Error()
 	if !verbose {
 		text = brief(err)

@@ -1,4 +1,4 @@
-package forward
+package route
 
 import (
 	"net/netip"
@@ -12,24 +12,27 @@ type Kind string
 
 // The kinds of Event. Those of a listener and of its connections carry Listen and Remote.
 const (
-	Listening    Kind = "listening"    // a listener is bound; whoever bound it tells
-	Waiting      Kind = "waiting"      // there is nothing to reach yet, Err says why; the route tells
-	Ready        Kind = "ready"        // the target can be reached, at first or again; the route tells
-	Reconnecting Kind = "reconnecting" // the route is broken and being made again, Err says why; the route tells
+	// A session tells of its listeners, and of what never becomes or is no longer one.
+	Listening Kind = "listening" // a listener is bound
+	Ended     Kind = "ended"     // the target is gone for good, or cannot be reached at all; Err says why
 
-	Ended Kind = "ended" // the target is gone for good, or never could be reached, Err says why; whoever opened it tells
+	// A route tells of its target, and a session of one that could not be opened.
+	Waiting      Kind = "waiting"      // there is nothing to reach yet; Err says why
+	Ready        Kind = "ready"        // the target can be reached, at first or again
+	Reconnecting Kind = "reconnecting" // the route is broken and being made again; Err says why
 
-	Opened   Kind = "opened"   // a connection was accepted; Client is set
+	// A forwarder tells of its connections.
+	Opened   Kind = "opened"   // one was accepted; Client is set
 	Failed   Kind = "failed"   // it could not reach the target, or (Client not set) none can be accepted for now; Err is set
 	Closed   Kind = "closed"   // it has ended; bytes and Duration are set, and Err unless both sides ended it cleanly
 	Draining Kind = "draining" // the session ends, and waits for Live connections that are in use
 )
 
-// Event is one thing that happened in a session.
+// Event is one thing that happened in a session. Whoever knows of it makes it.
 type Event struct {
 	Kind     Kind
-	Target   string         // the session's Name
-	Pod      string         // that connections go to from now on, where the target has pods
+	Target   string         // the forward's name; a route leaves it to the session
+	Pod      string         // that connections go to from now on, the first of several; "" where the target has none
 	Listen   netip.AddrPort // local address that is listened on
 	Remote   target.Address // that it leads to
 	PodPort  uint16         // of Listening: what Remote, a service's port, is at its pod now; 0 for the same

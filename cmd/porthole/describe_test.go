@@ -49,14 +49,14 @@ func TestRefusals(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := fmt.Errorf("forward: %w", &portforward.PortError{Port: 8080, Text: test.text, Reason: test.reason})
-			short, _, _ := strings.Cut(words(err, false), " (hint")
+			short, _, _ := strings.Cut(describe(err, false), " (hint")
 			if short != "forward: "+test.want {
 				t.Errorf("got  %s\nwant forward: %s", short, test.want)
 			}
 			if h := hint(err); !strings.Contains(h, test.hint) || (h == "") != (test.hint == "") {
 				t.Errorf("hint: %s, want %q", h, test.hint)
 			}
-			if full := words(err, true); !strings.Contains(full, oneLine(test.text)) {
+			if full := describe(err, true); !strings.Contains(full, oneLine(test.text)) {
 				t.Errorf("in full: %s", full)
 			}
 		})

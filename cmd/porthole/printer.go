@@ -9,19 +9,19 @@ import (
 	"syscall"
 	"time"
 
-	"porthole.dev/porthole/internal/forward"
+	"porthole.dev/porthole/internal/route"
 	"porthole.dev/porthole/internal/safetext"
 )
 
 // style words an event for stdout and stderr; "" is for nothing.
 type style interface {
-	line(e forward.Event) (out, err string)
+	line(e route.Event) (out, err string)
 }
 
-// teller prints what happens in a session. It never makes a connection wait for
+// printer prints what happens in a session. It never makes a connection wait for
 // whoever reads the output: lines that find its queue full are dropped, and
 // counted.
-type teller struct {
+type printer struct {
 	style    style
 	out, err io.Writer
 	unread   func() // called when the reader of out or err has gone; nil is for nobody
@@ -39,30 +39,30 @@ const (
 	rest = 5 * time.Millisecond
 )
 
-// newTeller starts a teller; close ends it.
-func newTeller(out, err io.Writer, s style) *teller {
-	t := &teller{style: s, out: out, err: err, lines: make(chan lines, queue), done: make(chan struct{})}
-	go t.print()
-	return t
+// newPrinter starts a printer; close ends it.
+func newPrinter(out, err io.Writer, s style) *printer {
+	p := &printer{style: s, out: out, err: err, lines: make(chan lines, queue), done: make(chan struct{})}
+	go p.print()
+	return p
 }
 
 // print writes at once what has come, and then rests, so that a burst of
 // connections is a few writes and wake-ups, not one for each line.
-func (t *teller) print() {
-	defer close(t.done)
+func (p *printer) print() {
+	defer close(p.done)
 	var out, errs bytes.Buffer
-	for l := range t.lines {
+	for l := range p.lines {
 		l.add(&out, &errs)
-		for range len(t.lines) {
-			(<-t.lines).add(&out, &errs)
+		for range len(p.lines) {
+			(<-p.lines).add(&out, &errs)
 		}
-		if n := t.dropped.Swap(0); n > 0 {
+		if n := p.dropped.Swap(0); n > 0 {
 			fmt.Fprintf(&errs, "porthole: %d lines were not read in time and are lost\n", n)
 		}
-		_, outErr := out.WriteTo(t.out)
-		_, errsErr := errs.WriteTo(t.err)
-		if t.unread != nil && (errors.Is(outErr, syscall.EPIPE) || errors.Is(errsErr, syscall.EPIPE)) {
-			t.unread()
+		_, outErr := out.WriteTo(p.out)
+		_, errsErr := errs.WriteTo(p.err)
+		if p.unread != nil && (errors.Is(outErr, syscall.EPIPE) || errors.Is(errsErr, syscall.EPIPE)) {
+			p.unread()
 		}
 		time.Sleep(rest)
 	}
@@ -78,27 +78,27 @@ func (l lines) add(out, errs *bytes.Buffer) {
 }
 
 // event is a session's Events.
-func (t *teller) event(e forward.Event) {
+func (p *printer) event(e route.Event) {
 	var l lines
-	if l.out, l.err = t.style.line(e); l == (lines{}) {
+	if l.out, l.err = p.style.line(e); l == (lines{}) {
 		return
 	}
-	if e.Kind == forward.Listening {
-		t.lines <- l // scripts wait for this one, and nothing else waits for it
+	if e.Kind == route.Listening {
+		p.lines <- l // scripts wait for this one, and nothing else waits for it
 		return
 	}
 	select {
-	case t.lines <- l:
+	case p.lines <- l:
 	default:
-		t.dropped.Add(1)
+		p.dropped.Add(1)
 	}
 }
 
 // close prints what is queued, if somebody reads it. No event may come after it.
-func (t *teller) close() {
-	close(t.lines)
+func (p *printer) close() {
+	close(p.lines)
 	select {
-	case <-t.done:
+	case <-p.done:
 	case <-time.After(time.Second):
 	}
 }

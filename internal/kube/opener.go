@@ -1,0 +1,71 @@
+package kube
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"porthole.dev/porthole/internal/route"
+	"porthole.dev/porthole/internal/target"
+)
+
+// Opener opens Routes for forwards whose targets are in the clusters of a kubeconfig.
+// Those of the same context and namespace share a Cluster. Set the fields, and call
+// Close after the last of its Routes is closed.
+type Opener struct {
+	Config *Config
+	// The others are those of each Route.
+	MaxWait           time.Duration
+	PodRunningTimeout time.Duration
+	MaxTunnels        int
+	Silence           time.Duration
+
+	mu       sync.Mutex
+	clusters map[[2]string]*Cluster // by context and namespace
+}
+
+// Open is a route.Opener. Errors: those of package kube.
+func (o *Opener) Open(ctx context.Context, f target.Forward, events func(route.Event)) (*route.Result, error) {
+	cluster, err := o.cluster(f.Context, f.Namespace)
+	if err != nil {
+		return nil, err
+	}
+	r := &Route{
+		Cluster: cluster, Target: f.Target, Want: f.Ports, Pin: f.Pin, MaxWait: o.MaxWait, PodRunningTimeout: o.PodRunningTimeout,
+		MaxTunnels: o.MaxTunnels, Silence: o.Silence, SPDYOnly: SPDYOnly(), KeepWebSocket: KeepWebSocket(), Events: events,
+	}
+	if err := r.Open(ctx); err != nil {
+		return nil, err
+	}
+	ports, err := r.Ports(f.Ports)
+	if err != nil {
+		_ = r.Close()
+		return nil, err
+	}
+	return &route.Result{Route: r, Ports: ports, PodPort: r.PodPort}, nil
+}
+
+func (o *Opener) cluster(context, namespace string) (*Cluster, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	key := [2]string{context, namespace}
+	if c := o.clusters[key]; c != nil {
+		return c, nil
+	}
+	c, err := Open(o.Config.In(context, namespace))
+	if err != nil {
+		return nil, err
+	}
+	if o.clusters == nil {
+		o.clusters = map[[2]string]*Cluster{}
+	}
+	o.clusters[key] = c
+	return c, nil
+}
+
+// Close closes the Clusters.
+func (o *Opener) Close() {
+	for _, c := range o.clusters {
+		c.Close()
+	}
+}

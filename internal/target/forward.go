@@ -1,0 +1,30 @@
+package target
+
+import "cmp"
+
+// Forward is one target and the ports of it to make reachable, as an entry of a file
+// has them, or a command line. The tags of its fields are the keys of the file.
+type Forward struct {
+	// Name stands for the forward in messages and variables: a lower-case
+	// letter, then such letters, digits and dashes, 63 at most. No two of a
+	// file have the same; "" when none was given.
+	Name   string `yaml:"name"`
+	Target Target `yaml:"target"`
+	// Context and Namespace are those of Kubernetes, "" for whatever is in
+	// use. They and Pin are never set where Target is not of Kubernetes.
+	Context   string `yaml:"context"`
+	Namespace string `yaml:"namespace"`
+	// Ports has at least one. Only a target of Kubernetes has ports by name.
+	Ports []Port `yaml:"ports"`
+	// Addresses is what ports without an address of their own listen on, as
+	// ParseAddress returns them; localhost alone when none was given.
+	Addresses []string `yaml:"address"`
+	// Pin asks to stay with the pod that was chosen first.
+	Pin bool `yaml:"pin"`
+	// Line is where the forward begins in the file, from 1, for messages
+	// about it that come later.
+	Line int `yaml:"-"`
+}
+
+// String returns what the forward is called in messages: its name, or else its target.
+func (f Forward) String() string { return cmp.Or(f.Name, f.Target.String()) }
