@@ -3,6 +3,10 @@ package node
 import (
 	"context"
 	"log/slog"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"porthole.dev/porthole/internal/netns"
 	"porthole.dev/porthole/internal/pipe"
@@ -19,31 +23,98 @@ func newBackend(b Backend, forbidden []netns.ID, log *slog.Logger) backend {
 	if b == Socat {
 		return socat{log: log, forbidden: forbidden}
 	}
-	return &native{entrances{forbidden: forbidden}}
+	return &native{forbidden: forbidden}
 }
 
-// native makes the socket inside the pod's namespace and connects from outside.
-type native struct{ entrances entrances }
-
-func (n *native) dial(ctx context.Context, s *sandbox, port uint16) (pipe.Conn, error) {
-	return n.entrances.dial(ctx, s.place, port)
-}
-
-// route is the Dialer to a sandbox, as far as the policy lets it.
-type route struct {
+// sandboxDialer is the Dialer to a sandbox, as far as the policy allows it.
+type sandboxDialer struct {
 	sandbox *sandbox
 	backend backend
 	policy  Policy
 }
 
 // Dial connects to a TCP port of the sandbox.
-func (r *route) Dial(ctx context.Context, to target.Address) (pipe.Conn, error) {
+func (d *sandboxDialer) Dial(ctx context.Context, to target.Address) (pipe.Conn, error) {
 	port, err := to.TCPOnly()
 	if err != nil {
 		return nil, err
 	}
-	if err := r.policy.check(r.sandbox.hostNetwork, port); err != nil {
+	if err := d.policy.check(d.sandbox.hostNetwork, port); err != nil {
 		return nil, err
 	}
-	return r.backend.dial(ctx, r.sandbox, port)
+	return d.backend.dial(ctx, d.sandbox, port)
+}
+
+// native makes sockets inside pods' network namespaces and connects them from outside.
+// Connections to one pod at the same time share its open namespace, and enter it one
+// after the other: each through its own would take a thread each on a busy machine.
+type native struct {
+	forbidden []netns.ID // are not entered
+
+	mu     sync.Mutex
+	shared map[netnsRef]*sharedNetns
+}
+
+// sharedNetns is a namespace that is open for as long as connections use it.
+type sharedNetns struct {
+	open  func() (*netns.Namespace, error) // once, for all who share it
+	users int                              // guarded by native.mu
+}
+
+func (n *native) dial(ctx context.Context, s *sandbox, port uint16) (pipe.Conn, error) {
+	shared := n.acquire(s.netns)
+	defer n.release(s.netns, shared)
+	ns, err := shared.open()
+	if err != nil {
+		return nil, err
+	}
+	conn, err := ns.Dial(ctx, target.TCPPort(port))
+	if err != nil {
+		return nil, entryError(err)
+	}
+	limitUnsent(conn)
+	return conn, nil
+}
+
+func (n *native) acquire(ref netnsRef) *sharedNetns {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	s := n.shared[ref]
+	if s == nil {
+		if n.shared == nil {
+			n.shared = map[netnsRef]*sharedNetns{}
+		}
+		s = &sharedNetns{open: sync.OnceValues(func() (*netns.Namespace, error) { return ref.open(n.forbidden) })}
+		n.shared[ref] = s
+	}
+	s.users++
+	return s
+}
+
+// release closes the namespace after its last user.
+func (n *native) release(ref netnsRef, s *sharedNetns) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if s.users--; s.users > 0 {
+		return
+	}
+	delete(n.shared, ref)
+	if ns, err := s.open(); err == nil { // it has been opened already, by this user
+		ns.Close()
+	}
+}
+
+// maxUnsent is how much a pod's socket takes that it cannot send yet, in bytes.
+const maxUnsent = 256 << 10
+
+// limitUnsent keeps what a port does not read with its sender and out of the kernel,
+// where it would be up to 4 MiB for each connection (TCP_NOTSENT_LOWAT of tcp(7)).
+func limitUnsent(conn pipe.Conn) {
+	if s, ok := conn.(syscall.Conn); ok {
+		if raw, err := s.SyscallConn(); err == nil {
+			_ = raw.Control(func(fd uintptr) {
+				_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, maxUnsent)
+			})
+		}
+	}
 }

@@ -26,9 +26,9 @@ var backends = map[string]backend{"native": &native{}, "socat": socat{log: quiet
 
 // sandboxOf is a sandbox found by its path, as containerd gives it.
 func sandboxOf(pod *testenv.Pod) *sandbox {
-	started, _ := startTime(pod.PID)
-	return &sandbox{id: "s1", namespace: "default", pod: "kuard",
-		place: place{path: fmt.Sprintf("/proc/%d/ns/net", pod.PID), pid: pod.PID, started: started}}
+	ref, _ := netnsOfProcess("s1", pod.PID)
+	ref.path = fmt.Sprintf("/proc/%d/ns/net", pod.PID)
+	return &sandbox{id: "s1", namespace: "default", pod: "kuard", netns: ref}
 }
 
 // answer accepts one connection and passes it to serve.
@@ -144,12 +144,12 @@ func TestBackendsNamespaceGone(t *testing.T) {
 			pod := testenv.NewPod(t)
 			byPath := sandboxOf(pod)
 			byNumber := &sandbox{}
-			byNumber.place, _ = numbered("s1", pod.PID)
+			byNumber.netns, _ = netnsOfProcess("s1", pod.PID)
 			pod.Kill()
 			for _, s := range []*sandbox{byPath, byNumber} {
-				_, err := (&route{sandbox: s, backend: b}).Dial(t.Context(), target.TCPPort(80))
+				_, err := (&sandboxDialer{sandbox: s, backend: b}).Dial(t.Context(), target.TCPPort(80))
 				if !errors.Is(err, portforward.ErrNoSandbox) || resultOf(err) != resultNoSandbox {
-					t.Errorf("Dial(%+v) = %v, want ErrNoSandbox", s.place, err)
+					t.Errorf("Dial(%+v) = %v, want ErrNoSandbox", s.netns, err)
 				}
 			}
 		})
@@ -164,7 +164,7 @@ func TestBackendsNamespaceUnmounted(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, b := range backends {
-		if _, err := b.dial(t.Context(), &sandbox{place: place{path: path}}, 80); !errors.Is(err, portforward.ErrNoSandbox) {
+		if _, err := b.dial(t.Context(), &sandbox{netns: netnsRef{path: path}}, 80); !errors.Is(err, portforward.ErrNoSandbox) {
 			t.Errorf("%s: %v, want ErrNoSandbox", name, err)
 		}
 	}
@@ -188,7 +188,7 @@ func TestNativeBurst(t *testing.T) {
 		})
 	}
 	burst.Wait()
-	if left := len(n.entrances.all); left > 0 {
+	if left := len(n.shared); left > 0 {
 		t.Errorf("%d namespaces are still open", left)
 	}
 }
@@ -216,7 +216,7 @@ func TestNativeReset(t *testing.T) {
 
 func TestRouteDenied(t *testing.T) {
 	deny, _ := ParsePorts("22")
-	r := &route{sandbox: &sandbox{}, policy: Policy{Deny: deny}}
+	r := &sandboxDialer{sandbox: &sandbox{}, policy: Policy{Deny: deny}}
 	_, err := r.Dial(t.Context(), target.TCPPort(22))
 	if !errors.Is(err, portforward.ErrDenied) || resultOf(err) != resultDenied {
 		t.Errorf("Dial = %v, want ErrDenied", err)
@@ -259,7 +259,7 @@ func TestSocatCommand(t *testing.T) {
 	if !strings.Contains(log.String(), want) {
 		t.Errorf("log %q, want %q", log.String(), want)
 	}
-	argv, err := socatCommand(place{path: "/run/netns/blue"}, 80)
+	argv, err := socatCommand(netnsRef{path: "/run/netns/blue"}, 80)
 	if got := strings.Join(argv, " "); err != nil || got != "/usr/bin/nsenter --net=/run/netns/blue /usr/bin/socat - TCP4:localhost:80" {
 		t.Errorf("without a process: %s, %v", got, err)
 	}

@@ -16,12 +16,11 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/mem"
 )
 
 const (
-	// restartMin and restartMax are how long a data path that has ended is left so:
+	// restartMin and restartMax are how long a data path that has ended stays so:
 	// twice as long each time, unless it has lived for restartMax.
 	restartMin = 100 * time.Millisecond
 	restartMax = 10 * time.Second
@@ -29,38 +28,39 @@ const (
 	endTime = 5 * time.Second
 )
 
-// dataPath is the process that carries the forwards, as its parent sees it: started,
-// started again when it has ended, and called through a socket that only the two have.
+// dataPath is the process that carries the forwards, as its parent sees it: it is
+// started, started again when it has ended, and called through a socket that only the two
+// have.
 type dataPath struct {
 	upstream
 	command  func() *exec.Cmd
 	settings []byte // a Node, in JSON
 	files    []*os.File
-	counts   prometheus.Gatherer // what the page of metrics has from this process
+	metrics  prometheus.Gatherer // of this process, for the data path's page
 	log      *slog.Logger
 
 	conns  chan net.Conn // to the process that was started last, until it is called
-	served atomic.Bool   // it did once
+	served atomic.Bool   // one of them has
 }
 
-// newDataPath makes ready to start the process; the caller runs it, closes conn, and
-// calls release in the end.
-func newDataPath(n *Node, sockets *sockets, counts prometheus.Gatherer) (d *dataPath, err error) {
-	d = &dataPath{command: n.DataPath, counts: counts, log: n.logger(), conns: make(chan net.Conn, 1)}
+// newDataPath prepares the process; the caller runs it, closes conn, and calls release
+// in the end.
+func newDataPath(n *Node, sockets *sockets, metrics prometheus.Gatherer) (d *dataPath, err error) {
+	d = &dataPath{command: n.DataPath, metrics: metrics, log: n.logger(), conns: make(chan net.Conn, 1)}
 	if d.settings, err = json.Marshal(n); err != nil {
 		return nil, err
 	}
 	if d.files, err = sockets.files(); err != nil {
 		return nil, err
 	}
-	d.upstream = upstream{name: "data path", address: "data-path", connect: d.take, log: d.log}
+	d.upstream = upstream{name: "data path", address: "data-path", connect: d.takeConn, log: d.log}
 	return d, d.init()
 }
 
-// release gives up what run has used; it is fine for nil, too.
+// release closes what run has used; it does nothing for nil.
 func (d *dataPath) release() {
 	if d != nil {
-		d.forget()
+		d.discardConn()
 		closeFiles(d.files)
 	}
 }
@@ -74,9 +74,11 @@ func (d *dataPath) run(ctx context.Context) error {
 	defer runtime.UnlockOSThread()
 	for pause := restartMin; ; pause = min(2*pause, restartMax) {
 		began := time.Now()
-		err := d.once(ctx)
+		err := d.runOnce(ctx)
 		if ctx.Err() != nil {
-			d.warn(err)
+			if err != nil {
+				d.log.Warn("node: end of the data path", "err", err)
+			}
 			return nil
 		}
 		if !d.served.Load() {
@@ -95,15 +97,9 @@ func (d *dataPath) run(ctx context.Context) error {
 	}
 }
 
-func (d *dataPath) warn(err error) {
-	if err != nil {
-		d.log.Warn("node: end of the data path", "err", err)
-	}
-}
-
-// once starts a process and returns when it has ended. When ctx ends it is let go,
-// which it takes for its own end.
-func (d *dataPath) once(ctx context.Context) error {
+// runOnce starts a process and returns when it has ended. When ctx ends its connection is
+// closed, on which it ends.
+func (d *dataPath) runOnce(ctx context.Context) error {
 	near, far, err := socketPair()
 	if err != nil {
 		return err
@@ -119,17 +115,17 @@ func (d *dataPath) once(ctx context.Context) error {
 		near.Close()
 		return err
 	}
-	d.forget()
+	d.discardConn()
 	d.conns <- near
 	defer context.AfterFunc(ctx, func() {
-		d.forget()
+		d.discardConn()
 		time.AfterFunc(endTime, func() { _ = cmd.Process.Kill() })
 	})()
 	return cmd.Wait()
 }
 
-// take is the connection to the process that was started last.
-func (d *dataPath) take(ctx context.Context) (net.Conn, error) {
+// takeConn is the connection to the process that was started last.
+func (d *dataPath) takeConn(ctx context.Context) (net.Conn, error) {
 	select {
 	case c := <-d.conns:
 		return c, nil
@@ -138,8 +134,8 @@ func (d *dataPath) take(ctx context.Context) (net.Conn, error) {
 	}
 }
 
-// forget closes the connection that nobody took.
-func (d *dataPath) forget() {
+// discardConn closes a connection that nobody took.
+func (d *dataPath) discardConn() {
 	select {
 	case c := <-d.conns:
 		c.Close()
@@ -149,32 +145,26 @@ func (d *dataPath) forget() {
 
 // awaitFirst returns when the data path serves, and whether it does so before ctx ends.
 func (d *dataPath) awaitFirst(ctx context.Context) bool {
-	for state := d.conn.GetState(); state != connectivity.Ready; state = d.conn.GetState() {
-		d.conn.Connect()
-		if !d.conn.WaitForStateChange(ctx, state) {
-			return false
-		}
+	serves := d.connectBefore(ctx)
+	if serves {
+		d.served.Store(true)
 	}
-	d.served.Store(true)
-	return true
+	return serves
 }
 
-// countsMethod is a call by which the data path asks its parent: each message that
-// comes back is answered with the parent's metrics.
-const countsMethod = "/porthole.node.DataPath/Counts"
-
-// answerCounts answers that until ctx ends.
-func (d *dataPath) answerCounts(ctx context.Context) {
+// answerMetrics makes the call parentMetricsMethod, and again when it has ended, until
+// ctx ends.
+func (d *dataPath) answerMetrics(ctx context.Context) {
 	for ctx.Err() == nil {
-		asks, err := d.conn.NewStream(ctx, bidirectional, countsMethod, grpc.ForceCodecV2(frameCodec{}), grpc.WaitForReady(true))
+		call, err := d.conn.NewStream(ctx, bidirectional, parentMetricsMethod, grpc.ForceCodecV2(frameCodec{}), grpc.WaitForReady(true))
 		for err == nil {
-			var ask frame
-			if err = asks.RecvMsg(&ask); err == nil {
-				err = asks.SendMsg(&frame{mem.BufferSlice{mem.SliceBuffer(encodeMetrics(d.counts, d.log))}})
+			var asked frame
+			if err = call.RecvMsg(&asked); err == nil {
+				err = call.SendMsg(&frame{mem.BufferSlice{mem.SliceBuffer(encodeMetrics(d.metrics, d.log))}})
 			}
 		}
 		select {
-		case <-time.After(retry): // it has ended, and is started again
+		case <-time.After(retryInterval):
 		case <-ctx.Done():
 		}
 	}

@@ -14,13 +14,13 @@ import (
 // docker asks the Docker engine for what cri-dockerd does not tell.
 type docker struct{ client *http.Client }
 
-// maxInspect bounds what the engine may tell of a container, in octets.
+// maxInspect bounds what the engine may tell of a container, in bytes.
 const maxInspect = 4 << 20
 
 func newDocker(path string) *docker {
 	var d net.Dialer
 	return &docker{client: &http.Client{
-		Timeout: defaultPatience,
+		Timeout: upstreamTimeout,
 		Transport: &http.Transport{
 			DisableKeepAlives: true, // once a forward
 			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {

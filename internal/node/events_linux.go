@@ -17,8 +17,8 @@ const (
 	backlog = 1024
 )
 
-// events tells Records to whoever connects to its socket. Nothing that a reader
-// does holds a connection up.
+// events sends Records to whoever connects to its socket. Nothing that a reader
+// does delays a forwarded connection.
 type events struct {
 	log *slog.Logger
 
@@ -49,14 +49,14 @@ func (e *events) serve(l net.Listener) {
 			return
 		case err != nil:
 			e.log.Warn("node: accept a reader of events", "err", err)
-			time.Sleep(retry) // out of descriptors, say
+			time.Sleep(retryInterval) // no descriptors left, for instance
 		default:
-			e.welcome(conn)
+			e.addReader(conn)
 		}
 	}
 }
 
-func (e *events) welcome(conn net.Conn) {
+func (e *events) addReader(conn net.Conn) {
 	r := &reader{conn: conn, records: make(chan Record, backlog), gone: make(chan struct{})}
 	r.records <- Record{Time: time.Now().UTC(), Event: EventFollowing}
 	e.mu.Lock()
@@ -71,22 +71,27 @@ func (e *events) welcome(conn net.Conn) {
 		_ = conn.Close()
 		return
 	}
-	go r.watch(&e.work)
+	go r.awaitHangup(&e.work)
 	go e.write(r)
 }
 
-// watch waits for the reader to hang up; it has nothing to say.
-func (r *reader) watch(work *sync.WaitGroup) {
+// awaitHangup waits for the reader to hang up; what it sends is discarded.
+func (r *reader) awaitHangup(work *sync.WaitGroup) {
 	defer work.Done()
 	_, _ = io.Copy(io.Discard, r.conn)
 	close(r.gone)
 	_ = r.conn.Close() // which ends a Write that is stuck
 }
 
-// write tells a reader what there is to tell, until it is gone.
+// write sends Records to a reader until it is gone.
 func (e *events) write(r *reader) {
 	defer e.work.Done()
-	defer e.dismiss(r)
+	defer func() {
+		_ = r.conn.Close()
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		delete(e.readers, r)
+	}()
 	out := json.NewEncoder(r.conn)
 	for {
 		select {
@@ -100,15 +105,8 @@ func (e *events) write(r *reader) {
 	}
 }
 
-func (e *events) dismiss(r *reader) {
-	_ = r.conn.Close()
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	delete(e.readers, r)
-}
-
-// tell puts a Record where readers find it, or counts it as lost.
-func (e *events) tell(record Record) {
+// publish queues a Record for each reader, or counts it as lost.
+func (e *events) publish(record Record) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for r := range e.readers {

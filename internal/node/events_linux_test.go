@@ -40,7 +40,7 @@ func TestFollow(t *testing.T) {
 	}
 	err := Follow(t.Context(), "unix://"+path, func(r Record) error {
 		if r.Event == EventFollowing {
-			e.tell(want)
+			e.publish(want)
 			return nil
 		}
 		if r != want {
@@ -93,17 +93,17 @@ func TestSlowReader(t *testing.T) {
 		case EventFollowing:
 			start := time.Now()
 			for range many {
-				e.tell(Record{Event: EventOpened, Pod: "kuard"})
+				e.publish(Record{Event: EventOpened, Pod: "kuard"})
 			}
 			if took := time.Since(start); took > waitTime {
 				t.Errorf("telling took %v", took)
 			}
-			e.tell(Record{Event: EventFailed}) // lost, too, unless the reader was quick
+			e.publish(Record{Event: EventFailed}) // lost, too, unless the reader was quick
 			go func() {                        // there is room again once it reads
 				for e.room() == 0 {
 					time.Sleep(time.Millisecond)
 				}
-				e.tell(Record{Event: EventClosed})
+				e.publish(Record{Event: EventClosed})
 			}()
 			return nil
 		case EventClosed:

@@ -20,7 +20,7 @@ import (
 	"porthole.dev/porthole/internal/portforward"
 )
 
-// forwards answers PortForward, and tells of what comes of it.
+// forwards answers PortForward, and reports the connections that follow.
 type forwards struct {
 	upstream *upstream // the runtime
 	resolver resolver
@@ -31,7 +31,7 @@ type forwards struct {
 	metrics  *forwardMetrics
 	events   *events
 	log      *slog.Logger
-	watch    watch
+	watch    sandboxWatch
 }
 
 // answer answers the CRI's PortForward.
@@ -41,23 +41,27 @@ func (f *forwards) answer(down grpc.ServerStream) error {
 		return err
 	}
 	var request runtime.PortForwardRequest
-	if err := proto.Unmarshal(in.octets.Materialize(), &request); err != nil {
-		in.octets.Free()
+	if err := proto.Unmarshal(in.data.Materialize(), &request); err != nil {
+		in.data.Free()
 		return status.Errorf(codes.InvalidArgument, "porthole node: read PortForward request: %v", err)
 	}
 	response, err := f.portForward(down.Context(), &request)
-	if errors.Is(err, errElsewhere) {
-		return f.passOn(&in, down)
+	if errors.Is(err, errPassThrough) {
+		out, err := f.upstream.invoke(runtime.RuntimeService_PortForward_FullMethodName, down, &in)
+		if err != nil {
+			return err
+		}
+		return down.SendMsg(out)
 	}
-	in.octets.Free()
+	in.data.Free()
 	if err != nil {
 		return err
 	}
-	octets, err := proto.Marshal(response)
+	data, err := proto.Marshal(response)
 	if err != nil {
 		return err
 	}
-	return down.SendMsg(&frame{mem.BufferSlice{mem.SliceBuffer(octets)}})
+	return down.SendMsg(&frame{mem.BufferSlice{mem.SliceBuffer(data)}})
 }
 
 // portForward is the CRI's PortForward: it returns the URL for one upgrade. The
@@ -67,37 +71,37 @@ func (f *forwards) portForward(ctx context.Context, r *runtime.PortForwardReques
 	if err != nil {
 		return nil, err
 	}
-	if err := f.upstream.await(ctx); err != nil {
+	if err := f.upstream.awaitReady(ctx); err != nil {
 		return nil, err
 	}
 	s, err := f.resolver.find(ctx, r.GetPodSandboxId())
-	if err == nil && s.elsewhere {
-		err = f.checkElsewhere(s)
+	if err == nil && s.passThrough {
+		err = f.checkPassThrough(s)
 	}
 	switch {
-	case errors.Is(err, errElsewhere):
+	case errors.Is(err, errPassThrough):
 		return nil, err
 	case err != nil:
 		f.log.Warn("node: port-forward refused", "sandbox", r.GetPodSandboxId(), "err", err)
 		return nil, err
 	}
-	there, leave := f.watch.over(s.place)
+	exists, unwatch := f.watch.add(s.netns)
 	path, err := f.server.Offer(portforward.Offer{
-		Dialer:  &route{sandbox: s, backend: f.backend, policy: f.policy},
+		Dialer:  &sandboxDialer{sandbox: s, backend: f.backend, policy: f.policy},
 		Pod:     s.id,
 		Ports:   ports,
 		Events:  func(e portforward.Event) { f.record(s, e) },
-		Sandbox: there,
-		Done:    leave,
+		Sandbox: exists,
+		Done:    unwatch,
 	})
 	if err != nil {
-		leave()
+		unwatch()
 		return nil, offerStatus(err)
 	}
 	return &runtime.PortForwardResponse{Url: f.url + path}, nil
 }
 
-// offerStatus is a failure of portforward.Server.Offer as the kubelet is told it.
+// offerStatus is a failure of portforward.Server.Offer as the kubelet gets it.
 func offerStatus(err error) error {
 	switch {
 	case errors.Is(err, portforward.ErrTooManyOffers):
@@ -108,36 +112,27 @@ func offerStatus(err error) error {
 	return status.Errorf(codes.Internal, "porthole node: %v", err)
 }
 
-// errElsewhere has PortForward passed on to the runtime.
-var errElsewhere = errors.New("the pod's network is not in a namespace of the node")
+// errPassThrough has PortForward passed on to the runtime.
+var errPassThrough = errors.New("the pod's network is not in a namespace of the node")
 
-// checkElsewhere returns errElsewhere, or a status if the policy cannot be kept: through
-// which ports a runtime leads is not seen here.
-func (f *forwards) checkElsewhere(s *sandbox) error {
+// checkPassThrough returns errPassThrough, or a status if the policy cannot be enforced:
+// which ports are reached through a runtime is not seen here.
+func (f *forwards) checkPassThrough(s *sandbox) error {
 	handler := cmp.Or(s.handler, DefaultHandler)
 	byPorts := len(f.policy.Allow)+len(f.policy.Deny) > 0
 	switch {
 	case s.hostNetwork && f.policy.DenyHostNetwork:
 		return status.Errorf(codes.PermissionDenied, "porthole node: %v", errHostNetwork)
-	case !s.modeTold && f.policy.DenyHostNetwork: // and no namespace is entered here that could be compared
+	case !s.networkModeKnown && f.policy.DenyHostNetwork: // and no namespace is entered here that could be compared
 		return status.Errorf(codes.PermissionDenied, "porthole node: forwards to pods of the runtime handler %s are the runtime's, "+
 			"which does not say whether the pod uses the node's network (--deny-host-network)", handler)
-	case byPorts && !slices.Contains(f.resolver.elsewhere, handler):
+	case byPorts && !slices.Contains(f.resolver.passThrough, handler):
 		return status.Errorf(codes.PermissionDenied, "porthole node: forwards to pods of the runtime handler %s are the runtime's, "+
 			"where the node's policy (--allow-ports, --deny-ports) does not hold; --pass-through %s lets them be", handler, handler)
 	}
 	f.metrics.passed.WithLabelValues(handler).Inc()
 	f.log.Info("node: port-forward passed on to the runtime", "namespace", s.namespace, "pod", s.pod, "sandbox", s.id, "handler", handler)
-	return errElsewhere
-}
-
-// passOn has the runtime answer a request as it came.
-func (f *forwards) passOn(in *frame, down grpc.ServerStream) error {
-	out, err := f.upstream.invoke(runtime.RuntimeService_PortForward_FullMethodName, down, in)
-	if err != nil {
-		return err
-	}
-	return down.SendMsg(out)
+	return errPassThrough
 }
 
 func portsOf(r *runtime.PortForwardRequest) ([]uint16, error) {
@@ -154,11 +149,11 @@ func portsOf(r *runtime.PortForwardRequest) ([]uint16, error) {
 	return ports, nil
 }
 
-// record tells of a connection: metrics, events, and the line of the audit log.
+// record reports a connection: metrics, events, and the line of the audit log.
 func (f *forwards) record(s *sandbox, e portforward.Event) {
 	r := recordOf(s, e)
 	f.metrics.count(r)
-	f.events.tell(r)
+	f.events.publish(r)
 	if r.Event == EventOpened {
 		f.log.Debug("node: forward opened", "namespace", r.Namespace, "pod", r.Pod, "port", r.Port, "client", r.Client)
 		return
@@ -173,7 +168,7 @@ func (f *forwards) record(s *sandbox, e portforward.Event) {
 	f.log.Info("node: forward "+r.Event, line...)
 }
 
-// stages are a Record's words for a connection's.
+// stages are the names of a connection's stages in a Record.
 var stages = map[portforward.Stage]string{
 	portforward.Opened: EventOpened, portforward.Closed: EventClosed, portforward.Failed: EventFailed,
 }

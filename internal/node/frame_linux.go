@@ -6,9 +6,9 @@ import (
 	"google.golang.org/grpc/mem"
 )
 
-// frame is a message as it is on the wire, which nobody here reads. Whoever
-// received it sends it on, once.
-type frame struct{ octets mem.BufferSlice }
+// frame is a message as it is on the wire, not decoded. Whoever received it sends it on,
+// once.
+type frame struct{ data mem.BufferSlice }
 
 // frameCodec passes frames through untouched. It has no name, so that requests go
 // out as plain application/grpc, as the kubelet sends them.
@@ -21,15 +21,15 @@ func (frameCodec) Marshal(v any) (mem.BufferSlice, error) {
 	if !ok {
 		return nil, fmt.Errorf("marshal %T: not a frame", v)
 	}
-	return f.octets, nil // whose references the sender takes over
+	return f.data, nil // whose references the sender takes over
 }
 
-func (frameCodec) Unmarshal(octets mem.BufferSlice, v any) error {
+func (frameCodec) Unmarshal(data mem.BufferSlice, v any) error {
 	f, ok := v.(*frame)
 	if !ok {
 		return fmt.Errorf("unmarshal %T: not a frame", v)
 	}
-	octets.Ref() // the caller drops its own afterwards
-	f.octets = octets
+	data.Ref() // the caller drops its own afterwards
+	f.data = data
 	return nil
 }

@@ -48,7 +48,7 @@ func TestAnswerBeforeReset(t *testing.T) {
 		}
 		_ = c.SetDeadline(time.Now().Add(30 * time.Second))
 		if got := upload(c); !bytes.Equal(got, text) {
-			t.Fatalf("try %d: %d octets of the answer", i, len(got))
+			t.Fatalf("try %d: %d bytes of the answer", i, len(got))
 		}
 		<-records
 		if closed := <-records; closed.Event != EventClosed || closed.Result != resultReset {
@@ -77,7 +77,7 @@ func TestEndBeforeReset(t *testing.T) {
 	}
 	_, _ = conn.Write([]byte("upload that goes on"))
 	if got, err := io.ReadAll(conn); !bytes.Equal(got, text) || err != nil {
-		t.Errorf("%d octets of the answer, then %v", len(got), err)
+		t.Errorf("%d bytes of the answer, then %v", len(got), err)
 	}
 	close(ended)
 	<-records

@@ -203,13 +203,13 @@ func callSocket(t testing.TB, path string) *grpc.ClientConn {
 }
 
 // startProxy puts a proxy in front of the socket at upstream, until the test ends.
-func startProxy(t testing.TB, upstream string, patience time.Duration) (path string) {
+func startProxy(t testing.TB, upstream string, timeout time.Duration) (path string) {
 	t.Helper()
 	u, err := newUpstream(upstream, quiet)
 	if err != nil {
 		t.Fatal(err)
 	}
-	u.patience = patience
+	u.timeout = timeout
 	path = filepath.Join(t.TempDir(), "cri.sock")
 	l, err := listenSocket(path)
 	if err != nil {
@@ -219,7 +219,7 @@ func startProxy(t testing.TB, upstream string, patience time.Duration) (path str
 	p := &proxy{upstream: u, observe: func(string, codes.Code) {}, methods: criMethods()}
 	server := newServer(p.handle)
 	var work sync.WaitGroup
-	work.Go(func() { u.follow(ctx) })
+	work.Go(func() { u.keepConnected(ctx) })
 	work.Go(func() { _ = server.Serve(l) })
 	t.Cleanup(func() {
 		cancel()

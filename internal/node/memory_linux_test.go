@@ -106,7 +106,7 @@ func awaitStandstill(b *testing.B) {
 	}
 }
 
-// socketMemory is the kernel's memory in TCP sockets, in octets.
+// socketMemory is the kernel's memory in TCP sockets, in bytes.
 func socketMemory(b *testing.B) int {
 	text, err := os.ReadFile("/proc/net/sockstat")
 	if err != nil {
@@ -121,7 +121,7 @@ func socketMemory(b *testing.B) int {
 	return 0
 }
 
-// peakMemory is the peak of the data path that this process has started, in octets.
+// peakMemory is the peak of the data path that this process has started, in bytes.
 func peakMemory(b *testing.B) int {
 	paths, _ := filepath.Glob("/proc/[0-9]*/status")
 	for _, path := range paths {

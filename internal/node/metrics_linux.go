@@ -23,7 +23,7 @@ import (
 )
 
 // proxyMetrics are those of the process that the kubelet calls, in a registry of their
-// own. The page is the data path's, which asks for them.
+// own. The data path serves the page, and asks for them.
 type proxyMetrics struct {
 	registry *prometheus.Registry
 	methods  map[string]criMethod
@@ -39,12 +39,18 @@ func newProxyMetrics(version string, methods map[string]criMethod, up func() boo
 			Name: "porthole_cri_requests_total", Help: "CRI calls that have ended, by method (\"other\" for those that this version does not know) and gRPC code.",
 		}, []string{"method", "code"}),
 	}
-	m.registry.MustRegister(m.requests, upstreamUp(up), buildInfo(version))
+	m.registry.MustRegister(m.requests, buildInfo(version),
+		gauge("porthole_cri_upstream_up", "Whether the container runtime's socket is connected, 1 or 0.", func() int {
+			if up() {
+				return 1
+			}
+			return 0
+		}))
 	return m
 }
 
-// newRegistry makes a registry with the metrics that Go and the kernel have of one of
-// the two processes.
+// newRegistry makes a registry with Go's and the kernel's metrics of one of the two
+// processes.
 func newRegistry(process string) *prometheus.Registry {
 	r := prometheus.NewRegistry()
 	prometheus.WrapRegistererWith(prometheus.Labels{"process": process}, r).MustRegister(
@@ -53,17 +59,18 @@ func newRegistry(process string) *prometheus.Registry {
 }
 
 // forwardMetrics are those of the data path, in a registry of their own. No label is a
-// pod's or a client's: these are without number.
+// pod's or a client's: there is no bound to their number.
 type forwardMetrics struct {
 	registry *prometheus.Registry
 	open     prometheus.Gauge
 	forwards *prometheus.CounterVec
-	octets   *prometheus.CounterVec
+	bytes    *prometheus.CounterVec
 	connect  prometheus.Histogram
 	passed   *prometheus.CounterVec
 }
 
-func newForwardMetrics() *forwardMetrics {
+// newForwardMetrics makes the metrics; load is what the forwards take just now.
+func newForwardMetrics(load func() portforward.Load) *forwardMetrics {
 	m := &forwardMetrics{
 		registry: newRegistry("data_path"),
 		open: prometheus.NewGauge(prometheus.GaugeOpts{
@@ -72,7 +79,7 @@ func newForwardMetrics() *forwardMetrics {
 		forwards: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "porthole_forwards_total", Help: "Forwarded connections that have ended, or could not be opened, by result.",
 		}, []string{"result"}),
-		octets: prometheus.NewCounterVec(prometheus.CounterOpts{
+		bytes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "porthole_forward_bytes_total", Help: "Bytes of forwarded connections that have ended: sent to pods, and received from them.",
 		}, []string{"direction"}),
 		connect: prometheus.NewHistogram(prometheus.HistogramOpts{
@@ -83,22 +90,17 @@ func newForwardMetrics() *forwardMetrics {
 			Name: "porthole_forwards_passed_through_total", Help: "Port-forwards that were left to the container runtime, by the pod's runtime handler.",
 		}, []string{"handler"}),
 	}
-	m.registry.MustRegister(m.open, m.forwards, m.octets, m.connect, m.passed)
+	m.registry.MustRegister(m.open, m.forwards, m.bytes, m.connect, m.passed,
+		gauge("porthole_tunnels_open", "Tunnels of port-forward clients that are open.", func() int { return load().Tunnels }),
+		gauge("porthole_forward_memory_bytes", "Bytes that are charged to the memory of forwards (--memory).", func() int { return load().Memory }))
 	for _, result := range results {
 		m.forwards.WithLabelValues(result) // so that rates begin at 0
 	}
 	return m
 }
 
-func upstreamUp(up func() bool) prometheus.Collector {
-	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "porthole_cri_upstream_up", Help: "Whether the container runtime's socket is connected, 1 or 0.",
-	}, func() float64 {
-		if up() {
-			return 1
-		}
-		return 0
-	})
+func gauge(name, help string, value func() int) prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 { return float64(value()) })
 }
 
 func buildInfo(version string) prometheus.Collector {
@@ -113,12 +115,12 @@ func buildInfo(version string) prometheus.Collector {
 func (m *proxyMetrics) request(method string, code codes.Code) {
 	name := cmp.Or(m.methods[method].name, "other")
 	if code > codes.Unauthenticated {
-		code = codes.Unknown // no code of gRPC's, hence without bound
+		code = codes.Unknown // not one of gRPC's, so there is no bound to their number
 	}
 	m.requests.WithLabelValues(name, code.String()).Inc()
 }
 
-// count counts what a Record tells.
+// count counts a Record.
 func (m *forwardMetrics) count(r Record) {
 	if r.Event == EventOpened {
 		m.open.Inc()
@@ -129,30 +131,18 @@ func (m *forwardMetrics) count(r Record) {
 		m.open.Dec()
 	}
 	m.forwards.WithLabelValues(r.Result).Inc()
-	m.octets.WithLabelValues("sent").Add(float64(r.Sent))
-	m.octets.WithLabelValues("received").Add(float64(r.Received))
+	m.bytes.WithLabelValues("sent").Add(float64(r.Sent))
+	m.bytes.WithLabelValues("received").Add(float64(r.Received))
 }
 
-// loadMetrics are of what the forwards take just now.
-func loadMetrics(load func() portforward.Load) []prometheus.Collector {
-	return []prometheus.Collector{
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "porthole_tunnels_open", Help: "Tunnels of port-forward clients that are open.",
-		}, func() float64 { return float64(load().Tunnels) }),
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "porthole_forward_memory_bytes", Help: "Bytes that are charged to the memory of forwards (--memory).",
-		}, func() float64 { return float64(load().Memory) }),
-	}
-}
-
-// handler is the page, which has what the parent counts too.
+// handler is the page, with the parent's metrics too.
 func (m *forwardMetrics) handler(parent prometheus.Gatherer) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(prometheus.Gatherers{m.registry, parent}, promhttp.HandlerOpts{}))
 	return mux
 }
 
-// encodeMetrics writes down what there is to gather, for parentCounts.
+// encodeMetrics gathers metrics for parentMetrics.
 func encodeMetrics(from prometheus.Gatherer, log *slog.Logger) []byte {
 	families, err := from.Gather()
 	if err != nil {
@@ -168,16 +158,20 @@ func encodeMetrics(from prometheus.Gatherer, log *slog.Logger) []byte {
 	return text.Bytes()
 }
 
-// askTime is how long the parent may take to tell what it counts.
+// parentMetricsMethod is a call that the parent makes, so that the data path can ask for
+// its metrics: each message that it gets it answers with them.
+const parentMetricsMethod = "/porthole.node.DataPath/Counts"
+
+// askTime is how long the parent may take to answer.
 const askTime = 5 * time.Second
 
-// parentCounts gathers the parent's metrics, by its call of countsMethod.
-type parentCounts struct{ asks chan chan<- []byte }
+// parentMetrics gathers the parent's metrics.
+type parentMetrics struct{ asks chan chan<- []byte }
 
-func newParentCounts() *parentCounts { return &parentCounts{asks: make(chan chan<- []byte)} }
+func newParentMetrics() *parentMetrics { return &parentMetrics{asks: make(chan chan<- []byte)} }
 
 // ask asks on behalf of Gather for as long as the parent's call lasts.
-func (c *parentCounts) ask(down grpc.ServerStream) error {
+func (c *parentMetrics) ask(down grpc.ServerStream) error {
 	for {
 		select {
 		case answer := <-c.asks:
@@ -188,8 +182,8 @@ func (c *parentCounts) ask(down grpc.ServerStream) error {
 			if err := down.RecvMsg(&f); err != nil {
 				return err
 			}
-			answer <- f.octets.Materialize()
-			f.octets.Free()
+			answer <- f.data.Materialize()
+			f.data.Free()
 		case <-down.Context().Done():
 			return nil
 		}
@@ -197,7 +191,7 @@ func (c *parentCounts) ask(down grpc.ServerStream) error {
 }
 
 // Gather implements prometheus.Gatherer.
-func (c *parentCounts) Gather() ([]*dto.MetricFamily, error) {
+func (c *parentMetrics) Gather() ([]*dto.MetricFamily, error) {
 	limit := time.NewTimer(askTime)
 	defer limit.Stop()
 	answer := make(chan []byte, 1)
@@ -207,8 +201,8 @@ func (c *parentCounts) Gather() ([]*dto.MetricFamily, error) {
 		return nil, errParentSilent
 	}
 	select {
-	case octets := <-answer:
-		return decodeMetrics(octets)
+	case data := <-answer:
+		return decodeMetrics(data)
 	case <-limit.C:
 		return nil, errParentSilent
 	}
@@ -216,8 +210,8 @@ func (c *parentCounts) Gather() ([]*dto.MetricFamily, error) {
 
 var errParentSilent = errors.New("porthole node's other process does not tell its metrics")
 
-func decodeMetrics(octets []byte) (families []*dto.MetricFamily, err error) {
-	decoder := expfmt.NewDecoder(bytes.NewReader(octets), expfmt.NewFormat(expfmt.TypeProtoDelim))
+func decodeMetrics(data []byte) (families []*dto.MetricFamily, err error) {
+	decoder := expfmt.NewDecoder(bytes.NewReader(data), expfmt.NewFormat(expfmt.TypeProtoDelim))
 	for {
 		family := &dto.MetricFamily{}
 		err := decoder.Decode(family)

@@ -35,15 +35,15 @@ func (r *runtimeServer) Attach(context.Context, *cri.AttachRequest) (*cri.Attach
 	return &cri.AttachResponse{Url: r.url}, nil
 }
 
-// elsewhereInfo is what containerd tells of a pod in gVisor.
-const elsewhereInfo = `{"pid":1,"runtimeType":"io.containerd.runsc.v1","runtimeSpec":{"linux":{"namespaces":[{"type":"network","path":"/proc/1/ns/net"}]}}}`
+// gvisorInfo is what containerd tells of a pod in gVisor.
+const gvisorInfo = `{"pid":1,"runtimeType":"io.containerd.runsc.v1","runtimeSpec":{"linux":{"namespaces":[{"type":"network","path":"/proc/1/ns/net"}]}}}`
 
 // A pod whose network is not here is left to its runtime: request, answer and failure
 // are those that there would be without us.
 func TestPassedThrough(t *testing.T) {
 	testenv.NoLeaks(t)
 	r := startNode(t, testenv.NewPod(t), Node{PassThrough: []string{"mine"}})
-	r.runtime.add("gvisor", elsewhereInfo).RuntimeHandler = "gvisor"
+	r.runtime.add("gvisor", gvisorInfo).RuntimeHandler = "gvisor"
 	r.runtime.add("byhand", `{"pid":1}`).RuntimeHandler = "mine"
 	later := []byte{0xfa, 0x01, 2, 'h', 'i'} // a field that this version does not know
 	r.runtime.portForward = func(ctx context.Context, q *cri.PortForwardRequest) (*cri.PortForwardResponse, error) {
@@ -87,11 +87,11 @@ func TestPassedThroughPolicy(t *testing.T) {
 	testenv.NoLeaks(t)
 	deny, _ := ParsePorts("22")
 	r := startNode(t, testenv.NewPod(t), Node{PassThrough: []string{"mine"}, Policy: Policy{Deny: deny, DenyHostNetwork: true}})
-	r.runtime.add("gvisor", elsewhereInfo).RuntimeHandler = "gvisor"
-	r.runtime.add("byhand", elsewhereInfo).RuntimeHandler = "mine"
-	onHost := r.runtime.add("onhost", elsewhereInfo)
+	r.runtime.add("gvisor", gvisorInfo).RuntimeHandler = "gvisor"
+	r.runtime.add("byhand", gvisorInfo).RuntimeHandler = "mine"
+	onHost := r.runtime.add("onhost", gvisorInfo)
 	onHost.RuntimeHandler, onHost.Linux.Namespaces.Options.Network = "mine", cri.NamespaceMode_NODE
-	untold := r.runtime.add("untold", elsewhereInfo)
+	untold := r.runtime.add("untold", gvisorInfo)
 	untold.RuntimeHandler, untold.Linux.Namespaces.Options = "mine", nil
 	r.runtime.portForward = func(context.Context, *cri.PortForwardRequest) (*cri.PortForwardResponse, error) {
 		return &cri.PortForwardResponse{Url: "http://127.0.0.1:1/"}, nil
@@ -119,7 +119,7 @@ func TestURLsWithoutScheme(t *testing.T) {
 	testenv.NoLeaks(t)
 	for _, keep := range []bool{false, true} {
 		r := startNode(t, testenv.NewPod(t), Node{KeepURLs: keep})
-		r.runtime.add("gvisor", elsewhereInfo)
+		r.runtime.add("gvisor", gvisorInfo)
 		r.runtime.portForward = func(context.Context, *cri.PortForwardRequest) (*cri.PortForwardResponse, error) {
 			return &cri.PortForwardResponse{Url: r.runtime.url}, nil
 		}

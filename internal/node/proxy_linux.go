@@ -33,8 +33,9 @@ var bidirectional = &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}
 
 // criMethod is a method of the CRI that this version knows.
 type criMethod struct {
-	name  string
-	unary bool
+	name       string
+	unary      bool
+	answersURL bool // an address for the kubelet
 }
 
 // criMethods are all of them, by their full names.
@@ -42,7 +43,8 @@ func criMethods() map[string]criMethod {
 	methods := map[string]criMethod{}
 	for _, service := range []grpc.ServiceDesc{runtime.RuntimeService_ServiceDesc, runtime.ImageService_ServiceDesc} {
 		for _, m := range service.Methods {
-			methods["/"+service.ServiceName+"/"+m.MethodName] = criMethod{m.MethodName, true}
+			name := m.MethodName
+			methods["/"+service.ServiceName+"/"+name] = criMethod{name, true, name == "PortForward" || name == "Exec" || name == "Attach"}
 		}
 		for _, s := range service.Streams {
 			methods["/"+service.ServiceName+"/"+s.StreamName] = criMethod{name: s.StreamName}
@@ -51,8 +53,8 @@ func criMethods() map[string]criMethod {
 	return methods
 }
 
-// streamWorkers is how many goroutines serve one call after the other. A new one for each
-// call would have its stack grow each time.
+// streamWorkers is how many goroutines serve one call after the other. The stack of a new
+// one for each call would have to grow each time.
 const streamWorkers = 4
 
 // newServer makes a gRPC server that hands all calls to handle as frames; whoever
@@ -66,7 +68,7 @@ func newServer(handle grpc.StreamHandler) *grpc.Server {
 		grpc.MaxSendMsgSize(maxMessage),
 		grpc.InitialWindowSize(window),
 		grpc.InitialConnWindowSize(window),
-		// How often a caller may ask whether we live is the runtime's to say.
+		// How often a caller may send keepalives is decided by the runtime.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
 	)
 }
@@ -74,25 +76,55 @@ func newServer(handle grpc.StreamHandler) *grpc.Server {
 func (p *proxy) handle(_ any, down grpc.ServerStream) error {
 	method, _ := grpc.MethodFromServerStream(down) // a server's stream always has it
 	var err error
-	switch method {
-	case runtime.RuntimeService_PortForward_FullMethodName:
-		err = p.passURL(p.askDataPath, method, down)
-	case runtime.RuntimeService_Exec_FullMethodName, runtime.RuntimeService_Attach_FullMethodName:
-		err = p.passURL(p.upstream.invoke, method, down)
-	default:
-		if p.methods[method].unary {
-			err = p.upstream.passOne(method, down)
-		} else {
-			err = p.upstream.pass(method, down)
-		}
+	if p.methods[method].unary {
+		err = p.forwardUnary(method, down)
+	} else {
+		err = p.upstream.forwardStream(method, down)
 	}
 	p.observe(method, status.Code(err))
 	return err
 }
 
-// onward is the context for the runtime's part of a call: it brings the call's
+// forwardUnary passes on a call that is known to be one message each way, which saves
+// most of the writes and wake-ups that forwardStream takes. It repairs the URLs in
+// answers of cri-dockerd.
+func (p *proxy) forwardUnary(method string, down grpc.ServerStream) error {
+	var in frame
+	if err := down.RecvMsg(&in); err != nil {
+		return err
+	}
+	invoke := p.upstream.invoke
+	if method == runtime.RuntimeService_PortForward_FullMethodName {
+		invoke = p.invokeDataPath
+	}
+	out, err := invoke(method, down, &in)
+	if err != nil {
+		return err
+	}
+	if p.methods[method].answersURL && !p.keepURLs {
+		out = withScheme(out)
+	}
+	return down.SendMsg(out)
+}
+
+// invokeDataPath tries a second time if the data path has ended meanwhile: the next one
+// is there soon.
+func (p *proxy) invokeDataPath(method string, down grpc.ServerStream, in *frame) (*frame, error) {
+	if err := p.upstream.awaitReady(down.Context()); err != nil {
+		return nil, err
+	}
+	in.data.Ref()
+	out, err := p.dataPath.invoke(method, down, in)
+	if status.Code(err) == codes.Unavailable && down.Context().Err() == nil {
+		return p.dataPath.invoke(method, down, in)
+	}
+	in.data.Free()
+	return out, err
+}
+
+// outgoingContext is the context for the runtime's part of a call: it brings the call's
 // metadata, deadline and cancellation along.
-func onward(down grpc.ServerStream) context.Context {
+func outgoingContext(down grpc.ServerStream) context.Context {
 	ctx := down.Context()
 	if md, ok := metadata.FromIncomingContext(ctx); ok {
 		delete(md, "grpc-accept-encoding") // the transport says its own
@@ -101,74 +133,28 @@ func onward(down grpc.ServerStream) context.Context {
 	return ctx
 }
 
-// passOne passes on a call that is known to be one message each way, which saves
-// most of the writes and wake-ups that pass takes.
-func (u *upstream) passOne(method string, down grpc.ServerStream) error {
-	var in frame
-	if err := down.RecvMsg(&in); err != nil {
-		return err
-	}
-	out, err := u.invoke(method, down, &in)
-	if err != nil {
-		return err
-	}
-	return down.SendMsg(out)
-}
-
-// passURL is passOne for calls whose answer is an address for the kubelet. It repairs
-// those of cri-dockerd.
-func (p *proxy) passURL(invoke func(string, grpc.ServerStream, *frame) (*frame, error), method string, down grpc.ServerStream) error {
-	var in frame
-	if err := down.RecvMsg(&in); err != nil {
-		return err
-	}
-	out, err := invoke(method, down, &in)
-	if err != nil {
-		return err
-	}
-	if !p.keepURLs {
-		out = withScheme(out)
-	}
-	return down.SendMsg(out)
-}
-
-// askDataPath asks a second time if the data path has ended meanwhile: the next one is
-// there soon.
-func (p *proxy) askDataPath(method string, down grpc.ServerStream, in *frame) (*frame, error) {
-	if err := p.upstream.await(onward(down)); err != nil {
-		return nil, err
-	}
-	in.octets.Ref()
-	out, err := p.dataPath.invoke(method, down, in)
-	if status.Code(err) == codes.Unavailable && down.Context().Err() == nil {
-		return p.dataPath.invoke(method, down, in)
-	}
-	in.octets.Free()
-	return out, err
-}
-
 // withScheme adds the scheme to a URL that has none, //127.0.0.1:35417/cri/exec/TOKEN
-// (Mirantis/cri-dockerd#569), which kubelets from 1.36 on take for one of https. Other
-// answers are left as they are.
+// (Mirantis/cri-dockerd#569), which kubelets from 1.36 on read as https. Other answers are
+// left as they are.
 func withScheme(f *frame) *frame {
 	var answer runtime.ExecResponse // the three have the same field
-	if proto.Unmarshal(f.octets.Materialize(), &answer) != nil || !strings.HasPrefix(answer.GetUrl(), "//") {
+	if proto.Unmarshal(f.data.Materialize(), &answer) != nil || !strings.HasPrefix(answer.GetUrl(), "//") {
 		return f
 	}
 	answer.Url = "http:" + answer.GetUrl()
-	octets, err := proto.Marshal(&answer)
+	data, err := proto.Marshal(&answer)
 	if err != nil {
 		return f
 	}
-	f.octets.Free()
-	return &frame{mem.BufferSlice{mem.SliceBuffer(octets)}}
+	f.data.Free()
+	return &frame{mem.BufferSlice{mem.SliceBuffer(data)}}
 }
 
-// invoke passes on one message and returns the answer, of which it has passed back
-// all that is not the message.
+// invoke passes on one message and returns the answer, whose headers and trailers it has
+// passed back.
 func (u *upstream) invoke(method string, down grpc.ServerStream, in *frame) (*frame, error) {
-	ctx := onward(down)
-	if err := u.await(ctx); err != nil {
+	ctx := outgoingContext(down)
+	if err := u.awaitReady(ctx); err != nil {
 		return nil, err
 	}
 	var out frame
@@ -180,11 +166,11 @@ func (u *upstream) invoke(method string, down grpc.ServerStream, in *frame) (*fr
 	return &out, err
 }
 
-// pass passes on any call, as two streams of messages.
-func (u *upstream) pass(method string, down grpc.ServerStream) error {
-	ctx, cancel := context.WithCancel(onward(down))
+// forwardStream passes on any call, as two streams of messages.
+func (u *upstream) forwardStream(method string, down grpc.ServerStream) error {
+	ctx, cancel := context.WithCancel(outgoingContext(down))
 	defer cancel()
-	if err := u.await(ctx); err != nil {
+	if err := u.awaitReady(ctx); err != nil {
 		return err
 	}
 	up, err := u.conn.NewStream(ctx, bidirectional, method, grpc.ForceCodecV2(frameCodec{}))
@@ -192,12 +178,12 @@ func (u *upstream) pass(method string, down grpc.ServerStream) error {
 		return err
 	}
 	// It ends by itself once this call has returned, if not before.
-	go passUp(up, down, cancel)
-	return passDown(down, up)
+	go forwardRequests(up, down, cancel)
+	return forwardAnswers(down, up)
 }
 
-// passUp passes on what the caller sends, and its end.
-func passUp(up grpc.ClientStream, down grpc.ServerStream, cancel func()) {
+// forwardRequests passes on what the caller sends, and its end.
+func forwardRequests(up grpc.ClientStream, down grpc.ServerStream, cancel func()) {
 	for {
 		var f frame
 		err := down.RecvMsg(&f)
@@ -210,13 +196,13 @@ func passUp(up grpc.ClientStream, down grpc.ServerStream, cancel func()) {
 			return
 		}
 		if up.SendMsg(&f) != nil {
-			return // passDown gets the reason
+			return // forwardAnswers gets the reason
 		}
 	}
 }
 
-// passDown passes on what the runtime answers: header, messages, trailer, status.
-func passDown(down grpc.ServerStream, up grpc.ClientStream) error {
+// forwardAnswers passes on what the runtime answers: header, messages, trailer, status.
+func forwardAnswers(down grpc.ServerStream, up grpc.ClientStream) error {
 	header, err := up.Header()
 	if err == nil && header != nil {
 		err = down.SendHeader(header)

@@ -504,7 +504,7 @@ func TestHalfOpen(t *testing.T) {
 	pod := testenv.NewPod(t)
 	r := startNode(t, pod, Node{})
 	var conns []net.Conn
-	for range maxArriving / 2 {
+	for range maxPending / 2 {
 		c, err := net.Dial("tcp", r.Streaming)
 		if err != nil {
 			t.Fatal(err)
@@ -515,7 +515,7 @@ func TestHalfOpen(t *testing.T) {
 	if got := say(t, local[0], "hello"); got != "hello" {
 		t.Errorf("echo %q", got)
 	}
-	for range maxArriving {
+	for range maxPending {
 		c, err := net.Dial("tcp", r.Streaming)
 		if err != nil {
 			t.Fatal(err)
@@ -619,7 +619,7 @@ func TestMetricsFollowConventions(t *testing.T) {
 	m.request(cri.RuntimeService_Version_FullMethodName, codes.OK)
 	m.request("/runtime.v9.Service/Unheard", codes.Unimplemented)
 	m.request("/runtime.v9.Service/Of", codes.Code(4711))
-	problems, err := testutil.GatherAndLint(prometheus.Gatherers{m.registry, newForwardMetrics().registry})
+	problems, err := testutil.GatherAndLint(prometheus.Gatherers{m.registry, newForwardMetrics(new(portforward.Server).Load).registry})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,44 +13,45 @@ import (
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// sandbox is a pod as the runtime has it.
+// sandbox is a pod as the runtime knows it.
 type sandbox struct {
 	id, namespace, pod string
 	hostNetwork        bool
-	modeTold           bool // whether it is in hostNetwork is told by the runtime
-	place              place
-	handler            string // that runs it, by the runtime's configuration; or ""
-	elsewhere          bool   // its network is not where a Linux namespace would be entered
+	networkModeKnown   bool // the runtime says whether it is in hostNetwork
+	netns              netnsRef
+	handler            string // the runtime handler of its RuntimeClass, or ""
+	passThrough        bool   // its network is not in a Linux namespace of the node
 }
 
 // resolver finds sandboxes by asking the runtime, and the Docker engine where
 // that does not tell.
 type resolver struct {
-	cri       runtime.RuntimeServiceClient
-	docker    *docker  // nil for none
-	elsewhere []string // handlers whose pods are, whatever the runtime tells
+	cri         runtime.RuntimeServiceClient
+	docker      *docker  // nil for none
+	passThrough []string // handlers whose pods' forwards are the runtime's, whatever it tells
 }
 
 // find looks a sandbox up. The error is the runtime's own status, or one of ours:
-// FailedPrecondition if the sandbox does not run, or nobody says where.
+// FailedPrecondition if the sandbox does not run, or nobody tells where it is.
 func (r *resolver) find(ctx context.Context, id string) (*sandbox, error) {
-	s, err := r.ask(ctx, id)
-	if err != nil || s.elsewhere || s.place.path != "" {
+	s, err := r.query(ctx, id)
+	if err != nil || s.passThrough || s.netns.path != "" {
 		return s, err
 	}
 	// A number alone may be another process' by now. One that the runtime
-	// still gives after its start was noted is not.
-	again, err := r.ask(ctx, id)
+	// still gives after its start time was read is not.
+	again, err := r.query(ctx, id)
 	if err != nil {
 		return nil, err
 	}
-	if again.place != s.place {
+	if again.netns != s.netns {
 		return nil, notRunning(id)
 	}
 	return s, nil
 }
 
-func (r *resolver) ask(ctx context.Context, id string) (*sandbox, error) {
+// query asks the runtime once.
+func (r *resolver) query(ctx context.Context, id string) (*sandbox, error) {
 	response, err := r.cri.PodSandboxStatus(ctx, &runtime.PodSandboxStatusRequest{PodSandboxId: id, Verbose: true})
 	if err != nil {
 		return nil, err
@@ -61,93 +62,84 @@ func (r *resolver) ask(ctx context.Context, id string) (*sandbox, error) {
 	}
 	options := st.GetLinux().GetNamespaces().GetOptions()
 	s := &sandbox{
-		// By this id containers are looked for: none would find those of all pods.
+		// Containers are looked for by this id: an empty one would find those of all pods.
 		id: cmp.Or(st.GetId(), id), namespace: st.GetMetadata().GetNamespace(), pod: st.GetMetadata().GetName(),
-		hostNetwork: options.GetNetwork() == runtime.NamespaceMode_NODE, modeTold: options != nil,
+		hostNetwork: options.GetNetwork() == runtime.NamespaceMode_NODE, networkModeKnown: options != nil,
 	}
 	ready := st.GetState() == runtime.PodSandboxState_SANDBOX_READY
 	info := parseInfo(response.GetInfo()["info"])
 	s.handler = cmp.Or(st.GetRuntimeHandler(), info.Spec.Annotations.Handler)
-	if s.elsewhere = slices.Contains(r.elsewhere, cmp.Or(s.handler, DefaultHandler)) || info.elsewhere(s.handler); s.elsewhere {
+	if s.passThrough = slices.Contains(r.passThrough, cmp.Or(s.handler, DefaultHandler)) || info.ownKernel(s.handler); s.passThrough {
 		return s, nil
 	}
-	s.place, err = r.locate(ctx, s, ready, info.place())
+	s.netns, err = r.locate(ctx, s, ready, info.netns())
 	return s, err
 }
 
 // locate finds a sandbox's network namespace in what the runtime tells of it or of
 // its containers, or in what Docker tells.
-func (r *resolver) locate(ctx context.Context, s *sandbox, ready bool, where place) (place, error) {
-	if where == (place{}) && ready {
-		where = r.ofContainers(ctx, s.id)
+func (r *resolver) locate(ctx context.Context, s *sandbox, ready bool, told netnsRef) (netnsRef, error) {
+	if told == (netnsRef{}) && ready {
+		told = r.netnsOfContainers(ctx, s.id)
 	}
-	if where == (place{}) && r.docker != nil {
+	if told == (netnsRef{}) && r.docker != nil {
 		// Whatever the state: there are cri-dockerds that never call a pod
 		// ready that has one address, or none.
 		if c, err := r.docker.inspect(ctx, s.id); err == nil {
 			s.handler = cmp.Or(s.handler, c.HostConfig.Runtime)
-			s.elsewhere = slices.Contains(r.elsewhere, s.handler) || elsewhereByName(s.handler)
-			return numbered(s.id, c.State.Pid)
+			s.passThrough = slices.Contains(r.passThrough, s.handler) || ownKernelByName(s.handler)
+			return netnsOfProcess(s.id, c.State.Pid)
 		}
 	}
 	switch {
 	case !ready:
-		return place{}, notRunning(s.id)
-	case where == place{} && s.hostNetwork:
-		return place{path: nodeNamespace}, nil
-	case where == place{}:
-		return place{}, status.Errorf(codes.FailedPrecondition,
+		return netnsRef{}, notRunning(s.id)
+	case told == netnsRef{} && s.hostNetwork:
+		return netnsRef{path: nodeNamespace}, nil
+	case told == netnsRef{}:
+		return netnsRef{}, status.Errorf(codes.FailedPrecondition,
 			"porthole node: the runtime does not tell where the network namespace of sandbox %s is, nor does Docker", s.id)
 	}
-	by, err := numbered(s.id, where.pid)
-	if where.path != "" {
-		by.path = where.path
-		return by, nil
+	ref, err := netnsOfProcess(s.id, told.pid)
+	if told.path != "" {
+		ref.path = told.path
+		return ref, nil
 	}
-	return by, err
+	return ref, err
 }
 
-// ofContainers looks for the namespace with the sandbox's containers: CRI-O tells
-// nothing of a sandbox that has no process of its own.
-func (r *resolver) ofContainers(ctx context.Context, id string) place {
+// netnsOfContainers looks for the namespace in the status of the sandbox's containers:
+// CRI-O tells nothing of a sandbox that has no process of its own.
+func (r *resolver) netnsOfContainers(ctx context.Context, id string) netnsRef {
 	list, err := r.cri.ListContainers(ctx, &runtime.ListContainersRequest{Filter: &runtime.ContainerFilter{
 		PodSandboxId: id,
 		State:        &runtime.ContainerStateValue{State: runtime.ContainerState_CONTAINER_RUNNING},
 	}})
 	if err != nil {
-		return place{}
+		return netnsRef{}
 	}
 	for _, c := range list.GetContainers() {
 		if c.GetPodSandboxId() != id {
-			continue // of another pod: the runtime takes no filter
+			continue // of another pod: the runtime ignores the filter
 		}
 		st, err := r.cri.ContainerStatus(ctx, &runtime.ContainerStatusRequest{ContainerId: c.GetId(), Verbose: true})
 		if err != nil {
 			continue
 		}
-		if where := parseInfo(st.GetInfo()["info"]).place(); where != (place{}) {
-			return where
+		if ref := parseInfo(st.GetInfo()["info"]).netns(); ref != (netnsRef{}) {
+			return ref
 		}
 	}
-	return place{}
+	return netnsRef{}
 }
 
-// numbered is the place of a process that the runtime gives by its number.
-func numbered(id string, pid int) (place, error) {
-	started, err := startTime(pid)
-	if err != nil {
-		return place{}, notRunning(id)
-	}
-	return place{pid: pid, started: started}, nil
-}
-
-// notRunning is a status in the words of containerd's.
+// notRunning is a status with containerd's message.
 func notRunning(id string) error {
 	return status.Errorf(codes.FailedPrecondition, "sandbox %s is not running", id)
 }
 
 // runtimeInfo is what containerd and CRI-O put under "info" into the verbose
-// status of a sandbox or container, as far as it matters. The CRI leaves it to them.
+// status of a sandbox or container, as far as it matters. The CRI does not define it.
 type runtimeInfo struct {
 	PID int `json:"pid"`
 	// containerd's:
@@ -175,38 +167,38 @@ func parseInfo(info string) *runtimeInfo {
 	return &r
 }
 
-// place is where the network namespace is; what is not told is left zero.
-func (r *runtimeInfo) place() place {
-	where := place{pid: max(r.PID, 0)}
+// netns refers to the network namespace; what is not told is left zero.
+func (r *runtimeInfo) netns() netnsRef {
+	ref := netnsRef{pid: max(r.PID, 0)}
 	for _, n := range r.Spec.Linux.Namespaces {
 		if n.Type == "network" && filepath.IsAbs(n.Path) {
-			where.path = n.Path
+			ref.path = n.Path
 		}
 	}
-	return where
+	return ref
 }
 
-// elsewhere says whether the network of a pod is not that of its Linux namespace: in a
+// ownKernel says whether the network of a pod is not that of its Linux namespace: in a
 // virtual machine, or in a program that is a kernel to the pod. Where containerd tells
-// what runs it, only runc and what takes its place are known to leave it there. Else
-// the handler's name has to do.
-func (r *runtimeInfo) elsewhere(handler string) bool {
+// what runs it, only runc and its replacements are known to leave it there. Otherwise
+// the handler's name decides.
+func (r *runtimeInfo) ownKernel(handler string) bool {
 	switch {
 	case r.RuntimeType == "":
-		return elsewhereByName(handler)
+		return ownKernelByName(handler)
 	case strings.HasPrefix(r.RuntimeType, "io.containerd.runc.") || r.RuntimeType == "io.containerd.runtime.v1.linux":
 		var options struct {
 			BinaryName string `json:"binary_name"`
 		}
 		_ = json.Unmarshal(r.RuntimeOptions, &options) // there need not be any
-		return elsewhereByName(filepath.Base(options.BinaryName))
+		return ownKernelByName(filepath.Base(options.BinaryName))
 	}
 	return true
 }
 
-// elsewhereByName knows names that handlers and programs of such runtimes have, which
-// come with the hypervisor's or the platform's: kata-qemu, runsc-kvm.
-func elsewhereByName(name string) bool {
+// ownKernelByName recognizes the names of such runtimes' handlers and programs, which
+// have the hypervisor's or the platform's name added: kata-qemu, runsc-kvm.
+func ownKernelByName(name string) bool {
 	name = strings.ToLower(name)
 	for _, word := range []string{"kata", "gvisor", "runsc", "firecracker"} {
 		if strings.Contains(name, word) {

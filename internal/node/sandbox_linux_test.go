@@ -18,6 +18,7 @@ import (
 
 	"porthole.dev/porthole/internal/netns"
 	"porthole.dev/porthole/internal/portforward"
+	"porthole.dev/porthole/internal/proc"
 	"porthole.dev/porthole/internal/testenv"
 )
 
@@ -33,7 +34,7 @@ const (
 )
 
 func TestParseInfo(t *testing.T) {
-	for info, want := range map[string]place{
+	for info, want := range map[string]netnsRef{
 		fmt.Sprintf(containerdInfo, 4947, "/run/netns/cni-1"): {path: "/run/netns/cni-1", pid: 4947},
 		fmt.Sprintf(containerdHostInfo, 4947):                 {pid: 4947},
 		fmt.Sprintf(crioInfo, 1, "/var/run/netns/x"):          {path: "/var/run/netns/x", pid: 1},
@@ -47,7 +48,7 @@ func TestParseInfo(t *testing.T) {
 		`{"runtimeSpec":{"linux":{"namespaces":[{"type":"network","path":"relative"}]}}}`:      {},
 		`{"runtimeSpec":{"linux":{"namespaces":[{"type":"mount","path":"/run/netns/blue"}]}}}`: {},
 	} {
-		if got := parseInfo(info).place(); got != want {
+		if got := parseInfo(info).netns(); got != want {
 			t.Errorf("parseInfo(%s) = %+v, want %+v", info, got, want)
 		}
 	}
@@ -57,7 +58,7 @@ func FuzzParseInfo(f *testing.F) {
 	f.Add(fmt.Sprintf(containerdInfo, 4947, "/run/netns/cni-1"))
 	f.Add(`{"pid":1e3}`)
 	f.Fuzz(func(t *testing.T, info string) {
-		p := parseInfo(info).place()
+		p := parseInfo(info).netns()
 		if p.pid < 0 || p.path != "" && !filepath.IsAbs(p.path) {
 			t.Errorf("parseInfo(%q) = %+v", info, p)
 		}
@@ -104,10 +105,11 @@ func startResolver(t *testing.T, r *runtimeServer, inspect func(id string) (int,
 func TestFind(t *testing.T) {
 	testenv.NoLeaks(t)
 	self := os.Getpid()
-	started, err := startTime(self)
+	stat, err := proc.ReadStat(self)
 	if err != nil {
 		t.Fatal(err)
 	}
+	started := stat.Started
 	const path = "/proc/self/ns/net"
 	var r runtimeServer
 	host := func(s *cri.PodSandboxStatus) {
@@ -120,7 +122,7 @@ func TestFind(t *testing.T) {
 	r.add("docker", "").State = cri.PodSandboxState_SANDBOX_NOTREADY // as some cri-dockerds say of a pod with one address
 	host(r.add("docker-host", ""))
 	resolver := startResolver(t, &r, func(string) (int, string) { return 200, fmt.Sprintf(`{"State":{"Pid":%d}}`, self) })
-	for id, want := range map[string]place{
+	for id, want := range map[string]netnsRef{
 		"containerd":                {path: path, pid: self, started: started},
 		"containerd-host":           {pid: self, started: started},
 		"crio":                      {path: path, pid: self, started: started},
@@ -129,19 +131,19 @@ func TestFind(t *testing.T) {
 		"crio-host-without-process": {pid: self, started: started}, // of Docker, for want of a CRI-O without
 	} {
 		s, err := resolver.find(t.Context(), id)
-		if err != nil || s.place != want || s.pod != "kuard" || s.namespace != "default" || s.id != id || s.hostNetwork != strings.Contains(id, "host") {
+		if err != nil || s.netns != want || s.pod != "kuard" || s.namespace != "default" || s.id != id || s.hostNetwork != strings.Contains(id, "host") {
 			t.Errorf("find(%s) = %+v, %v, want %+v", id, s, err, want)
 		}
 	}
 	resolver.docker = newDocker("/nowhere")
-	if s, err := resolver.find(t.Context(), "crio-host-without-process"); err != nil || s.place.path != nodeNamespace {
+	if s, err := resolver.find(t.Context(), "crio-host-without-process"); err != nil || s.netns.path != nodeNamespace {
 		t.Errorf("find(host network, without process or Docker) = %+v, %v", s, err)
 	}
 }
 
 // Pods of gVisor and Kata have a namespace with nothing in it that could be reached. By
 // what the runtimes tell, they are known.
-func TestFindElsewhere(t *testing.T) {
+func TestFindPassThrough(t *testing.T) {
 	testenv.NoLeaks(t)
 	self := os.Getpid()
 	const containerd = `{"pid":%d,"processStatus":"running","netNamespaceClosed":false,"image":"registry.k8s.io/pause:3.10","snapshotKey":"x",` +
@@ -151,7 +153,7 @@ func TestFindElsewhere(t *testing.T) {
 		`"linux":{"namespaces":[{"type":"network","path":"/proc/self/ns/net"}]}}}`
 	sandboxes := map[string]struct {
 		handler, info string
-		elsewhere     bool
+		passThrough   bool
 	}{
 		"runc":                    {"", fmt.Sprintf(containerd, self, "io.containerd.runc.v2", `{"systemd_cgroup":true}`), false},
 		"runc without options":    {"runc", fmt.Sprintf(containerd, self, "io.containerd.runc.v2", `null`), false},
@@ -180,10 +182,10 @@ func TestFindElsewhere(t *testing.T) {
 		handler := map[bool]string{false: "runc", true: "io.containerd.kata.v2"}[id == "docker, kata"]
 		return 200, fmt.Sprintf(`{"State":{"Pid":%d},"HostConfig":{"Runtime":%q}}`, self, handler)
 	})
-	resolver.elsewhere = []string{"mine"}
+	resolver.passThrough = []string{"mine"}
 	for id, want := range sandboxes {
-		if s, err := resolver.find(t.Context(), id); err != nil || s.elsewhere != want.elsewhere {
-			t.Errorf("find(%s) = %+v, %v, want elsewhere %v", id, s, err, want.elsewhere)
+		if s, err := resolver.find(t.Context(), id); err != nil || s.passThrough != want.passThrough {
+			t.Errorf("find(%s) = %+v, %v, want passThrough %v", id, s, err, want.passThrough)
 		}
 	}
 }
@@ -193,7 +195,7 @@ func TestFindByContainer(t *testing.T) {
 	r := runtimeServer{containers: map[string]string{"c1": `{}`, "c2": fmt.Sprintf(crioInfo, 1, "/run/netns/x")}}
 	r.add("crio", "{}")
 	s, err := startResolver(t, &r, nil).find(t.Context(), "crio")
-	if err != nil || s.place.path != "/run/netns/x" {
+	if err != nil || s.netns.path != "/run/netns/x" {
 		t.Errorf("find = %+v, %v", s, err)
 	}
 }
@@ -232,30 +234,21 @@ func TestFindNot(t *testing.T) {
 	}
 }
 
-func TestStartTime(t *testing.T) {
-	if started, err := startTime(os.Getpid()); err != nil || started == 0 {
-		t.Errorf("startTime(self) = %d, %v", started, err)
-	}
-	if _, err := startTime(1<<22 + 1); err == nil {
-		t.Error("startTime of nobody succeeds")
-	}
-}
-
 // A process that has got the number of another is not taken for it.
 func TestNumberUsedAgain(t *testing.T) {
 	testenv.NoLeaks(t)
 	pod := testenv.NewPod(t)
-	p, err := numbered("x", pod.PID)
+	p, err := netnsOfProcess("x", pod.PID)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ns, err := p.open()
+	ns, err := p.open(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ns.Close()
 	p.started++ // as if it had begun later
-	if _, err := p.open(); !errors.Is(err, portforward.ErrNoSandbox) || !errors.Is(err, netns.ErrExited) {
+	if _, err := p.open(nil); !errors.Is(err, portforward.ErrNoSandbox) || !errors.Is(err, netns.ErrExited) {
 		t.Errorf("open = %v, want ErrNoSandbox", err)
 	}
 	if err := p.check(nil); !errors.Is(err, portforward.ErrNoSandbox) {
@@ -268,18 +261,18 @@ func TestMountElsewhere(t *testing.T) {
 	testenv.NoLeaks(t)
 	pod := testenv.NewPod(t)
 	port := echoing(t, pod)
-	p, err := numbered("x", pod.PID)
+	p, err := netnsOfProcess("x", pod.PID)
 	if err != nil {
 		t.Fatal(err)
 	}
 	p.path = "/run/netns/elsewhere"
-	conn, err := new(native).dial(t.Context(), &sandbox{place: p}, port)
+	conn, err := new(native).dial(t.Context(), &sandbox{netns: p}, port)
 	if err != nil {
 		t.Fatal(err)
 	}
 	_ = conn.Close()
 	pod.Kill()
-	if _, err := new(native).dial(t.Context(), &sandbox{place: p}, port); !errors.Is(err, portforward.ErrNoSandbox) || !errors.Is(err, netns.ErrNotExist) {
+	if _, err := new(native).dial(t.Context(), &sandbox{netns: p}, port); !errors.Is(err, portforward.ErrNoSandbox) || !errors.Is(err, netns.ErrNotExist) {
 		t.Errorf("dial = %v, want ErrNoSandbox for the path", err)
 	}
 }
@@ -294,7 +287,7 @@ func TestFindMissingFields(t *testing.T) {
 	r.add("no-status", fmt.Sprintf(crioInfo, os.Getpid(), path))
 	r.sandboxes["no-status"].Status = nil
 	resolver := startResolver(t, &r, nil)
-	if s, err := resolver.find(t.Context(), "no-id"); err != nil || s.id != "no-id" || s.place.path != path {
+	if s, err := resolver.find(t.Context(), "no-id"); err != nil || s.id != "no-id" || s.netns.path != path {
 		t.Errorf("without an id: %+v, %v", s, err)
 	}
 	if s, err := resolver.find(t.Context(), "no-status"); status.Code(err) != codes.FailedPrecondition {

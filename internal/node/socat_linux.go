@@ -23,9 +23,9 @@ import (
 )
 
 const (
-	// maxStderr is how much of what the programs say becomes an error's text, in octets.
+	// maxStderr is how much of what the programs say becomes an error's text, in bytes.
 	maxStderr = 4 << 10
-	// exitTime is how long the programs have to exit after their last octet, to
+	// exitTime is how long the programs have to exit after their last byte, to
 	// say whether that was all. socat itself waits half a second for the other
 	// direction (its option -t).
 	exitTime = 2 * time.Second
@@ -40,11 +40,11 @@ type socat struct {
 // dial starts the programs and waits until they are connected. If they cannot, the
 // error is what they said.
 func (b socat) dial(ctx context.Context, s *sandbox, port uint16) (pipe.Conn, error) {
-	argv, err := socatCommand(s.place, port)
+	argv, err := socatCommand(s.netns, port)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.place.check(b.forbidden); err != nil {
+	if err := s.netns.check(b.forbidden); err != nil {
 		return nil, err
 	}
 	b.log.Debug("executing port forwarding command: " + strings.Join(argv, " "))
@@ -61,7 +61,7 @@ func (b socat) dial(ctx context.Context, s *sandbox, port uint16) (pipe.Conn, er
 
 // socatCommand is the command line of the kubelets of old, whose texts for
 // programs that are missing are known from many a search.
-func socatCommand(p place, port uint16) ([]string, error) {
+func socatCommand(ref netnsRef, port uint16) ([]string, error) {
 	socat, err := exec.LookPath("socat")
 	if err != nil {
 		return nil, errors.New("unable to do port forwarding: socat not found.") //nolint:staticcheck // the kubelet's own text
@@ -70,9 +70,9 @@ func socatCommand(p place, port uint16) ([]string, error) {
 	if err != nil {
 		return nil, errors.New("unable to do port forwarding: nsenter not found.") //nolint:staticcheck // the kubelet's own text
 	}
-	argv := []string{nsenter, "-t", strconv.Itoa(p.pid), "-n"}
-	if p.pid == 0 {
-		argv = []string{nsenter, "--net=" + p.path}
+	argv := []string{nsenter, "-t", strconv.Itoa(ref.pid), "-n"}
+	if ref.pid == 0 {
+		argv = []string{nsenter, "--net=" + ref.path}
 	}
 	return append(argv, socat, "-", fmt.Sprintf("TCP4:localhost:%d", port)), nil
 }
@@ -104,22 +104,6 @@ func startSocat(argv []string) (*socatConn, error) {
 	}
 	go c.reap()
 	return c, nil
-}
-
-// socketPair makes a pair of connected sockets: one to use here, one to give away.
-func socketPair() (*net.UnixConn, *os.File, error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, nil, os.NewSyscallError("socketpair", err)
-	}
-	near, far := os.NewFile(uintptr(fds[0]), "socat"), os.NewFile(uintptr(fds[1]), "socat")
-	defer near.Close()
-	conn, err := net.FileConn(near)
-	if err != nil {
-		far.Close()
-		return nil, nil, err
-	}
-	return conn.(*net.UnixConn), far, nil
 }
 
 func (c *socatConn) reap() {
@@ -219,4 +203,71 @@ func (s *stderrText) String() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return string(bytes.TrimSpace(s.text))
+}
+
+// connectTime is how long socat is watched. One that has neither exited nor
+// connected by then, or that cannot be seen behind a script of its name, is taken
+// for one that works.
+const connectTime = time.Second
+
+// awaitConnect waits until the programs are connected to the port, or have exited
+// because they cannot. socat tells nobody of the former, so its sockets are looked at.
+func (c *socatConn) awaitConnect(ctx context.Context) error {
+	limit := time.NewTimer(connectTime)
+	defer limit.Stop()
+	for pause := time.Millisecond; ; pause = min(2*pause, 10*time.Millisecond) {
+		switch connected, itself := c.connected(); {
+		case itself:
+			return &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
+		case connected:
+			return nil
+		}
+		select {
+		case <-c.over:
+			return c.ended
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-limit.C:
+			return nil
+		case <-time.After(pause):
+		}
+	}
+}
+
+// connected says whether the process has a socket that is, and whether that has met
+// itself: see netns.Namespace.Dial.
+func (c *socatConn) connected() (yes, itself bool) {
+	fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", c.cmd.Process.Pid))
+	if err != nil {
+		return false, false // it is exiting
+	}
+	_ = c.cmd.Process.WithHandle(func(pidfd uintptr) {
+		for _, entry := range fds {
+			fd, err := strconv.Atoi(entry.Name())
+			if err == nil && fd > 2 && !yes {
+				yes, itself = connectedFD(int(pidfd), fd)
+			}
+		}
+	})
+	return yes, itself
+}
+
+// connectedFD says whether a descriptor of another process is a connected TCP
+// socket, and whether to itself.
+func connectedFD(pidfd, fd int) (yes, itself bool) {
+	ours, err := unix.PidfdGetfd(pidfd, fd, 0)
+	if err != nil {
+		return false, false
+	}
+	defer unix.Close(ours)
+	name, err := unix.Getpeername(ours)
+	if err != nil {
+		return false, false
+	}
+	peer, inet := name.(*unix.SockaddrInet4)
+	if name, err = unix.Getsockname(ours); !inet || err != nil {
+		return inet, false
+	}
+	near, _ := name.(*unix.SockaddrInet4)
+	return true, near != nil && near.Port == peer.Port && near.Addr == peer.Addr
 }

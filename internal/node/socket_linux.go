@@ -17,11 +17,20 @@ import (
 
 // socket listens on a Unix socket that belongs to root alone. It holds a lock
 // beside the socket's file, PATH.lock, which the kernel drops however the process
-// ends: so two that start at once cannot both replace a stale socket.
+// ends, so that two processes that start at once cannot both replace a stale socket.
 type socket struct {
 	*net.UnixListener
 	path string
 	lock *os.File
+}
+
+// listenEndpoint is listenSocket for an address unix:///PATH.
+func listenEndpoint(endpoint string) (*socket, error) {
+	path, err := socketPath(endpoint)
+	if err != nil {
+		return nil, err
+	}
+	return listenSocket(path)
 }
 
 // listenSocket listens on the socket at path, in place of one whose process is
@@ -38,8 +47,8 @@ func listenSocket(path string) (*socket, error) {
 		return nil, fmt.Errorf("listen on %s: %w: %w", path, ErrFolder, err)
 	}
 	l, err := listenUnix(path)
-	for end := time.Now().Add(takeOver); errors.Is(err, ErrInUse) && time.Now().Before(end); l, err = listenUnix(path) {
-		time.Sleep(takeOver / 100)
+	for end := time.Now().Add(takeOverTime); errors.Is(err, ErrInUse) && time.Now().Before(end); l, err = listenUnix(path) {
+		time.Sleep(takeOverTime / 100)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("listen on %s: %w", path, err), filelock.Release(lock))
@@ -78,9 +87,9 @@ func listenUnix(path string) (*net.UnixListener, error) {
 	return l.(*net.UnixListener), nil
 }
 
-// takeOver is how long a socket may still be held by the data path of a node that was
+// takeOverTime is how long a socket may still be held by the data path of a node that was
 // killed, which the kernel ends a moment later.
-const takeOver = 2 * time.Second
+const takeOverTime = 2 * time.Second
 
 // clearStale removes the socket of a process that is gone, and nothing else.
 func clearStale(path string) error {
@@ -99,7 +108,23 @@ func clearStale(path string) error {
 		return ErrInUse
 	}
 	if !errors.Is(err, unix.ECONNREFUSED) {
-		return fmt.Errorf("%w: %w", ErrInUse, err) // its queue is full, say
+		return fmt.Errorf("%w: %w", ErrInUse, err) // for instance, its queue is full
 	}
 	return os.Remove(path)
+}
+
+// socketPair makes a pair of connected sockets: one to use here, one to give away.
+func socketPair() (*net.UnixConn, *os.File, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("socketpair", err)
+	}
+	near, far := os.NewFile(uintptr(fds[0]), "socketpair"), os.NewFile(uintptr(fds[1]), "socketpair")
+	defer near.Close()
+	conn, err := net.FileConn(near)
+	if err != nil {
+		far.Close()
+		return nil, nil, err
+	}
+	return conn.(*net.UnixConn), far, nil
 }

@@ -11,7 +11,7 @@ import (
 )
 
 // sockets are those on which the data path listens. This process holds them, so that
-// whoever comes while the data path starts again has to wait and is not refused.
+// clients wait while the data path starts again, and are not refused.
 type sockets struct {
 	streaming, metrics *net.TCPListener
 	events             *socket
@@ -23,7 +23,7 @@ func (s *sockets) open(n *Node) (err error) {
 		return err
 	}
 	if n.Events != "" {
-		if s.events, err = openSocket(n.Events); err != nil {
+		if s.events, err = listenEndpoint(n.Events); err != nil {
 			return err
 		}
 	}
@@ -34,7 +34,7 @@ func (s *sockets) open(n *Node) (err error) {
 }
 
 func listenTCP(address string) (*net.TCPListener, error) {
-	for end := time.Now().Add(takeOver); ; time.Sleep(takeOver / 100) {
+	for end := time.Now().Add(takeOverTime); ; time.Sleep(takeOverTime / 100) {
 		l, err := net.Listen("tcp", address)
 		if err == nil {
 			return l.(*net.TCPListener), nil
@@ -87,7 +87,7 @@ func (s *sockets) addresses() (a Addresses) {
 	return a
 }
 
-// close gives them up. More than once is fine.
+// close may be called more than once.
 func (s *sockets) close() {
 	for _, l := range []*net.TCPListener{s.streaming, s.metrics} {
 		if l != nil {

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"context"
 	"bufio"
 	"errors"
 	"fmt"
@@ -43,12 +44,12 @@ func TestSlowRequests(t *testing.T) {
 			testenv.NoLeaks(t)
 			w := startWeb(t)
 			var ended sync.WaitGroup
-			count := maxArriving + 50
+			count := maxPending + 50
 			if !slow.reads {
 				count = 1 // whose answers fill the sockets
 			}
 			for range count {
-				c, err := net.Dial("tcp", w.addr())
+				c, err := net.Dial("tcp", w.listener.Addr().String())
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -73,20 +74,17 @@ func startWeb(t *testing.T) *web {
 	var forwards portforward.Server
 	mux := http.NewServeMux()
 	mux.Handle("/portforward/", &forwards)
-	mux.Handle("/", newForwardMetrics().handler(prometheus.NewRegistry()))
+	mux.Handle("/", newForwardMetrics(forwards.Load).handler(prometheus.NewRegistry()))
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	w := newWeb(l, mux, quiet)
 	w.limitTime(2 * time.Second)
-	done := make(chan struct{})
-	go func() { defer close(done); _ = w.serve() }()
-	t.Cleanup(func() {
-		_ = w.Close()
-		<-done
-		_ = forwards.Close()
-	})
+	c := newComponents(context.Background())
+	c.owns(&forwards)
+	w.start(c, "web")
+	t.Cleanup(c.close)
 	return w
 }
 
@@ -114,7 +112,7 @@ func askUntilEnd(c net.Conn, request string) {
 // wantAnswer has a request answered, by a connection of its own.
 func wantAnswer(t *testing.T, w *web) {
 	t.Helper()
-	c, err := net.Dial("tcp", w.addr())
+	c, err := net.Dial("tcp", w.listener.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -31,7 +31,7 @@ func Write(fd int, p []byte) (int, error) {
 	}
 }
 
-// WriteMore is Write to a socket of something that more follows at once, to leave in one
+// WriteMore is Write to a socket when more follows at once, which leaves in one
 // packet with it (MSG_MORE of send(2)).
 func WriteMore(fd int, p []byte) (int, error) {
 	for {
@@ -62,8 +62,8 @@ func result(n uintptr, errno syscall.Errno) (int, error) {
 	return int(n), nil
 }
 
-// Of returns what reads from a socket of package net and writes to it by the calls of
-// this package, or c itself if it is none. Deadlines and Close are c's as before.
+// Of returns a reader and writer of a socket of package net by the calls of
+// this package, or c itself if it is none. Deadlines and Close remain those of c.
 func Of(c io.ReadWriter) io.ReadWriter {
 	s, ok := c.(syscall.Conn)
 	if !ok {

@@ -43,4 +43,7 @@ func TestReadStat(t *testing.T) {
 	if _, err := proc.ReadStat(child.Process.Pid); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a child that was reaped: %v", err)
 	}
+	if _, err := proc.ReadStat(1<<22 + 1); err == nil {
+		t.Error("ReadStat of nobody succeeds")
+	}
 }

@@ -33,30 +33,30 @@ func TestWatch(t *testing.T) {
 	}
 	unmount := func() { _ = unix.Unmount(path, unix.MNT_DETACH) }
 	t.Cleanup(unmount)
-	numbered, err := numbered("s1", pod.PID)
+	numbered, err := netnsOfProcess("s1", pod.PID)
 	if err != nil {
 		t.Fatal(err)
 	}
 	both := numbered
 	both.path = path
-	var w watch
-	byNumber, leaveNumber := w.over(numbered)
-	byBoth, leaveBoth := w.over(both)
-	again, leaveAgain := w.over(both)
+	var w sandboxWatch
+	byNumber, leaveNumber := w.add(numbered)
+	byBoth, leaveBoth := w.add(both)
+	again, leaveAgain := w.add(both)
 	defer leaveNumber()
 	defer leaveBoth()
 	leaveAgain()
-	if numbered.left() || both.left() || (place{path: path}).left() || (place{path: nodeNamespace}).left() {
+	if numbered.gone() || both.gone() || (netnsRef{path: path}).gone() || (netnsRef{path: nodeNamespace}).gone() {
 		t.Error("what is there counts as gone")
 	}
 	pod.Kill()
 	wantGone(t, byNumber)
-	if both.left() || byBoth.Err() != nil || again.Err() != nil {
+	if both.gone() || byBoth.Err() != nil || again.Err() != nil {
 		t.Error("a namespace that outlives its process counts as gone")
 	}
 	unmount()
 	wantGone(t, byBoth)
-	if !(place{path: path}).left() || !(place{path: path + "-2"}).left() {
+	if !(netnsRef{path: path}).gone() || !(netnsRef{path: path + "-2"}).gone() {
 		t.Error("a file that no namespace is mounted on counts as one")
 	}
 }
