@@ -12,87 +12,145 @@ import (
 	"net/http"
 	"net/url"
 	"os/exec"
-	"sync"
 	"syscall"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/rest"
 
 	"porthole.dev/porthole/internal/portforward"
 )
 
-// act is what a request does, as RBAC has it.
+// apiAction is what a request of the API does, in the words that RBAC has for it.
 type apiAction struct {
-	verb      string
-	resource  schema.GroupResource
-	sub       string // resource, or ""
-	namespace string
-	name      string // or "" for all
+	verb        string
+	resource    schema.GroupVersionResource
+	subresource string // or ""
+	namespace   string // "" for the whole cluster
+	name        string // of the object, "" for all
 }
 
-// on is the resource as `kubectl create role` takes it.
-func (a apiAction) on() string {
-	if a.sub == "" {
-		return a.resource.String()
+// object is the resource as `kubectl create role` takes it.
+func (a apiAction) object() string {
+	if a.subresource == "" {
+		return a.resource.GroupResource().String()
 	}
-	return a.resource.String() + "/" + a.sub
+	return a.resource.GroupResource().String() + "/" + a.subresource
 }
 
-// failed turns what client-go returns into this package's errors. What the server
-// answers otherwise stays as it is, within a text that says what failed.
-func (c *Cluster) failed(ctx context.Context, err error, a apiAction) error {
+// portForwardTo is the opening of a tunnel to a pod.
+func portForwardTo(namespace, pod string) apiAction {
+	return apiAction{"create", podResource(), "portforward", namespace, pod}
+}
+
+// The resources that need no discovery.
+func podResource() schema.GroupVersionResource { return corev1.SchemeGroupVersion.WithResource("pods") }
+func serviceResource() schema.GroupVersionResource {
+	return corev1.SchemeGroupVersion.WithResource("services")
+}
+func namespaceResource() schema.GroupVersionResource {
+	return corev1.SchemeGroupVersion.WithResource("namespaces")
+}
+func sliceResource() schema.GroupVersionResource {
+	return discoveryv1.SchemeGroupVersion.WithResource("endpointslices")
+}
+
+// request begins the request for an action. Lists and watches take options besides.
+func (c *Cluster) request(a apiAction) *rest.Request {
+	root, method := "/apis/"+a.resource.Group, http.MethodGet
+	if a.resource.Group == "" {
+		root = "/api"
+	}
+	if a.verb == "create" {
+		method = http.MethodPost
+	}
+	request := c.api.Verb(method).AbsPath(root, a.resource.Version).Resource(a.resource.Resource)
+	if a.namespace != "" {
+		request.Namespace(a.namespace)
+	}
+	if a.verb != "list" && a.verb != "watch" {
+		request.Name(a.name).SubResource(a.subresource)
+	}
+	return request
+}
+
+// get reads one object: into a runtime.Object of a type that the client knows, or
+// from JSON into anything else.
+func (c *Cluster) get(ctx context.Context, resource schema.GroupVersionResource, namespace, name string, into any) error {
+	a := apiAction{"get", resource, "", namespace, name}
+	request := c.request(a)
+	if object, ok := into.(runtime.Object); ok {
+		return c.requestError(ctx, request.Do(ctx).Into(object), a)
+	}
+	data, err := request.SetHeader("Accept", runtime.ContentTypeJSON).Do(ctx).Raw()
+	if err != nil {
+		return c.requestError(ctx, err, a)
+	}
+	if err := json.Unmarshal(data, into); err != nil {
+		return fmt.Errorf("get %s %s: %w", resource.Resource, name, err)
+	}
+	return nil
+}
+
+// list reads objects into a list type that the client knows.
+func (c *Cluster) list(ctx context.Context, resource schema.GroupVersionResource, namespace string, options metav1.ListOptions, into runtime.Object) error {
+	a := apiAction{"list", resource, "", namespace, ""}
+	return c.requestError(ctx, c.request(a).VersionedParams(&options, c.params).Do(ctx).Into(into), a)
+}
+
+// refusal is the HTTP status that the API server, or a proxy before it, answered the
+// opening of a tunnel with; 0 if err is something else.
+func refusal(err error) int {
+	var status *portforward.StatusError
+	if errors.As(err, &status) {
+		return status.Code
+	}
+	return 0
+}
+
+// requestError turns the error of an action, of client-go or of package portforward,
+// into this package's. Other answers of the server stay as they are, wrapped in a text
+// that says what failed.
+func (c *Cluster) requestError(ctx context.Context, err error, a apiAction) error {
 	var status apierrors.APIStatus
 	switch {
-	case err == nil || errors.Is(err, context.Canceled):
-		return err
-	case apierrors.IsForbidden(err):
+	case err == nil:
+		return nil
+	case apierrors.IsForbidden(err) || refusal(err) == http.StatusForbidden:
 		return c.forbidden(ctx, a)
-	case apierrors.IsUnauthorized(err):
-		return &ServerError{Server: c.Server, Kind: ErrUnauthorized, Err: err}
-	case errors.As(err, &status):
-		return fmt.Errorf("%s %s: %w", a.verb, a.on(), err)
+	case errors.As(err, &status) && !apierrors.IsUnauthorized(err):
+		return fmt.Errorf("%s %s: %w", a.verb, a.object(), err)
 	}
-	return c.unanswered(err)
+	return c.serverError(err)
 }
 
-// forbidden says what is forbidden. One who may not impersonate may not even ask
-// who they are, and is told neither from the other by the server's answer.
+// forbidden is the error for what the user may not do. A user who may not impersonate
+// may not even ask who they are, and the server's answer does not tell the two apart.
 func (c *Cluster) forbidden(ctx context.Context, a apiAction) error {
-	user := c.whoami(ctx)
+	user := c.user.get(struct{}{}, func() (string, time.Duration) {
+		name := c.askUserName(ctx)
+		if ctx.Err() != nil {
+			return name, 0
+		}
+		return name, userTime
+	})
 	if user == "" && c.impersonated != "" {
 		return &ForbiddenError{Verb: "impersonate", Resource: "users", Name: c.impersonated}
 	}
-	return &ForbiddenError{Verb: a.verb, Resource: a.on(), Namespace: a.namespace, Name: a.name, User: user}
+	return &ForbiddenError{Verb: a.verb, Resource: a.object(), Namespace: a.namespace, Name: a.name, User: user}
 }
 
-// whoami remembers whom the server takes the user for: many connections may be
-// forbidden at once, and ask.
-type whoami struct {
-	mu    sync.Mutex
-	name  string
-	asked time.Time
-}
+// userTime is for how long the user's name counts: who logs in again may be another.
+const userTime = 10 * time.Second
 
-// whoamiTime is how long the answer counts; who logs in again may be another.
-const whoamiTime = 10 * time.Second
-
-// whoami is whom the server takes the user for, or "".
-func (c *Cluster) whoami(ctx context.Context) string {
-	c.user.mu.Lock()
-	defer c.user.mu.Unlock()
-	if c.user.asked.IsZero() || time.Since(c.user.asked) > whoamiTime {
-		name := c.askWhoami(ctx)
-		if ctx.Err() != nil {
-			return name
-		}
-		c.user.name, c.user.asked = name, time.Now()
-	}
-	return c.user.name
-}
-
-func (c *Cluster) askWhoami(ctx context.Context) string {
+// askUserName asks whom the server takes the user for. Servers before 1.28 do not
+// tell, which is "".
+func (c *Cluster) askUserName(ctx context.Context) string {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	var review struct {
@@ -102,34 +160,38 @@ func (c *Cluster) askWhoami(ctx context.Context) string {
 		SetHeader("Accept", runtime.ContentTypeJSON).SetHeader("Content-Type", runtime.ContentTypeJSON).
 		Body([]byte(`{"apiVersion":"authentication.k8s.io/v1","kind":"SelfSubjectReview"}`)).Do(ctx).Raw()
 	if err != nil || json.Unmarshal(data, &review) != nil {
-		return "" // servers before 1.28 do not tell
+		return ""
 	}
 	return review.Status.UserInfo.Username
 }
 
-// unanswered says why there is no answer from the server.
-func (c *Cluster) unanswered(err error) error {
-	kind, advice := ErrUnreachable, ""
+// serverError is the error that there is no answer from the server, or only the one
+// that it does not accept the credentials. It returns other errors of tunnels as they
+// are, and asks the server nothing.
+func (c *Cluster) serverError(err error) error {
+	unauthorized := apierrors.IsUnauthorized(err) || refusal(err) == http.StatusUnauthorized
+	if errors.Is(err, context.Canceled) || errors.Is(err, portforward.ErrTunnel) || refusal(err) != 0 && !unauthorized {
+		return err
+	}
+	e := &ServerError{Server: c.Server, Kind: ErrUnreachable, Err: err}
 	var request *url.Error
 	if errors.As(err, &request) {
-		err = request.Err // without the URL, of which the server is enough
+		e.Err = request.Err // without the URL, of which the server is enough
 	}
 	switch {
-	case isCertificate(err):
-		kind = ErrCertificate
-	case c.plugin && !isNetwork(err):
-		kind = ErrCredentials // client-go's own text: it has no type for what plugins do
-		if c.exec != nil && !installed(c.exec.Command) {
-			kind, advice = ErrNoPlugin, c.exec.InstallHint
+	case unauthorized:
+		e.Kind = ErrUnauthorized
+	case isCertificate(e.Err):
+		e.Kind = ErrCertificate
+	case c.usesPlugin && !isNetwork(e.Err):
+		e.Kind = ErrCredentials // the text is client-go's, which has no type for errors of plugins
+		if c.plugin != nil {
+			if _, err := exec.LookPath(c.plugin.Command); err != nil {
+				e.Kind, e.Advice = ErrNoPlugin, c.plugin.InstallHint
+			}
 		}
 	}
-	return &ServerError{Server: c.Server, Kind: kind, Err: err, Advice: advice}
-}
-
-// installed tells whether a plugin can be run, as client-go looks for it.
-func installed(command string) bool {
-	_, err := exec.LookPath(command)
-	return err == nil
+	return e
 }
 
 func isCertificate(err error) bool {
@@ -147,26 +209,4 @@ func isNetwork(err error) bool {
 	var record tls.RecordHeaderError
 	return errors.As(err, &network) || errors.As(err, &errno) || errors.As(err, &alert) || errors.As(err, &record) ||
 		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed)
-}
-
-// tunnelFailed turns what package portforward returns about a tunnel into this
-// package's errors.
-func (c *Cluster) tunnelFailed(ctx context.Context, err error, namespace, pod string) error {
-	var status *portforward.StatusError
-	if errors.As(err, &status) && status.Code == http.StatusForbidden {
-		return c.forbidden(ctx, apiAction{"create", podResource().GroupResource(), "portforward", namespace, pod})
-	}
-	return c.openingFailed(err)
-}
-
-// openingFailed is tunnelFailed without a question to the server.
-func (c *Cluster) openingFailed(err error) error {
-	var status *portforward.StatusError
-	switch {
-	case errors.As(err, &status) && status.Code == http.StatusUnauthorized:
-		return &ServerError{Server: c.Server, Kind: ErrUnauthorized, Err: err}
-	case status != nil || errors.Is(err, context.Canceled) || errors.Is(err, portforward.ErrTunnel) || errors.Is(err, net.ErrClosed):
-		return err
-	}
-	return c.unanswered(err)
 }

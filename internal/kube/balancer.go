@@ -13,177 +13,173 @@ import (
 type policy int
 
 const (
-	// sticky: with one pod while it is ready.
+	// sticky keeps connections with one pod while it is ready.
 	sticky policy = iota
-	// pinned: with one pod while it is there at all.
+	// pinned keeps them with one pod while it exists.
 	pinned
-	// roundRobin: over all ready pods, in turn.
+	// roundRobin spreads them over all ready pods, in turn.
 	roundRobin
 )
 
-// penaltyTime is for how long a pod is passed over that could not be reached while
-// the API server said it is ready: its node may be gone, of which the server
-// learns within a minute.
+// penaltyTime is for how long a pod is avoided that could not be reached although
+// the API server says it is ready. Its node may be gone, which the server notices
+// within a minute.
 const penaltyTime = 5 * time.Second
 
-// choice decides which pod a connection goes to, among those that have the port.
+// balancer decides which pod a connection goes to, among those that have the port.
 // Its methods are safe to call at the same time.
 type balancer struct {
 	mu        sync.Mutex
 	policy    policy
-	expiry    time.Duration    // of sticky: let go of the pod this long after the last connection; 0 for never
-	held      map[portRef]hold // of sticky and pinned
-	turn      map[portRef]uint // of roundRobin
-	penalized map[types.UID]time.Time
+	expiry    time.Duration           // of sticky: leave the pod this long after the last connection; 0 means never
+	held      map[portRef]*hold       // of sticky and pinned
+	turn      map[portRef]uint        // of roundRobin
+	penalized map[types.UID]time.Time // since when
 }
 
 // hold is the pod that connections to a port stay with.
 type hold struct {
 	uid    types.UID
-	used   time.Time // when it was chosen last
-	proven bool      // it was reached
+	used   time.Time // when it was picked last
+	proven bool      // it has been reached
 }
 
 func newBalancer(p policy, expiry time.Duration) *balancer {
-	return &balancer{policy: p, expiry: expiry, held: map[portRef]hold{}, turn: map[portRef]uint{}, penalized: map[types.UID]time.Time{}}
+	return &balancer{policy: p, expiry: expiry, held: map[portRef]*hold{}, turn: map[portRef]uint{}, penalized: map[types.UID]time.Time{}}
 }
 
 // set changes how connections are distributed from now on.
-func (c *balancer) set(p policy, expiry time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.policy, c.expiry = p, expiry
+func (b *balancer) set(p policy, expiry time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.policy, b.expiry = p, expiry
 }
 
 // spreads says whether connections go to several pods.
-func (c *balancer) spreads() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.policy == roundRobin
+func (b *balancer) spreads() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.policy == roundRobin
 }
 
-// next chooses a pod for a new connection to a port, of those that have it, the
-// best first; false if none is ready.
-func (c *balancer) next(having []endpoint, to portRef) (endpoint, bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.policy == roundRobin {
-		eligible := c.eligible(having)
+// pick chooses the pod for a new connection to a port; false if no candidate is
+// ready. Candidates have the port, and are in order of preference.
+func (b *balancer) pick(candidates []endpoint, ref portRef) (endpoint, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.policy == roundRobin {
+		eligible := b.eligible(candidates)
 		if len(eligible) == 0 {
 			return endpoint{}, false
 		}
-		c.turn[to]++
-		return eligible[c.turn[to]%uint(len(eligible))], true
+		b.turn[ref]++
+		return eligible[b.turn[ref]%uint(len(eligible))], true
 	}
-	if c.expiry > 0 && time.Since(c.held[to].used) > c.expiry {
-		delete(c.held, to)
+	if h := b.held[ref]; h != nil && b.expiry > 0 && time.Since(h.used) > b.expiry {
+		delete(b.held, ref)
 	}
-	e, ok := c.settle(having, to)
-	if h, holds := c.held[to]; holds {
+	e, ok := b.stay(candidates, ref)
+	if h := b.held[ref]; h != nil {
 		h.used = time.Now()
-		c.held[to] = h
 	}
 	return e, ok
 }
 
-// settle returns the pod to stay with, choosing another if it must: one that
-// another port stays with already, if possible. mu is held.
-func (c *balancer) settle(having []endpoint, to portRef) (endpoint, bool) {
-	eligible := c.eligible(having)
-	candidates := eligible
-	if c.policy == pinned {
-		candidates = having
+// stay returns the pod to stay with. If another has to be chosen, one is preferred
+// that connections to another port stay with already. b.mu is held.
+func (b *balancer) stay(candidates []endpoint, ref portRef) (endpoint, bool) {
+	eligible := b.eligible(candidates)
+	keep := eligible
+	if b.policy == pinned {
+		keep = candidates
 	}
-	for _, e := range candidates {
-		if e.uid == c.held[to].uid && !e.leaving {
+	for _, e := range keep {
+		if h := b.held[ref]; h != nil && e.uid == h.uid && !e.terminating {
 			return e, e.ready
 		}
 	}
 	if len(eligible) == 0 {
 		return endpoint{}, false
 	}
-	best := max(0, slices.IndexFunc(eligible, c.holds))
-	c.held[to] = hold{uid: eligible[best].uid, used: time.Now()}
-	return eligible[best], true
-}
-
-// holds says whether the connections to some port stay with a pod; mu is held.
-func (c *balancer) holds(e endpoint) bool {
-	for _, h := range c.held {
-		if h.uid == e.uid {
-			return true
+	held := func(e endpoint) bool {
+		for _, h := range b.held {
+			if h.uid == e.uid {
+				return true
+			}
 		}
+		return false
 	}
-	return false
+	best := eligible[max(0, slices.IndexFunc(eligible, held))]
+	b.held[ref] = &hold{uid: best.uid, used: time.Now()}
+	return best, true
 }
 
-// probable are pods that next is likely to choose, best first, at most most of them.
-func (c *balancer) probable(having []endpoint, to portRef, most int, used func(types.UID) bool) []endpoint {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.policy != roundRobin {
-		if e, ok := c.settle(having, to); ok {
+// likely are up to most pods that pick is likely to choose next, best first. Where
+// connections are spread, those are the ones that have tunnels already, or else one.
+func (b *balancer) likely(candidates []endpoint, ref portRef, most int, hasTunnel func(types.UID) bool) (best []endpoint) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.policy != roundRobin {
+		if e, ok := b.stay(candidates, ref); ok {
 			return []endpoint{e}
 		}
 		return nil
 	}
-	eligible := c.eligible(having)
-	var best []endpoint
+	eligible := b.eligible(candidates)
 	for _, e := range eligible {
-		if used(e.uid) && len(best) < most {
+		if hasTunnel(e.uid) && len(best) < most {
 			best = append(best, e)
 		}
 	}
-	if len(best) == 0 && len(eligible) > 0 {
-		best = eligible[:1]
+	if len(best) == 0 {
+		best = eligible[:min(1, len(eligible))]
 	}
 	return best
 }
 
-// eligible are the pods that are ready: without those that are told to end or are
-// penalized if there are others. mu is held.
-func (c *balancer) eligible(all []endpoint) []endpoint {
-	var ready, reachable, eligible []endpoint
+// eligible are the pods that are ready. Those that terminate or are penalized are
+// left out if there are others. b.mu is held.
+func (b *balancer) eligible(all []endpoint) []endpoint {
+	var ready, reachable, staying []endpoint
 	for _, e := range all {
 		if !e.ready {
 			continue
 		}
 		ready = append(ready, e)
-		if time.Since(c.penalized[e.uid]) <= penaltyTime {
+		if time.Since(b.penalized[e.uid]) <= penaltyTime {
 			continue
 		}
 		reachable = append(reachable, e)
-		if !e.leaving {
-			eligible = append(eligible, e)
+		if !e.terminating {
+			staying = append(staying, e)
 		}
 	}
 	switch {
-	case len(eligible) > 0:
-		return eligible
+	case len(staying) > 0:
+		return staying
 	case len(reachable) > 0:
 		return reachable
 	}
 	return ready
 }
 
-// prove notes that a pod was reached: from then on a pinned port stays with it.
-func (c *balancer) confirm(uid types.UID) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for to, h := range c.held {
-		if h.uid == uid && !h.proven {
+// confirm notes that a pod was reached. From then on penalize does not end a hold on it.
+func (b *balancer) confirm(uid types.UID) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, h := range b.held {
+		if h.uid == uid {
 			h.proven = true
-			c.held[to] = h
 		}
 	}
 }
 
-// penalize passes a pod over for a while. One that was never reached, or is gone, is
-// not stayed with either.
-func (c *balancer) penalize(uid types.UID, gone bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	maps.DeleteFunc(c.held, func(_ portRef, h hold) bool { return h.uid == uid && (gone || !h.proven) })
-	maps.DeleteFunc(c.penalized, func(_ types.UID, since time.Time) bool { return time.Since(since) > penaltyTime })
-	c.penalized[uid] = time.Now()
+// penalize has a pod avoided for a while. Connections do not stay with it either if
+// it is gone or was never reached.
+func (b *balancer) penalize(uid types.UID, gone bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	maps.DeleteFunc(b.held, func(_ portRef, h *hold) bool { return h.uid == uid && (gone || !h.proven) })
+	maps.DeleteFunc(b.penalized, func(_ types.UID, since time.Time) bool { return time.Since(since) > penaltyTime })
+	b.penalized[uid] = time.Now()
 }

@@ -13,7 +13,7 @@ func TestTurnsStartAgain(t *testing.T) {
 	pods := []endpoint{{pod: "a", uid: "a", ready: true}, {pod: "b", uid: "b", ready: true}, {pod: "c", uid: "c", ready: true}}
 	seen := map[string]int{}
 	for range 6 {
-		e, ok := c.next(pods, to)
+		e, ok := c.pick(pods, to)
 		if !ok {
 			t.Fatal("none is chosen")
 		}
@@ -30,8 +30,8 @@ func TestTurnsOfTwoPorts(t *testing.T) {
 	pods := []endpoint{{pod: "a", uid: "a", ready: true}, {pod: "b", uid: "b", ready: true}}
 	seen := map[string]int{}
 	for range 6 {
-		e, _ := c.next(pods, portRef{number: 80})
-		_, _ = c.next(pods, portRef{number: 81})
+		e, _ := c.pick(pods, portRef{number: 80})
+		_, _ = c.pick(pods, portRef{number: 81})
 		seen[e.pod]++
 	}
 	if seen["a"] != 3 || seen["b"] != 3 {

@@ -37,7 +37,7 @@ type burstConn struct {
 	quick io.ReadWriter // of Conn
 	raw   syscall.RawConn
 
-	buf  *[burstBuffer]byte // held during a burst, and after it until the next octets come
+	buf  *[burstBuffer]byte // held during a burst, and after it until the next bytes come
 	rest []byte             // of buf, not read yet
 	busy bool
 	got  int // by take
@@ -138,7 +138,7 @@ func (c *burstConn) take(fd uintptr) (done bool) {
 	return false
 }
 
-// wake lets any octet wake this process, at once if there is one already.
+// wake lets any byte wake this process, at once if there is one already.
 func (c *burstConn) wake() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -149,8 +149,8 @@ func (c *burstConn) wake() {
 }
 
 // setWake cannot fail for a socket of TCP; where it does, more wake-ups are all.
-func setWake(fd uintptr, octets int) {
-	_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVLOWAT, octets)
+func setWake(fd uintptr, bytes int) {
+	_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVLOWAT, bytes)
 }
 
 func (c *burstConn) release() {

@@ -46,7 +46,7 @@ func TestBurst(t *testing.T) {
 	}()
 	got, err := io.ReadAll(struct{ io.Reader }{near})
 	if err != nil || !bytes.Equal(got, want) {
-		t.Errorf("read %d octets, %v, want the %d that were sent", len(got), err, len(want))
+		t.Errorf("read %d bytes, %v, want the %d that were sent", len(got), err, len(want))
 	}
 	if near.buf != nil {
 		t.Error("the buffer is still held after the end")
@@ -65,7 +65,7 @@ func TestBurstReset(t *testing.T) {
 	_ = far.SetLinger(0)
 	_ = far.Close()
 	if n, err := near.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
-		t.Errorf("read %d octets, %v, want ECONNRESET", n, err)
+		t.Errorf("read %d bytes, %v, want ECONNRESET", n, err)
 	}
 }
 
@@ -82,7 +82,7 @@ func TestBurstRemainder(t *testing.T) {
 		}
 		late := time.AfterFunc(3*burstRest, func() { _, _ = far.Write([]byte("!")) }) // while near waits for much
 		if _, err := io.ReadFull(near, make([]byte, 1)); err != nil {
-			t.Fatalf("the octet behind the burst: %v", err)
+			t.Fatalf("the byte behind the burst: %v", err)
 		}
 		late.Stop()
 	}

@@ -12,7 +12,7 @@ import (
 
 	"github.com/spf13/pflag"
 	// Kubeconfig files may still name these providers; all others are exec plugins now.
-	_ "k8s.io/client-go/plugin/pkg/client/auth/azure" // says what took its place
+	_ "k8s.io/client-go/plugin/pkg/client/auth/azure" // says what has replaced it
 	_ "k8s.io/client-go/plugin/pkg/client/auth/gcp"   // likewise
 	_ "k8s.io/client-go/plugin/pkg/client/auth/oidc"
 	"k8s.io/client-go/rest"
@@ -26,15 +26,15 @@ type Config struct {
 	// Kubeconfig is the path of the only file to read; "" means those of
 	// $KUBECONFIG, or ~/.kube/config, or inside a pod its service account.
 	Kubeconfig string
-	// Overrides go before what the files say.
+	// Overrides take precedence over the files.
 	Overrides clientcmd.ConfigOverrides
-	// Plugins is which plugins for credentials may run; its zero value is for all.
+	// Plugins is which plugins for credentials may run; its zero value allows all.
 	Plugins api.PluginPolicy
 	// Warn is called with each warning that the server sends with an answer, from
-	// many goroutines at once. nil is for nobody.
+	// many goroutines at once. nil drops them.
 	Warn func(text string)
 	// Retries spaces out retries over all Clusters of this Config and of those that In
-	// makes; nil has each Cluster space out its own.
+	// makes; nil means that each Cluster spaces out its own.
 	Retries *RetryLimiter
 
 	extra []string // KEY=VALUE of --as-user-extra
@@ -83,7 +83,7 @@ func (c *Config) load() (config *rest.Config, namespace string, err error) {
 	}
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
 	rules.ExplicitPath = c.Kubeconfig
-	rules.Warner = func(error) {} // that a file is missing is told when it matters
+	rules.Warner = func(error) {} // a missing file is an error only where it matters
 	loader := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &overrides)
 	if config, err = loader.ClientConfig(); err != nil {
 		return nil, "", configError(loader, rules, &overrides, err)
@@ -99,8 +99,8 @@ func (c *Config) load() (config *rest.Config, namespace string, err error) {
 	return config, namespace, err
 }
 
-// hidePassword takes a user's name and password out of the server's URL, which
-// messages and logs show.
+// hidePassword moves a user's name and password out of the server's URL, since
+// messages and logs show that.
 func hidePassword(config *rest.Config) {
 	server, err := url.Parse(config.Host)
 	if err != nil || server.User == nil {
@@ -114,7 +114,7 @@ func hidePassword(config *rest.Config) {
 	config.Host = server.String()
 }
 
-// Names are the contexts, clusters and users that the kubeconfig has, sorted.
+// Names are the names of the contexts, clusters and users in the kubeconfig, sorted.
 func (c *Config) Names() (contexts, clusters, users []string) {
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
 	rules.ExplicitPath = c.Kubeconfig
@@ -126,7 +126,7 @@ func (c *Config) Names() (contexts, clusters, users []string) {
 	return slices.Sorted(maps.Keys(raw.Contexts)), slices.Sorted(maps.Keys(raw.Clusters)), slices.Sorted(maps.Keys(raw.AuthInfos))
 }
 
-// configError tells apart what can be wrong with the files.
+// configError says which of the things that can be wrong with the files err means.
 func configError(loader clientcmd.ClientConfig, rules *clientcmd.ClientConfigLoadingRules, overrides *clientcmd.ConfigOverrides, err error) error {
 	raw, rawErr := loader.RawConfig()
 	context := overrides.CurrentContext

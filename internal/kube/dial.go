@@ -5,48 +5,60 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
-	"sync"
 	"time"
 
 	"porthole.dev/porthole/internal/backoff"
 	"porthole.dev/porthole/internal/pipe"
 	"porthole.dev/porthole/internal/portforward"
+	"porthole.dev/porthole/internal/target"
 )
 
-// errPortMoved says that what a pod's ports stand for has just changed.
-var errPortMoved = errors.New("the pod has no such port any more")
-
-// call is one Dial.
-type call struct {
-	route *Route
-	port  uint16
-	pause backoff.Backoff
-	err   error // of the last attempt, or nil while there was no pod
+// Dial opens a connection to a TCP port of the target, a service's or a pod's. While
+// no pod can be reached it waits, at most for r.MaxWait, and then returns a
+// *WaitError. Other errors: *PortError, *portforward.PortError, net.ErrClosed
+// after Close, the context's.
+func (r *Route) Dial(ctx context.Context, to target.Address) (pipe.Conn, error) {
+	port, err := to.TCPOnly()
+	if err != nil {
+		return nil, err
+	}
+	conn, err := r.dial(ctx, port)
+	if err != nil {
+		return nil, err
+	}
+	if to, ok := conn.(tunnelConn); ok {
+		c := &replayConn{route: r, port: port, conn: to}
+		c.life, c.end = context.WithCancel(r.life)
+		return c, nil
+	}
+	return conn, nil
 }
 
-// run tries until a pod is reached, or it has waited long enough.
-func (c *call) run(parent context.Context) (pipe.Conn, error) {
-	r, began := c.route, time.Now()
+// dial picks a pod and connects to it, again and again until that succeeds or r.MaxWait
+// is over.
+func (r *Route) dial(parent context.Context, port uint16) (pipe.Conn, error) {
+	began, ref := time.Now(), r.refOf(port)
 	ctx, cancel := context.WithTimeout(parent, r.MaxWait)
 	defer cancel()
+	var pause backoff.Backoff
+	var last error // of the last attempt; nil while there is no pod
 	for {
 		all, changed, _ := r.pods.current()
-		e, ok, err := r.pick(all, r.askedAs(c.port))
+		candidates, err := r.candidates(all, ref)
 		if err != nil {
 			return nil, err
 		}
-		if ok {
-			conn, err := c.try(ctx, e)
-			if err == nil || final(err) {
+		if e, ok := r.balancer.pick(candidates, ref); ok {
+			conn, err := r.dialPod(ctx, e)
+			if err == nil || isFinal(err) {
 				return conn, err
 			}
-			if c.err == nil || ctx.Err() == nil {
-				c.err = err // and not that the last attempt was cut short
+			if last == nil || ctx.Err() == nil {
+				last = err // and not that the last attempt was cut short
 			}
-			backoff.Sleep(ctx, pauseAfter(&c.pause, err), changed)
+			backoff.Sleep(ctx, pauseAfter(&pause, err), changed)
 		} else {
-			c.err = nil
+			last = nil
 			select {
 			case <-changed:
 			case <-ctx.Done():
@@ -59,98 +71,40 @@ func (c *call) run(parent context.Context) (pipe.Conn, error) {
 		case errors.Is(parent.Err(), context.Canceled):
 			return nil, context.Cause(parent)
 		case ctx.Err() != nil:
-			return nil, &WaitError{Waited: time.Since(began).Round(100 * time.Millisecond), Err: c.why()}
+			return nil, r.waitError(began, last, ref)
 		}
 	}
 }
 
-// why is the reason for having waited in vain.
-func (c *call) why() error {
-	if c.err != nil {
-		return c.err
+// waitError says for how long a connection has waited, and why: because of last, or
+// of what keeps pods from taking connections. Many connections may end their wait at
+// the same time, so that the answer is shared for a moment.
+func (r *Route) waitError(began time.Time, last error, ref portRef) error {
+	if last == nil {
+		last = r.diagnoses.get(ref, func() (error, time.Duration) { return r.diagnose(r.life, ref), diagnosisTime })
 	}
-	return c.route.reasons.of(c.route, c.route.askedAs(c.port))
+	return &WaitError{Waited: time.Since(began).Round(100 * time.Millisecond), Err: last}
 }
 
-// reasons has what why finds out for all connections that end their wait at the same
-// time, and may be many.
-type reasons struct {
-	mu    sync.Mutex
-	known map[portRef]reason
-}
-
-type reason struct {
-	err   error
-	found time.Time
-}
-
-// reasonTime is how old a reason may be.
-const reasonTime = time.Second
-
-func (k *reasons) of(r *Route, to portRef) error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.known == nil {
-		k.known = map[portRef]reason{}
-	}
-	known, ok := k.known[to]
-	if !ok || time.Since(known.found) > reasonTime {
-		known = reason{r.why(r.life, to), time.Now()}
-		k.known[to] = known
-	}
-	return known.err
-}
-
-// try makes one attempt with one pod.
-func (c *call) try(ctx context.Context, e endpoint) (pipe.Conn, error) {
-	r := c.route
-	port, ok, err := r.portAt(e, r.askedAs(c.port))
-	if err == nil && !ok {
-		err = errPortMoved // since the pod was picked
-	}
+// dialPod makes one attempt to connect to one pod.
+func (r *Route) dialPod(ctx context.Context, e endpoint) (conn pipe.Conn, err error) {
+	err = r.withTunnels(ctx, e, func(ctx context.Context, tunnels *portforward.Client) (err error) {
+		conn, err = tunnels.Dial(ctx, e.port)
+		return err
+	})
 	if err != nil {
+		select { // the monitor looks whether the route still works
+		case r.recheck <- struct{}{}:
+		default:
+		}
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, attemptLimit)
-	defer cancel()
-	conn, err := r.reach(ctx, e, func(client *portforward.Client) (pipe.Conn, error) { return client.Dial(ctx, port) })
-	if err != nil {
-		r.look()
-	}
-	return conn, err
+	return conn, nil
 }
 
-// reach does something with a pod's tunnels. If the pod is why that fails, others
-// are preferred for a while.
-func (r *Route) reach(ctx context.Context, e endpoint, do func(*portforward.Client) (pipe.Conn, error)) (pipe.Conn, error) {
-	client := r.tunnels.of(e)
-	if client == nil {
-		return nil, net.ErrClosed
-	}
-	conn, err := do(client)
-	if err == nil {
-		r.balancer.confirm(e.uid)
-		return conn, nil
-	}
-	var status *portforward.StatusError
-	gone := errors.As(err, &status) && status.Code == http.StatusNotFound
-	if gone || status != nil && status.Code >= http.StatusInternalServerError || errors.Is(err, context.DeadlineExceeded) {
-		r.balancer.penalize(e.uid, gone)
-	}
-	return nil, r.Cluster.tunnelFailed(ctx, err, r.Namespace, e.pod)
-}
-
-// look asks keep to see whether the route is still there.
-func (r *Route) look() {
-	select {
-	case r.suspect <- struct{}{}:
-	default:
-	}
-}
-
-// final says whether an error is the connection's own, so that trying again makes
-// no sense.
-func final(err error) bool {
+// isFinal says whether an error is about this connection alone, so that another
+// attempt makes no sense.
+func isFinal(err error) bool {
 	var refused *portforward.PortError
 	var port *PortError
 	return errors.As(err, &refused) || errors.As(err, &port)

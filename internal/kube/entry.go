@@ -20,7 +20,7 @@ func (e *EntryError) Error() string { return fmt.Sprintf("kubeconfig: %s: %v", e
 
 func (e *EntryError) Unwrap() []error { return []error{ErrEntry, e.Err} }
 
-// entryError finds the entry that err, of client-go, is about.
+// entryError finds the entry that an error of client-go is about.
 func entryError(raw *api.Config, context string, flags *clientcmd.ConfigOverrides, err error) error {
 	in := raw.Contexts[context]
 	if in == nil {
@@ -56,7 +56,7 @@ func entryError(raw *api.Config, context string, flags *clientcmd.ConfigOverride
 	return fmt.Errorf("use kubeconfig: %w", err)
 }
 
-// absent says that there is no cluster or user of a name, and who asks for it.
+// absent is the error that no cluster or user has a name, which a flag or a context asks for.
 func absent(kind, name string, byFlag bool, context string) error {
 	switch {
 	case byFlag:
@@ -67,7 +67,7 @@ func absent(kind, name string, byFlag bool, context string) error {
 	return &EntryError{Entry: fmt.Sprintf("context %q", context), Err: fmt.Errorf("its %s %q is not there", kind, name)}
 }
 
-// file is one that an entry names by a key, unless a flag does.
+// file is one that an entry names under a key, unless a flag names another.
 type file struct{ key, flag, path string }
 
 // unreadable is the first of an entry's files that cannot be opened, or nil.
@@ -89,8 +89,8 @@ func unreadable(entry string, files []file) error {
 	return nil
 }
 
-// checkUser says that a context's user is not there, where client-go would go on as
-// nobody.
+// checkUser fails if a context's user does not exist: client-go would send requests
+// without credentials.
 func checkUser(loader clientcmd.ClientConfig, flags *clientcmd.ConfigOverrides) error {
 	raw, err := loader.RawConfig()
 	if a := flags.AuthInfo; err != nil || cmp.Or(a.Token, a.Username, a.ClientCertificate) != "" {

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// The errors of this package, for errors.Is. The types below carry what belongs
-// to them, and are one of these too.
+// The errors of this package, for errors.Is. The types below add details, and each
+// is one of these too.
 var (
 	ErrNoConfig        = errors.New("no kubeconfig")
 	ErrNoContext       = errors.New("no such context in the kubeconfig")                 // *ContextError
@@ -33,7 +33,7 @@ var (
 // ContextError says that the kubeconfig has no such context.
 type ContextError struct {
 	Context   string   // "" when none is current
-	Available []string // those that there are, sorted
+	Available []string // the contexts that it has, sorted
 }
 
 func (e *ContextError) Error() string {
@@ -45,8 +45,8 @@ func (e *ContextError) Error() string {
 
 func (e *ContextError) Unwrap() error { return ErrNoContext }
 
-// ServerError says that no answer can be had from the API server, or only the one
-// that it does not know who asks.
+// ServerError says that there is no answer from the API server, or only the one that
+// it does not accept the user's credentials.
 type ServerError struct {
 	Server string // its URL
 	Kind   error  // ErrUnreachable, ErrCertificate, ErrCredentials, ErrNoPlugin or ErrUnauthorized
@@ -90,7 +90,7 @@ func (e *ForbiddenError) Unwrap() error { return ErrForbidden }
 type NotFoundError struct {
 	Target    string // such as pod/kuard
 	Namespace string
-	Similar   []string // targets that there are and that may have been meant
+	Similar   []string // targets that exist and may have been meant
 	// NoNamespace says that there is no such namespace; Similar are other namespaces then.
 	NoNamespace bool
 }
@@ -126,7 +126,7 @@ func (e *ResourceError) Error() string {
 
 func (e *ResourceError) Unwrap() error { return e.Kind }
 
-// SelectorError says that a service leads somewhere else than to pods.
+// SelectorError says that a service does not lead to pods.
 type SelectorError struct {
 	Service      string // such as svc/web
 	ExternalName string // where it leads by its own account, or ""
@@ -141,11 +141,11 @@ func (e *SelectorError) Error() string {
 
 func (e *SelectorError) Unwrap() error { return ErrNoSelector }
 
-// NotReadyError says why there is no pod to connect to.
+// NotReadyError says why no pod takes connections.
 type NotReadyError struct {
 	Target    string // such as svc/web
 	Namespace string
-	Pods      []PodStatus // those that are not ready; none when there are no pods
+	Pods      []PodStatus // those that are not ready; empty if there are no pods
 	Reason    string      // why there are none, if that is known
 }
 
@@ -174,7 +174,7 @@ type PortError struct {
 	Target    string   // such as svc/web
 	Port      string   // number or name as given
 	Protocol  string   // that the port has, if it is not TCP; else ""
-	Available []string // the TCP ports that there are, such as "http (8080)"
+	Available []string // the TCP ports that it has, such as "http (8080)"
 	Pods      bool     // the target may have it, but none of its pods has
 }
 
@@ -193,7 +193,7 @@ func (e *PortError) Error() string {
 	return fmt.Sprintf("%s has no port %s, but %s", e.Target, e.Port, strings.Join(e.Available, ", "))
 }
 
-// Is has no Unwrap beside it: what it is depends on the protocol.
+// Is takes the place of Unwrap, since the kind of error depends on the protocol.
 func (e *PortError) Is(target error) bool {
 	if e.Protocol != "" {
 		return target == ErrNotTCP
@@ -201,10 +201,10 @@ func (e *PortError) Is(target error) bool {
 	return target == ErrNoPort
 }
 
-// WaitError says that a connection waited for the route as long as it may.
+// WaitError says that a connection waited for a pod as long as it may.
 type WaitError struct {
 	Waited time.Duration
-	Err    error // why the route was not there
+	Err    error // why no pod could be reached
 }
 
 func (e *WaitError) Error() string { return fmt.Sprintf("waited %v in vain: %v", e.Waited, e.Err) }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"net/http"
 	"slices"
 	"time"
 
@@ -23,10 +22,10 @@ import (
 )
 
 const (
-	// pollPause is between two looks of a user who may not watch.
+	// pollPause is between two reads for a user who may not watch.
 	pollPause = time.Second
-	// watchTime is how long one watch lasts. Then everything is listed anew,
-	// so that a mistake does not last longer.
+	// watchTime is how long one watch lasts. Then everything is listed anew, so
+	// that nothing that was missed stays so for longer.
 	watchTime = 5 * time.Minute
 	// calmTime is how long a watch must have lasted for the next to begin at once.
 	calmTime = 5 * time.Second
@@ -66,131 +65,114 @@ type follower[T object] struct {
 	cluster   *Cluster
 	resource  schema.GroupVersionResource
 	namespace string
-	list      func() runtime.Object // an empty list of Ts
-	single    func() T              // an empty T
+	list      runtime.Object // an empty list of Ts
+	single    T              // an empty T
 	// query is called before each list, since what is asked for may change.
 	query func(ctx context.Context) (query, error)
-	// update is told all objects after each change, in the order of their names.
+	// update gets all objects after each change, in the order of their names.
 	update func([]T)
-	// failed is told why update is not, and nil once it will be again.
+	// failed is told why objects cannot be read, and nil when they can be again.
 	failed func(error)
-	// again, unless nil, says that what query asks for has changed.
-	again <-chan struct{}
-	log   *slog.Logger
+	// requery, unless nil, says that what query asks for has changed.
+	requery <-chan struct{}
+	log     *slog.Logger
 
-	asked   query // last
-	access  access
-	proven  bool // a watch has begun once: that one is refused will pass
-	listed  bool // the same of lists
-	known   map[string]T
-	version string // of known, for the watch
+	asked     query // last
+	access    access
+	mayWatch  bool // it was allowed once: a refusal will pass
+	mayList   bool // likewise
+	known     map[string]T
+	watchFrom string // the version of known
 }
 
-// start lists once, and finds out on the way what the user may do. Errors are
-// those of Cluster; a single object that does not exist is none.
-func (f *follower[T]) start(ctx context.Context) error {
-	ctx, cancel := f.cluster.foreground(ctx)
-	defer cancel()
-	return f.look(ctx)
-}
-
-// run follows until ctx ends. What fails is tried again, whatever it is: a server
+// run follows until ctx ends. What fails is tried again, whatever the error: a server
 // that starts may well refuse what it grants a second later.
 func (f *follower[T]) run(ctx context.Context) {
 	var pause backoff.Backoff
 	for ctx.Err() == nil {
 		began := time.Now()
-		f.listen(ctx)
+		f.awaitChange(ctx)
 		if time.Since(began) > calmTime {
 			pause.Reset()
 		} else {
 			backoff.Sleep(ctx, pauseAfter(&pause, nil), nil)
 		}
 		for err := f.renew(ctx); err != nil && ctx.Err() == nil; err = f.renew(ctx) {
-			back := f.cluster.recovery.wait()
-			backoff.Sleep(ctx, pauseAfter(&pause, err), back)
-			f.cluster.retries.wait(ctx, back)
+			f.cluster.waitToRetry(ctx, pauseAfter(&pause, err), f.cluster.recovery.wait())
 		}
 	}
 }
 
-// renew looks again, within a limit.
+// renew reads everything again, within a limit.
 func (f *follower[T]) renew(ctx context.Context) error {
 	ctx, cancel := f.cluster.background(ctx)
 	defer cancel()
-	err := f.look(ctx)
+	err := f.read(ctx)
 	f.failed(err)
 	return err
 }
 
-// look reads everything that the query asks for.
-func (f *follower[T]) look(ctx context.Context) error {
+// read reads everything that the query asks for, and finds out on the way what the
+// user may do.
+func (f *follower[T]) read(ctx context.Context) error {
 	q, err := f.query(ctx)
 	if err != nil {
 		return err
 	}
 	f.asked = q
+	if f.access != getting {
+		list := f.list.DeepCopyObject()
+		err = f.cluster.list(ctx, f.resource, f.namespace, q.options(), list)
+		switch {
+		case err == nil:
+			f.mayList = true
+			f.watchFrom = list.(metav1.ListInterface).GetResourceVersion()
+			f.known = map[string]T{}
+			_ = meta.EachListItem(list, func(item runtime.Object) error {
+				f.store(item.(T))
+				return nil
+			})
+		case errors.Is(err, ErrForbidden) && q.name != "" && !f.mayList:
+			f.access = getting
+		default:
+			return err
+		}
+	}
 	if f.access == getting {
-		return f.lookAt(ctx, q.name)
+		one := f.single.DeepCopyObject().(T)
+		err = f.cluster.get(ctx, f.resource, f.namespace, q.name, one)
+		if err != nil && !apierrors.IsNotFound(err) {
+			return err
+		}
+		f.known = map[string]T{}
+		if err == nil {
+			f.store(one)
+		}
 	}
-	list := f.list()
-	err = f.cluster.list(ctx, f.resource, f.namespace, q.options(), list)
-	if errors.Is(err, ErrForbidden) && q.name != "" && !f.listed {
-		f.access = getting
-		return f.lookAt(ctx, q.name)
-	}
-	if err != nil {
-		return err
-	}
-	f.listed = true
-	f.known = map[string]T{}
-	err = meta.EachListItem(list, func(item runtime.Object) error {
-		f.learn(item)
-		return nil
-	})
-	if m, ok := list.(metav1.ListInterface); ok {
-		f.version = m.GetResourceVersion()
-	}
-	f.tell()
-	return err
-}
-
-// lookAt reads one object, for a user who may do no more.
-func (f *follower[T]) lookAt(ctx context.Context, name string) error {
-	one := f.single()
-	err := f.cluster.get(ctx, f.resource, f.namespace, name, one)
-	if err != nil && !apierrors.IsNotFound(err) {
-		return err
-	}
-	f.known = map[string]T{}
-	if err == nil {
-		f.learn(one)
-	}
-	f.tell()
+	f.publish()
 	return nil
 }
 
-func (f *follower[T]) learn(item runtime.Object) {
-	if o, ok := item.(T); ok {
-		o.SetManagedFields(nil) // half of the object, and of no use here
-		f.known[o.GetName()] = o
-	}
+func (f *follower[T]) store(o T) {
+	o.SetManagedFields(nil) // half of the object, and of no use here
+	f.known[o.GetName()] = o
 }
 
-func (f *follower[T]) tell() {
+// publish hands all objects to update.
+func (f *follower[T]) publish() {
 	all := slices.Collect(maps.Values(f.known))
 	slices.SortFunc(all, func(a, b T) int { return cmp.Compare(a.GetName(), b.GetName()) })
 	f.update(all)
 }
 
-// listen hears what changes, until it is time to look again.
-func (f *follower[T]) listen(ctx context.Context) {
+// awaitChange follows changes, or waits, until everything is to be read again.
+func (f *follower[T]) awaitChange(ctx context.Context) {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	if f.again != nil {
+	if f.requery != nil {
 		go func() {
 			select {
-			case <-f.again:
+			case <-f.requery:
 				stop()
 			case <-ctx.Done():
 			}
@@ -199,7 +181,7 @@ func (f *follower[T]) listen(ctx context.Context) {
 	if f.access == watching {
 		err := f.watch(ctx)
 		f.log.Debug("watch ended", "resource", f.resource.Resource, "err", err)
-		if !errors.Is(err, ErrForbidden) || f.proven {
+		if !errors.Is(err, ErrForbidden) || f.mayWatch {
 			return
 		}
 		f.log.Info("not allowed to watch, will ask again and again", "resource", f.resource.Resource)
@@ -211,36 +193,30 @@ func (f *follower[T]) listen(ctx context.Context) {
 	}
 }
 
-// watch hears of changes until the server ends it or the connection breaks.
+// watch publishes changes until the server ends it or the connection breaks.
 func (f *follower[T]) watch(ctx context.Context) error {
-	options := f.asked.options()
-	seconds := int64(watchTime / time.Second)
-	options.Watch, options.TimeoutSeconds, options.ResourceVersion = true, &seconds, f.version
-	stream, err := f.cluster.request(http.MethodGet, f.resource, f.namespace).
-		VersionedParams(&options, f.cluster.params).Watch(ctx)
+	options, seconds := f.asked.options(), int64(watchTime/time.Second)
+	options.Watch, options.TimeoutSeconds, options.ResourceVersion = true, &seconds, f.watchFrom
+	action := apiAction{"watch", f.resource, "", f.namespace, f.asked.name}
+	stream, err := f.cluster.request(action).VersionedParams(&options, f.cluster.params).Watch(ctx)
 	if err != nil {
-		return f.cluster.failed(ctx, err, apiAction{"watch", f.resource.GroupResource(), "", f.namespace, f.asked.name})
+		return f.cluster.requestError(ctx, err, action)
 	}
 	defer stream.Stop()
-	f.proven = true
+	f.mayWatch = true
 	for event := range stream.ResultChan() {
-		if event.Type == watch.Error {
+		o, ok := event.Object.(T)
+		switch {
+		case event.Type == watch.Error:
 			return fmt.Errorf("watch: %w", apierrors.FromObject(event.Object))
+		case !ok:
+			continue
+		case event.Type == watch.Deleted:
+			delete(f.known, o.GetName())
+		default:
+			f.store(o)
 		}
-		f.apply(event)
+		f.publish()
 	}
 	return nil
-}
-
-func (f *follower[T]) apply(event watch.Event) {
-	o, ok := event.Object.(T)
-	switch {
-	case !ok:
-		return
-	case event.Type == watch.Deleted:
-		delete(f.known, o.GetName())
-	default:
-		f.learn(o)
-	}
-	f.tell()
 }

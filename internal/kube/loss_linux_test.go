@@ -13,7 +13,7 @@ import (
 )
 
 // A tunnel that is lost while the local client does not read is noticed, although it is
-// behind octets that a stock server's tunnel cannot be read past.
+// behind bytes that a stock server's tunnel cannot be read past.
 func TestTunnelLostBehindStalledReader(t *testing.T) {
 	n := newNamespace(t)
 	n.newReady("web")

@@ -4,8 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"fmt"
-	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -32,8 +30,8 @@ const (
 func shortNames() []string { return []string{"pod", "svc", "deploy", "sts", "ds", "rs", "job"} }
 
 // CompleteTargets are the targets of a namespace ("" for the Cluster's) that begin
-// with prefix. Without a slash those are pods, and types with their slash. It
-// takes two seconds at most; what cannot be found out is left out.
+// with prefix. For a prefix without a slash those are pods, and types with a slash
+// behind them. It takes two seconds at most; what cannot be read by then is left out.
 func (c *Cluster) CompleteTargets(ctx context.Context, namespace, prefix string) []string {
 	ctx, cancel := context.WithTimeout(ctx, completeLimit)
 	defer cancel()
@@ -44,18 +42,18 @@ func (c *Cluster) CompleteTargets(ctx context.Context, namespace, prefix string)
 		for _, name := range shortNames() {
 			all = append(all, name+"/")
 		}
-		names, _ := c.names(ctx, podResource(), namespace)
-		return beginning(append(names, all...), "", prefix)
+		names := c.names(ctx, podResource(), namespace)
+		return withPrefix(append(names, all...), "", prefix)
 	}
-	r, err := c.lookUp(ctx, strings.ToLower(kind))
+	r, err := c.findResource(ctx, strings.ToLower(kind))
 	if err != nil {
 		return nil
 	}
-	names, _ := c.names(ctx, r.GroupVersionResource, namespace)
-	return beginning(names, kind+"/", part)
+	names := c.names(ctx, r.GroupVersionResource, namespace)
+	return withPrefix(names, kind+"/", part)
 }
 
-func beginning(names []string, before, prefix string) (all []string) {
+func withPrefix(names []string, before, prefix string) (all []string) {
 	for _, name := range names {
 		if strings.HasPrefix(name, prefix) {
 			all = append(all, before+name)
@@ -64,13 +62,13 @@ func beginning(names []string, before, prefix string) (all []string) {
 	return all
 }
 
-// CompletePorts are the TCP ports of a target that begin with prefix, each as
-// NUMBER and, where it has one, its name after a tab. The limits are those of
+// CompletePorts are the TCP ports of a target that begin with prefix: each is a
+// number, with the port's name behind a tab if it has one. The limits are those of
 // CompleteTargets.
 func (c *Cluster) CompletePorts(ctx context.Context, namespace string, t target.Target, prefix string) []string {
 	ctx, cancel := context.WithTimeout(ctx, completeLimit)
 	defer cancel()
-	declared, err := c.declared(ctx, cmp.Or(namespace, c.Namespace), t)
+	declared, err := c.declaredPorts(ctx, cmp.Or(namespace, c.Namespace), t)
 	if err != nil {
 		return nil
 	}
@@ -88,9 +86,9 @@ func (c *Cluster) CompletePorts(ctx context.Context, namespace string, t target.
 	return all
 }
 
-// declared are the ports that a target says it has.
-func (c *Cluster) declared(ctx context.Context, namespace string, t target.Target) (ports, error) {
-	r, err := c.lookUp(ctx, t.Resource)
+// declaredPorts are the ports that a target declares.
+func (c *Cluster) declaredPorts(ctx context.Context, namespace string, t target.Target) (ports, error) {
+	r, err := c.findResource(ctx, t.Resource)
 	if err != nil {
 		return nil, err
 	}
@@ -105,28 +103,24 @@ func (c *Cluster) declared(ctx context.Context, namespace string, t target.Targe
 		return podPorts(p.Spec.Containers, p.Spec.InitContainers), err
 	}
 	var w workload
-	err = c.getJSON(ctx, r.GroupVersionResource, namespace, t.Name, &w)
+	err = c.get(ctx, r.GroupVersionResource, namespace, t.Name, &w)
 	return podPorts(w.Spec.Template.Spec.Containers, w.Spec.Template.Spec.InitContainers), err
 }
 
-// names lists the names of objects of any type, sorted.
-func (c *Cluster) names(ctx context.Context, resource schema.GroupVersionResource, namespace string) ([]string, error) {
+// names are the names of objects of any type, sorted; none if they cannot be read.
+func (c *Cluster) names(ctx context.Context, resource schema.GroupVersionResource, namespace string) (names []string) {
 	options := metav1.ListOptions{Limit: maxNames}
-	data, err := c.request(http.MethodGet, resource, namespace).VersionedParams(&options, c.params).
+	data, err := c.request(apiAction{"list", resource, "", namespace, ""}).VersionedParams(&options, c.params).
 		SetHeader("Accept", "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json").Do(ctx).Raw()
-	if err != nil {
-		return nil, err
-	}
 	var list metav1.PartialObjectMetadataList
-	if err := json.Unmarshal(data, &list); err != nil {
-		return nil, fmt.Errorf("list names of %s: %w", resource.Resource, err)
+	if err != nil || json.Unmarshal(data, &list) != nil {
+		return nil
 	}
-	var names []string
 	for _, item := range list.Items {
 		names = append(names, item.Name)
 	}
 	slices.Sort(names)
-	return names, nil
+	return names
 }
 
 // CompleteNamespaces are the namespaces that begin with prefix, within the limits of
@@ -134,41 +128,48 @@ func (c *Cluster) names(ctx context.Context, resource schema.GroupVersionResourc
 func (c *Cluster) CompleteNamespaces(ctx context.Context, prefix string) []string {
 	ctx, cancel := context.WithTimeout(ctx, completeLimit)
 	defer cancel()
-	names, _ := c.names(ctx, namespaceResource(), "")
-	return beginning(names, "", prefix)
+	names := c.names(ctx, namespaceResource(), "")
+	return withPrefix(names, "", prefix)
 }
 
-// likeNamespace are the namespaces with a name like one that is missing. Where the
-// user may not see it, it is taken to be there.
-func (c *Cluster) likeNamespace(ctx context.Context, name string) (like []string, missing bool) {
+// similarNamespaces are the namespaces with a name like one that is missing. If the
+// user may not see that one, it is assumed to exist.
+func (c *Cluster) similarNamespaces(ctx context.Context, name string) (similar []string, missing bool) {
 	ctx, cancel := context.WithTimeout(ctx, completeLimit)
 	defer cancel()
-	err := c.api.Get().AbsPath("/api/v1").Resource("namespaces").Name(name).Do(ctx).Error()
+	err := c.request(apiAction{verb: "get", resource: namespaceResource(), name: name}).Do(ctx).Error()
 	if !apierrors.IsNotFound(err) {
 		return nil, false
 	}
-	names, _ := c.names(ctx, namespaceResource(), "")
-	for _, other := range names {
-		if similar(other, name) {
-			like = append(like, other)
-		}
-	}
-	return like, true
+	different := func(other string) bool { return !isSimilar(other, name) }
+	return slices.DeleteFunc(c.names(ctx, namespaceResource(), ""), different), true
 }
 
-// like are targets that there are, and that may have been meant by one that is
-// not there: others of its name, and of its type those with a similar one.
-func (c *Cluster) like(ctx context.Context, namespace string, t target.Target) []string {
+// similarTargets are targets that exist and may have been meant by one that does not:
+// others of the same name, and of the same type those with a similar name.
+func (c *Cluster) similarTargets(ctx context.Context, namespace string, t target.Target) []string {
 	ctx, cancel := context.WithTimeout(ctx, completeLimit)
 	defer cancel()
 	kinds := shortNames()
-	if _, ok := builtin(t.Resource); !ok {
+	meant, ok := builtin(t.Resource)
+	if !ok {
 		kinds = append(kinds, t.Resource)
 	}
 	found := make([][]string, len(kinds))
 	var asking sync.WaitGroup
 	for i, kind := range kinds {
-		asking.Go(func() { found[i] = c.likeOf(ctx, namespace, kind, t) })
+		asking.Go(func() {
+			r, err := c.findResource(ctx, kind)
+			if err != nil {
+				return
+			}
+			same := kind == t.Resource || r.GroupVersionResource == meant
+			for _, name := range c.names(ctx, r.GroupVersionResource, namespace) {
+				if !same && name == t.Name || same && isSimilar(name, t.Name) {
+					found[i] = append(found[i], kind+"/"+name)
+				}
+			}
+		})
 	}
 	asking.Wait()
 	const most = 5
@@ -176,25 +177,9 @@ func (c *Cluster) like(ctx context.Context, namespace string, t target.Target) [
 	return all[:min(most, len(all))]
 }
 
-func (c *Cluster) likeOf(ctx context.Context, namespace, kind string, t target.Target) (all []string) {
-	r, err := c.lookUp(ctx, kind)
-	if err != nil {
-		return nil
-	}
-	meant, _ := builtin(t.Resource)
-	same := kind == t.Resource || r.GroupVersionResource == meant
-	names, _ := c.names(ctx, r.GroupVersionResource, namespace)
-	for _, name := range names {
-		if !same && name == t.Name || same && similar(name, t.Name) {
-			all = append(all, kind+"/"+name)
-		}
-	}
-	return all
-}
-
-// similar says whether one name is the beginning of the other, as a workload's is
-// of its pods', or has the same letters but two, or in another order.
-func similar(a, b string) bool {
+// isSimilar says whether one name begins with the other, as a pod's does with its
+// workload's, differs from it by two letters at most, or has its letters in another order.
+func isSimilar(a, b string) bool {
 	return strings.HasPrefix(a, b) || strings.HasPrefix(b, a) || spelling.Distance(a, b) <= 2 && min(len(a), len(b)) > 3 || sorted(a) == sorted(b)
 }
 

@@ -12,21 +12,20 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// PodStatus is what keeps a pod from taking connections, as `kubectl describe pod` knows it.
+// PodStatus is what keeps a pod from taking connections, as `kubectl describe pod` shows it.
 type PodStatus struct {
 	Name      string
 	Status    string // the phase, such as Pending, or Terminating, or NotReady for one that runs
-	Container string // whose Reason it is, or "" for the pod's
+	Container string // that Reason is about, or "" for the pod
 	Reason    string // such as CrashLoopBackOff or Unschedulable, or ""
 	Message   string // the cluster's own words, or ""
 
-	// hopeless is a state that does not pass by itself soon.
-	hopeless bool
-	// vague is one of which a warning of the cluster's may tell more.
-	vague bool
-	// Which warnings are about this state: nil or zero where that is not known.
+	permanent bool // the state does not pass by itself soon
+	vague     bool // a warning of the cluster's may say more
+
+	// These tell which warnings are about this state; zero where that is not known.
 	uid     types.UID
-	since   time.Time // that the last step of the pod's start was made
+	since   time.Time // when the last step of the pod's start was made
 	waiting []string  // containers that are not ready
 }
 
@@ -43,16 +42,16 @@ func (s PodStatus) String() string {
 	return text
 }
 
-// judge says whether connections may go to a pod, and if not, why. One that was
-// named takes them when it is not ready too, as long as a container runs: it may
-// be what is looked into.
-func judge(pod *corev1.Pod, named bool) (status PodStatus, ok bool) {
+// readiness says whether connections may go to a pod, and if not, why not. A pod that
+// the user named takes them even if it is not ready, as long as a container runs: it
+// may be the one to be debugged.
+func readiness(pod *corev1.Pod, named bool) (status PodStatus, ok bool) {
 	switch {
 	case pod.DeletionTimestamp != nil:
 		status = PodStatus{Status: "Terminating"}
 	case pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed:
 		status = ended(pod)
-		status.hopeless = !replaced(pod, named)
+		status.permanent = !replaced(pod, named)
 	case named && runs(pod):
 		return PodStatus{}, true
 	case pod.Status.Phase == corev1.PodPending || pod.Status.Phase == "":
@@ -68,14 +67,14 @@ func judge(pod *corev1.Pod, named bool) (status PodStatus, ok bool) {
 	return status, false
 }
 
-// isSidecar says whether an init container goes on beside the containers that
-// follow it, for as long as the pod does.
+// isSidecar says whether an init container keeps running beside the containers that
+// follow it, as long as the pod does.
 func isSidecar(c corev1.Container) bool {
-	return c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
+	return valueOr(c.RestartPolicy, "") == corev1.ContainerRestartPolicyAlways
 }
 
 // sidecars are the states of a pod's sidecars, and initial those of the init
-// containers that have to end before its other containers begin.
+// containers that have to end before its other containers start.
 func sidecars(pod *corev1.Pod) []corev1.ContainerStatus { return initStatuses(pod, true) }
 func initial(pod *corev1.Pod) []corev1.ContainerStatus  { return initStatuses(pod, false) }
 
@@ -89,35 +88,31 @@ func initStatuses(pod *corev1.Pod, sidecar bool) (some []corev1.ContainerStatus)
 	return some
 }
 
-// runs says whether a container runs, or a sidecar, which may do so while the
-// others still wait.
+// runs says whether a container runs, or a sidecar, which may run while the others
+// still wait.
 func runs(pod *corev1.Pod) bool {
 	return slices.ContainsFunc(slices.Concat(pod.Status.ContainerStatuses, sidecars(pod)),
 		func(s corev1.ContainerStatus) bool { return s.State.Running != nil })
 }
 
-// notBegun are the containers that do not run yet.
-func notBegun(pod *corev1.Pod) []corev1.Container {
-	begun := func(c corev1.Container) bool {
+// notStarted are the containers that have not started yet.
+func notStarted(pod *corev1.Pod) []corev1.Container {
+	started := func(c corev1.Container) bool {
 		return slices.ContainsFunc(pod.Status.ContainerStatuses,
 			func(s corev1.ContainerStatus) bool { return s.Name == c.Name && s.State.Waiting == nil })
 	}
-	return slices.DeleteFunc(slices.Clone(pod.Spec.Containers), begun)
+	return slices.DeleteFunc(slices.Clone(pod.Spec.Containers), started)
 }
 
-// lastStep is when the pod's start came as far as it has: it was given a node, and
-// a container began.
+// lastStep is when the last step of the pod's start was made: it was given a node, or
+// a container started.
 func lastStep(pod *corev1.Pod) time.Time {
 	var last time.Time
 	if scheduled := condition(pod, corev1.PodScheduled); scheduled.Status == corev1.ConditionTrue {
 		last = scheduled.LastTransitionTime.Time
 	}
 	for _, s := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses) {
-		for _, began := range []time.Time{startOf(s.State), startOf(s.LastTerminationState)} {
-			if began.After(last) {
-				last = began
-			}
-		}
+		last = slices.MaxFunc([]time.Time{last, startOf(s.State), startOf(s.LastTerminationState)}, time.Time.Compare)
 	}
 	return last
 }
@@ -151,13 +146,13 @@ func condition(pod *corev1.Pod, kind corev1.PodConditionType) corev1.PodConditio
 	return corev1.PodCondition{}
 }
 
-// ended describes a pod that will not run again: it succeeded, failed or was evicted.
+// ended describes a pod that has succeeded, failed or been evicted.
 func ended(pod *corev1.Pod) PodStatus {
 	s := PodStatus{Status: string(pod.Status.Phase), Reason: pod.Status.Reason, Message: pod.Status.Message}
 	if s.Reason != "" {
 		return s
 	}
-	// A sidecar is told to end when all others have: what it says then comes last.
+	// A sidecar is told to end after all others have ended, so that it tells least.
 	all := slices.Concat(pod.Status.ContainerStatuses, sidecars(pod))
 	if pod.Status.Phase == corev1.PodFailed {
 		all = slices.Concat(initial(pod), all)
@@ -170,27 +165,27 @@ func ended(pod *corev1.Pod) PodStatus {
 	}
 	for _, c := range all {
 		if t := c.State.Terminated; t != nil {
-			s.Container, s.Reason, s.Message = c.Name, t.Reason, exit(t)
+			s.Container, s.Reason, s.Message = c.Name, t.Reason, exitText(t)
 			break
 		}
 	}
 	return s
 }
 
-// replaced says whether a pod that has ended will have a successor: one of the
-// same name where it was named.
+// replaced says whether a pod that has ended will be replaced; by one of the same
+// name, if the user named it.
 func replaced(pod *corev1.Pod, named bool) bool {
 	owner := metav1.GetControllerOf(pod)
 	return owner != nil && owner.Kind != "Job" && (!named || owner.Kind == "StatefulSet")
 }
 
-func exit(t *corev1.ContainerStateTerminated) string {
+func exitText(t *corev1.ContainerStateTerminated) string {
 	return strings.TrimSpace(fmt.Sprintf("exit code %d %s", t.ExitCode, t.Message))
 }
 
 // pending describes a pod that does not run yet.
 func pending(pod *corev1.Pod) PodStatus {
-	s, ok := stuck(pod)
+	s, ok := blockedContainer(pod)
 	if !ok {
 		s, ok = initializing(pod)
 	}
@@ -205,13 +200,13 @@ func pending(pod *corev1.Pod) PodStatus {
 	return PodStatus{Status: "Pending", Reason: pod.Status.Reason, Message: pod.Status.Message}
 }
 
-// unready describes a pod that runs, or of which the node's word is missing.
+// unready describes a pod that runs, or whose state the node does not report.
 func unready(pod *corev1.Pod) PodStatus {
 	status := "NotReady"
 	if pod.Status.Phase != corev1.PodRunning {
 		status = string(pod.Status.Phase)
 	}
-	s, ok := stuck(pod)
+	s, ok := blockedContainer(pod)
 	if !ok {
 		ready := condition(pod, corev1.PodReady)
 		s = PodStatus{Reason: ready.Reason, Message: ready.Message}
@@ -220,25 +215,25 @@ func unready(pod *corev1.Pod) PodStatus {
 	return s
 }
 
-// stuck describes the first container that keeps the pod from being ready.
-func stuck(pod *corev1.Pod) (PodStatus, bool) {
+// blockedContainer describes the first container that waits or failed.
+func blockedContainer(pod *corev1.Pod) (PodStatus, bool) {
 	for _, c := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses) {
 		switch w, t := c.State.Waiting, c.State.Terminated; {
 		case w != nil && w.Reason != "" && w.Reason != "PodInitializing":
-			s := PodStatus{Container: c.Name, Reason: w.Reason, Message: w.Message, hopeless: hopeless(w.Reason)}
+			s := PodStatus{Container: c.Name, Reason: w.Reason, Message: w.Message, permanent: needsPerson(w.Reason)}
 			if last := c.LastTerminationState.Terminated; last != nil {
-				s.Message = strings.TrimPrefix(s.Message+"; last time it ended with "+last.Reason+", "+exit(last), "; ")
+				s.Message = strings.TrimPrefix(s.Message+"; last time it ended with "+last.Reason+", "+exitText(last), "; ")
 			}
 			return s, true
 		case t != nil && t.ExitCode != 0:
-			return PodStatus{Container: c.Name, Reason: t.Reason, Message: exit(t)}, true
+			return PodStatus{Container: c.Name, Reason: t.Reason, Message: exitText(t)}, true
 		}
 	}
 	return PodStatus{}, false
 }
 
 // initializing describes the init container that the others wait for: one that has
-// not ended, or a sidecar that has not started as its probe sees it.
+// not ended, or a sidecar whose startup probe has not succeeded.
 func initializing(pod *corev1.Pod) (PodStatus, bool) {
 	all := initial(pod)
 	for i, c := range all {
@@ -248,16 +243,17 @@ func initializing(pod *corev1.Pod) (PodStatus, bool) {
 		}
 	}
 	for _, c := range sidecars(pod) {
-		if c.State.Running != nil && c.Started != nil && !*c.Started {
+		if c.State.Running != nil && !valueOr(c.Started, true) {
 			return PodStatus{Container: c.Name, Reason: "PodInitializing", Message: "sidecar has not started yet", vague: true}, true
 		}
 	}
 	return PodStatus{}, false
 }
 
-// hopeless says whether a container that waits for this reason needs a person.
-// ErrImagePull is not among them: the first attempt may fail for the network's sake.
-func hopeless(reason string) bool {
+// needsPerson says whether a container that waits for this reason is likely to wait
+// until somebody mends it. ErrImagePull is no such reason: the first attempt may fail
+// because of the network.
+func needsPerson(reason string) bool {
 	switch reason {
 	case "CrashLoopBackOff", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull",
 		"CreateContainerConfigError", "CreateContainerError", "RunContainerError":
@@ -266,7 +262,7 @@ func hopeless(reason string) bool {
 	return false
 }
 
-// podPorts are the ports that a pod's containers name, and after them its sidecars.
+// podPorts are the ports that a pod's containers declare, and then its sidecars.
 func podPorts(containers, initial []corev1.Container) (all ports) {
 	ordinary := func(c corev1.Container) bool { return !isSidecar(c) }
 	for _, container := range slices.Concat(containers, slices.DeleteFunc(slices.Clone(initial), ordinary)) {
@@ -277,22 +273,20 @@ func podPorts(containers, initial []corev1.Container) (all ports) {
 	return all
 }
 
-// revision is which version of its workload's template a pod was made from.
-func revision(pod *corev1.Pod) string {
-	return cmp.Or(pod.Labels["pod-template-hash"], pod.Labels["controller-revision-hash"])
-}
-
-// rank puts the pods first that are likely to stay: those of the workload's
-// latest version, which is the one that the youngest pod has, and among them
-// those that have been ready for longest.
+// rank puts the pods first that are likely to stay: those of the workload's latest
+// version, which is the one that the youngest pod has, and among them those that have
+// been ready for longest.
 func rank(pods []*corev1.Pod) {
-	born := map[string]int64{}
+	revision := func(p *corev1.Pod) string {
+		return cmp.Or(p.Labels["pod-template-hash"], p.Labels["controller-revision-hash"])
+	}
+	youngest := map[string]int64{} // by revision
 	for _, p := range pods {
-		born[revision(p)] = max(born[revision(p)], p.CreationTimestamp.Unix())
+		youngest[revision(p)] = max(youngest[revision(p)], p.CreationTimestamp.Unix())
 	}
 	slices.SortStableFunc(pods, func(a, b *corev1.Pod) int {
 		return cmp.Or(
-			cmp.Compare(born[revision(b)], born[revision(a)]),
+			cmp.Compare(youngest[revision(b)], youngest[revision(a)]),
 			condition(a, corev1.PodReady).LastTransitionTime.Compare(condition(b, corev1.PodReady).LastTransitionTime.Time),
 			cmp.Compare(a.Name, b.Name))
 	})

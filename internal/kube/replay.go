@@ -14,34 +14,35 @@ import (
 )
 
 const (
-	// maxKept is how much of what a connection has sent is kept to be sent again.
-	maxKept = 64 << 10
-	// maxReopened is how often a connection is opened again. The sandbox of a pod may
-	// be made anew while it is being opened.
-	maxReopened = 3
+	// maxReplay is how much of what a connection has sent is kept to be sent again.
+	maxReplay = 64 << 10
+	// maxReopens is how often a connection is opened again. The sandbox of a pod may
+	// be replaced while the connection is being opened.
+	maxReopens = 3
 )
 
-// replayConn is a connection to a pod that is opened again when the far end says that it
-// has done nothing for it: its tunnel led to a sandbox that is gone, and the pod goes on
-// in another one. That can be as long as nothing has come back, and what was sent is kept.
+// replayConn is a connection to a pod that is opened again, and what was sent sent
+// again, when the far end says that it has done nothing for it: its tunnel led to a
+// sandbox that is gone, and the pod continues in another one. That is possible until
+// something has come back, or more was sent than is kept.
 type replayConn struct {
 	route *Route
 	port  uint16
-	life  context.Context // ends when nothing is to be opened any more
+	life  context.Context // ends when the connection is not to be opened again
 	end   context.CancelFunc
 
-	final atomic.Bool // conn stays; it is not guarded any more then
+	final atomic.Bool // conn stays, and is not guarded by mu any more
 
-	mu    sync.Mutex
-	conn  tunnelConn
-	sent  []byte
-	fin   bool   // CloseWrite was called
-	times int    // that it was opened again
-	tell  func() // who wants to know of the loss, or nil
-	loss  error  // why it was lost and could not be opened again
+	mu      sync.Mutex
+	conn    tunnelConn
+	sent    []byte
+	fin     bool // CloseWrite was called
+	reopens int
+	onLoss  func() // of AfterLoss, or nil
+	loss    error  // why it was lost and could not be opened again
 }
 
-// tunnelConn is what a portforward.Client's connections are.
+// tunnelConn is a connection of a portforward.Client.
 type tunnelConn interface {
 	pipe.Conn
 	io.WriterTo
@@ -51,27 +52,16 @@ type tunnelConn interface {
 	Loss() error
 }
 
-// reopen makes a connection one that is opened again if need be.
-func (r *Route) reopen(conn pipe.Conn, port uint16) pipe.Conn {
-	to, ok := conn.(tunnelConn)
-	if !ok {
-		return conn
-	}
-	c := &replayConn{route: r, port: port, conn: to}
-	c.life, c.end = context.WithCancel(r.life)
-	return c
-}
-
 // Read implements pipe.Conn.
 func (c *replayConn) Read(p []byte) (int, error) {
 	for {
 		conn := c.current()
 		n, err := conn.Read(p)
 		if n > 0 || err == nil || err == io.EOF { //nolint:errorlint // the end itself
-			c.settle()
+			c.finish()
 			return n, err
 		}
-		if err = c.again(conn, err); err != nil {
+		if err = c.reopen(conn, err); err != nil {
 			return 0, err
 		}
 	}
@@ -81,26 +71,26 @@ func (c *replayConn) Read(p []byte) (int, error) {
 func (c *replayConn) WriteTo(w io.Writer) (int64, error) {
 	for {
 		conn := c.current()
-		n, err := conn.WriteTo(arrival{w, c})
+		n, err := conn.WriteTo(replyWriter{w, c})
 		if n == 0 && err != nil {
-			if err = c.again(conn, err); err == nil {
+			if err = c.reopen(conn, err); err == nil {
 				continue
 			}
 		}
-		c.settle()
+		c.finish()
 		return n, err
 	}
 }
 
-// arrival is where what arrives goes, and with it the need to keep what was sent.
-type arrival struct {
+// replyWriter notes that something has come back.
+type replyWriter struct {
 	io.Writer
 	conn *replayConn
 }
 
-func (a arrival) Write(p []byte) (int, error) {
-	a.conn.settle()
-	return a.Writer.Write(p)
+func (w replyWriter) Write(p []byte) (int, error) {
+	w.conn.finish()
+	return w.Writer.Write(p)
 }
 
 // Write implements pipe.Conn.
@@ -108,7 +98,7 @@ func (c *replayConn) Write(p []byte) (int, error) {
 	conn := c.keep(p)
 	n, err := conn.Write(p)
 	if err != nil {
-		if err = c.again(conn, err); err == nil {
+		if err = c.reopen(conn, err); err == nil {
 			n = len(p) // it was sent again with all before it
 		}
 	}
@@ -123,7 +113,7 @@ func (c *replayConn) CloseWrite() error {
 	c.mu.Unlock()
 	err := conn.CloseWrite()
 	if err != nil {
-		err = c.again(conn, err)
+		err = c.reopen(conn, err)
 	}
 	return err
 }
@@ -140,8 +130,8 @@ func (c *replayConn) Reset() error {
 	return c.current().Reset()
 }
 
-// SetWriteDeadline sets the deadline of writes; one that has passed ends a write under
-// way, and with it the opening that it may wait for.
+// SetWriteDeadline sets the deadline of writes. One that has passed ends a write under
+// way, and with it the reopening that it may wait for.
 func (c *replayConn) SetWriteDeadline(t time.Time) error {
 	if !t.IsZero() && !t.After(time.Now()) {
 		c.end()
@@ -154,22 +144,22 @@ func (c *replayConn) SetWriteDeadline(t time.Time) error {
 func (c *replayConn) AfterLoss(f func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.tell = f
+	c.onLoss = f
 	c.watch()
 }
 
-// watch waits for the loss of the connection as it is now; c.mu is held.
+// watch has onLoss called when conn is lost and cannot be opened again. c.mu is held.
 func (c *replayConn) watch() {
 	conn := c.conn
 	conn.AfterLoss(func() {
-		err := c.again(conn, conn.Loss())
+		err := c.reopen(conn, conn.Loss())
 		if err == nil {
 			return
 		}
 		c.mu.Lock()
 		c.loss = err
 		c.mu.Unlock()
-		c.tell()
+		c.onLoss()
 	})
 }
 
@@ -190,69 +180,72 @@ func (c *replayConn) current() tunnelConn {
 	return c.conn
 }
 
-// keep returns the connection that p is to be written to, and keeps p as long as it may
-// have to be written again.
+// keep returns the connection that p is to be written to, and keeps p while it may
+// have to be sent again.
 func (c *replayConn) keep(p []byte) tunnelConn {
 	if c.final.Load() {
 		return c.conn
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.sent)+len(p) > maxKept {
-		c.stay()
+	if len(c.sent)+len(p) > maxReplay {
+		c.finishLocked()
 	} else if !c.final.Load() {
 		c.sent = append(c.sent, p...)
 	}
 	return c.conn
 }
 
-// settle says that the connection stays as it is: something has come back.
-func (c *replayConn) settle() {
+// finish has the connection not opened again: something has come back.
+func (c *replayConn) finish() {
 	if !c.final.Load() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		c.stay()
+		c.finishLocked()
 	}
 }
 
-// stay lets nothing be opened any more; c.mu is held.
-func (c *replayConn) stay() {
+func (c *replayConn) finishLocked() {
 	c.final.Store(true)
 	c.sent = nil
 	c.end()
 }
 
-// again opens the connection again if it failed with an error that allows that, and
-// returns nil if that was done, by whomever: the one that failed was closed then, and its
-// error may say no more than that.
-func (c *replayConn) again(failed tunnelConn, err error) error {
+// reopen opens the connection again if it failed with an error that allows that. It
+// returns nil if that was done, by this call or another: whoever still uses the failed
+// connection then learns only that it is closed.
+func (c *replayConn) reopen(failed tunnelConn, err error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
 	case c.conn != failed:
 		return nil
-	case !errors.Is(err, portforward.ErrNoSandbox) && !errors.Is(err, portforward.ErrRefused):
-		return err
-	case c.final.Load() || c.life.Err() != nil || c.times == maxReopened:
+	case !nothingDone(err) || c.final.Load() || c.life.Err() != nil || c.reopens == maxReopens:
 		return err
 	}
-	c.times++
-	conn, err := c.open()
+	c.reopens++
+	conn, err := c.replay()
 	if err != nil {
 		return err
 	}
 	_ = failed.Close()
 	c.conn = conn
-	if c.tell != nil {
+	if c.onLoss != nil {
 		c.watch()
 	}
 	return nil
 }
 
-// open opens the connection and sends what was sent before; c.mu is held.
-func (c *replayConn) open() (tunnelConn, error) {
+// nothingDone says whether an error means that the far end has done nothing for the
+// connection.
+func nothingDone(err error) bool {
+	return errors.Is(err, portforward.ErrNoSandbox) || errors.Is(err, portforward.ErrRefused)
+}
+
+// replay opens another connection and sends on it what was sent before. c.mu is held.
+func (c *replayConn) replay() (tunnelConn, error) {
 	c.route.Log.Debug("connection is opened again", "port", c.port, "sent", len(c.sent))
-	conn, err := (&call{route: c.route, port: c.port}).run(c.life)
+	conn, err := c.route.dial(c.life, c.port)
 	if err != nil {
 		return nil, err
 	}
@@ -265,10 +258,7 @@ func (c *replayConn) open() (tunnelConn, error) {
 	if !stop() && err == nil {
 		err = net.ErrClosed
 	}
-	if errors.Is(err, portforward.ErrNoSandbox) || errors.Is(err, portforward.ErrRefused) {
-		err = nil // who reads finds out, and opens it once more
-	}
-	if err != nil {
+	if err != nil && !nothingDone(err) { // else whoever reads finds out, and reopens it once more
 		_ = to.Reset()
 		return nil, err
 	}

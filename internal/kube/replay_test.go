@@ -16,10 +16,10 @@ func TestReplacedConnectionIsNoFailure(t *testing.T) {
 	defer end()
 	before, now := &closedTunnelConn{}, &closedTunnelConn{}
 	c := &replayConn{conn: now, life: life, end: end}
-	if err := c.again(before, net.ErrClosed); err != nil {
+	if err := c.reopen(before, net.ErrClosed); err != nil {
 		t.Errorf("the connection that was replaced: %v", err)
 	}
-	if err := c.again(now, net.ErrClosed); err == nil {
+	if err := c.reopen(now, net.ErrClosed); err == nil {
 		t.Error("the one that is closed is taken for one that goes on")
 	}
 }

@@ -2,15 +2,20 @@ package kube
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/restmapper"
+	"k8s.io/client-go/scale"
 )
 
 // resource is a type of objects that can be targets.
@@ -19,8 +24,8 @@ type resource struct {
 	scale bool // it has a scale subresource
 }
 
-// builtin knows the resources that are in every cluster, by all their names, so
-// that the server need not be asked for all the types that it has.
+// builtin finds the resources that are in every cluster by any of their names, so
+// that the server need not be asked for all of its types.
 func builtin(name string) (schema.GroupVersionResource, bool) {
 	name, group, _ := strings.Cut(name, ".")
 	var r schema.GroupVersionResource
@@ -51,9 +56,9 @@ func apps(name string) schema.GroupVersionResource {
 	return schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: name}
 }
 
-// lookUp finds a resource by a name that kubectl takes: singular, plural, short or
+// findResource finds a resource by a name that kubectl takes: singular, plural, short or
 // its kind, with group or version and group behind it. Errors: *ResourceError.
-func (c *Cluster) lookUp(ctx context.Context, name string) (resource, error) {
+func (c *Cluster) findResource(ctx context.Context, name string) (resource, error) {
 	if r, ok := builtin(name); ok {
 		return resource{GroupVersionResource: r}, nil
 	}
@@ -61,7 +66,7 @@ func (c *Cluster) lookUp(ctx context.Context, name string) (resource, error) {
 	defer cancel()
 	_, known, partly := c.types.ServerGroupsAndResourcesWithContext(ctx)
 	if len(known) == 0 && partly != nil {
-		return resource{}, c.failed(ctx, partly, apiAction{verb: "get", resource: schema.GroupResource{Resource: "/apis"}})
+		return resource{}, c.requestError(ctx, partly, apiAction{verb: "get", resource: schema.GroupVersionResource{Resource: "/apis"}})
 	}
 	found, err := c.mapping(ctx, name)
 	if err != nil {
@@ -119,4 +124,78 @@ func hasScale(known []*metav1.APIResourceList, r schema.GroupVersionResource) bo
 func IsResource(word string) bool {
 	_, ok := builtin(strings.ToLower(word))
 	return ok
+}
+
+// workload is what this package reads of an object that has pods, whatever its type.
+type workload struct {
+	Spec struct {
+		Replicas *int32
+		Selector json.RawMessage
+		Template struct {
+			Spec struct{ Containers, InitContainers []corev1.Container }
+		}
+	}
+}
+
+// podSelector returns the label selector of the pods of an object of any type, from its
+// scale or from itself, and how many pods it is meant to have.
+// Errors: *ResourceError; Kubernetes' NotFound.
+func (c *Cluster) podSelector(ctx context.Context, r resource, namespace, name string) (selector string, replicas int32, err error) {
+	ctx, cancel := c.foreground(ctx)
+	defer cancel()
+	if r.scale {
+		selector, replicas, err = c.scaleSelector(ctx, r, namespace, name)
+		if err != nil || selector != "" {
+			return selector, replicas, err
+		}
+	}
+	var w workload
+	if err := c.get(ctx, r.GroupVersionResource, namespace, name, &w); err != nil {
+		return "", 0, err
+	}
+	if selector = parseSelector(w.Spec.Selector); selector == "" {
+		return "", 0, &ResourceError{Resource: r.Resource, Kind: ErrNoPods}
+	}
+	return selector, valueOr(w.Spec.Replicas, 1), nil
+}
+
+// scaleSelector is podSelector by the scale subresource. The selector is "" if the
+// user may not see it, or the object has none.
+func (c *Cluster) scaleSelector(ctx context.Context, r resource, namespace, name string) (string, int32, error) {
+	path := func(schema.GroupVersionKind) string { return "/apis" } // what /api has is builtin, and not asked for its scale
+	client := scale.New(c.api, foundResource(r.GroupVersionResource), path, nil)
+	now, err := client.Scales(namespace).Get(ctx, r.GroupResource(), name, metav1.GetOptions{})
+	if apierrors.IsForbidden(err) || apierrors.IsNotFound(err) {
+		return "", 0, nil
+	}
+	if err != nil {
+		return "", 0, c.requestError(ctx, err, apiAction{"get", r.GroupVersionResource, "scale", namespace, name})
+	}
+	return now.Status.Selector, now.Spec.Replicas, nil
+}
+
+// foundResource is a resource that need not be looked up again.
+type foundResource schema.GroupVersionResource
+
+// ResourceFor implements scale.PreferredResourceMapper.
+func (f foundResource) ResourceFor(schema.GroupVersionResource) (schema.GroupVersionResource, error) {
+	return schema.GroupVersionResource(f), nil
+}
+
+// parseSelector reads both forms that selectors have, a LabelSelector and the plain
+// map of older types. It returns "" if data is neither, or selects everything.
+func parseSelector(data json.RawMessage) string {
+	var plain map[string]string
+	if json.Unmarshal(data, &plain) == nil {
+		return labels.SelectorFromSet(plain).String()
+	}
+	var full metav1.LabelSelector
+	if json.Unmarshal(data, &full) != nil {
+		return ""
+	}
+	s, err := metav1.LabelSelectorAsSelector(&full)
+	if err != nil {
+		return ""
+	}
+	return s.String()
 }

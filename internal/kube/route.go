@@ -1,19 +1,19 @@
 // Package kube is a route to pods through a Kubernetes API server: it finds the
-// pods that a target stands for, keeps up with them and keeps tunnels to them warm.
+// pods that a target stands for, follows their changes and keeps tunnels to them open.
 // It must not know what listens locally, and prints nothing.
 package kube
 
 import (
 	"cmp"
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 
-	"porthole.dev/porthole/internal/pipe"
-	"porthole.dev/porthole/internal/portforward"
 	"porthole.dev/porthole/internal/route"
 	"porthole.dev/porthole/internal/target"
 )
@@ -23,8 +23,8 @@ import (
 // to call at the same time.
 //
 // Connections to a service are spread over its ready pods, unless its session
-// affinity has them stay with one. All others go to one pod until it is not ready
-// any more, and then to another.
+// affinity keeps them with one. All others go to one pod until it is no longer ready,
+// and then to another.
 type Route struct {
 	// Cluster is where the target is. It outlives the Route.
 	Cluster *Cluster
@@ -40,8 +40,8 @@ type Route struct {
 	MaxWait time.Duration
 	// PodRunningTimeout is how long Open waits for a pod; 0 means 1 min.
 	PodRunningTimeout time.Duration
-	// Pin has all connections stay with one pod for as long as it is there,
-	// ready or not, a service's too.
+	// Pin keeps all connections with one pod for as long as it exists, ready or not,
+	// even those to a service.
 	Pin bool
 	// MaxTunnels, Silence, SPDYOnly and KeepWebSocket are portforward.Client's, for
 	// each pod.
@@ -49,34 +49,30 @@ type Route struct {
 	Silence       time.Duration
 	SPDYOnly      bool
 	KeepWebSocket bool
-	// Events is told what becomes of the route, one call at a time, until
-	// Close returns. nil is for nobody.
+	// Events is called when the state of the route changes, one call at a time, until
+	// Close returns. nil drops events.
 	Events func(route.Event)
-	// Log gets what explains the Route's behaviour; nil is for nobody.
+	// Log gets what explains the Route's behaviour; nil drops it.
 	Log *slog.Logger
 
 	resolved *resolvedTarget
 	pods     *podState
 	balancer *balancer
 	tunnels  *tunnels
-	suspect  chan struct{} // asks keep to see whether the route is still there
-	// reselect says that the service selects other pods.
-	reselect chan struct{}
-
-	troubled bool // the last event was not that the route is Ready
-
-	portless time.Time // since when keep has found no pod that has a port, though some are ready; or zero
+	recheck  chan struct{} // asks the monitor to look whether the route still works
+	reselect chan struct{} // tells that the service selects other pods
+	troubled bool          // the last event was not that the route is Ready
 
 	life context.Context // ends with Close
 	end  context.CancelFunc
 	work sync.WaitGroup
 
-	mu    sync.Mutex
-	asked map[uint16]portRef // by the numbers that Ports gave out
-	asks  []portRef          // that connections will be for
-	names map[portRef]string // what a service called the port of a number last
+	mu        sync.Mutex
+	refs      map[uint16]portRef // what was asked for, by the numbers that Ports gave out
+	wanted    []portRef          // that connections will be for
+	lastNames map[portRef]string // that the service last had for ports wanted by number
 
-	reasons reasons
+	diagnoses cache[portRef, error]
 }
 
 const (
@@ -84,18 +80,42 @@ const (
 	defaultPodRunningTimeout = time.Minute
 	// attemptLimit is how long one pod is tried before another is.
 	attemptLimit = 10 * time.Second
+	// waitingAfter is how long Open waits for a pod before it emits Waiting.
+	waitingAfter = time.Second
 )
 
 // Open finds the target, waits until one of its pods is ready, and opens a tunnel
-// to it; ctx is for that alone. It fails early where waiting makes no sense.
+// to it; ctx ends that, and not the Route. It fails early if waiting makes no sense.
 // Errors: all of this package; after one the Route is closed.
-func (r *Route) Open(ctx context.Context) error {
+func (r *Route) Open(ctx context.Context) (err error) {
 	r.init()
-	err := r.open(ctx)
-	if err != nil {
-		_ = r.Close()
+	defer func() {
+		if err != nil {
+			_ = r.Close()
+		}
+	}()
+	if r.resolved, err = r.resolve(ctx); err != nil {
+		return err
 	}
-	return err
+	r.balancer = newBalancer(r.resolved.policy(r.Pin))
+	if err := r.want(r.Want); err != nil {
+		return err
+	}
+	if err := r.follow(ctx); err != nil {
+		return err
+	}
+	if err := r.awaitPod(ctx); err != nil {
+		return err
+	}
+	pod, err := r.openFirstTunnel(ctx)
+	if err != nil {
+		return err
+	}
+	r.emit(route.Event{Kind: route.Ready, Pod: pod})
+	monitor := &monitor{route: r, pod: pod, up: true}
+	r.work.Go(monitor.run)
+	r.work.Go(r.sweep)
+	return nil
 }
 
 func (r *Route) init() {
@@ -106,56 +126,68 @@ func (r *Route) init() {
 		r.Log = slog.New(slog.DiscardHandler)
 	}
 	r.pods = newPodState()
-	r.tunnels = &tunnels{client: r.client, clients: map[types.UID]podClient{}}
-	r.suspect = make(chan struct{}, 1)
-	r.reselect = make(chan struct{}, 1)
-	r.asked, r.names = map[uint16]portRef{}, map[portRef]string{}
+	r.tunnels = &tunnels{route: r, clients: map[types.UID]podClient{}}
+	r.recheck, r.reselect = make(chan struct{}, 1), make(chan struct{}, 1)
+	r.refs, r.lastNames = map[uint16]portRef{}, map[portRef]string{}
 	r.life, r.end = context.WithCancel(context.Background())
 }
 
-func (r *Route) open(ctx context.Context) (err error) {
-	if r.resolved, err = r.find(ctx); err != nil {
-		return err
+// awaitPod waits until a pod is ready that has one of the wanted ports, or it is
+// clear that none will be.
+func (r *Route) awaitPod(ctx context.Context) error {
+	limited, cancel := context.WithTimeout(ctx, r.PodRunningTimeout)
+	defer cancel()
+	tick := time.NewTicker(waitingAfter)
+	defer tick.Stop()
+	waiting, began := time.After(waitingAfter), time.Now()
+	for {
+		all, changed, _ := r.pods.current()
+		if len(r.likely(1)) > 0 {
+			return nil
+		}
+		if r.resolved.isPod() && len(all) == 0 {
+			return r.notFound(ctx, apierrors.NewNotFound(podResource().GroupResource(), r.Target.Name))
+		}
+		var why error // of the first port that some pod has
+		for _, ref := range r.wantedPorts() {
+			if why = r.diagnose(ctx, ref); !errors.Is(why, ErrNoPort) {
+				break
+			}
+		}
+		if r.isPermanent(why, time.Since(began)) {
+			return why
+		}
+		select {
+		case <-changed:
+		case <-tick.C:
+		case <-waiting:
+			r.emit(route.Event{Kind: route.Waiting, Err: why})
+		case <-limited.Done():
+			return cmp.Or(context.Cause(ctx), why)
+		}
 	}
-	r.balancer = newBalancer(r.resolved.policy(r.Pin))
-	if err := r.ask(r.Want); err != nil {
-		return err
-	}
-	if err := r.follow(ctx); err != nil {
-		return err
-	}
-	if err := r.await(ctx); err != nil {
-		return err
-	}
-	pod, err := r.first(ctx)
-	if err != nil {
-		return err
-	}
-	r.emit(route.Event{Kind: route.Ready, Pod: pod})
-	r.work.Go(func() { r.keep(pod) })
-	r.work.Go(r.sweep)
-	return nil
 }
 
-// first opens the first tunnel. Where a node refuses, other pods are tried.
-func (r *Route) first(ctx context.Context) (pod string, err error) {
+// openFirstTunnel opens a tunnel to a pod and returns the pod's name. If a node
+// refuses, other pods are tried.
+func (r *Route) openFirstTunnel(ctx context.Context) (pod string, err error) {
 	tried := map[types.UID]bool{}
 	for {
-		likely := r.probable(1)
+		likely := r.likely(1)
 		if err != nil && (len(likely) == 0 || tried[likely[0].uid]) {
 			return "", err
 		}
 		if len(likely) > 0 {
 			tried[likely[0].uid] = true
 		}
-		if pod, err = r.connect(ctx); err == nil {
+		if pod, err = r.warmPods(ctx, nil); err == nil {
 			return pod, nil
 		}
 	}
 }
 
-// Close ends the Route and everything of it; connections that live are reset. It
-// may be called more than once.
+// Close ends the Route and resets its connections. When it returns nothing of the
+// Route runs any more. It may be called more than once.
 func (r *Route) Close() error {
 	if r.end == nil {
 		return nil
@@ -166,48 +198,17 @@ func (r *Route) Close() error {
 	return nil
 }
 
-// client makes what connects to one pod.
-func (r *Route) client(pod string) *portforward.Client {
-	return &portforward.Client{
-		URL:           r.Cluster.portForwardURL(r.Namespace, pod),
-		Transport:     r.Cluster.tunnels,
-		SPDYOnly:      r.SPDYOnly,
-		KeepWebSocket: r.KeepWebSocket,
-		Ways:          &r.Cluster.ways,
-		MaxTunnels:    r.MaxTunnels,
-		Silence:       r.Silence,
-		Again:         r.Cluster.again(),
-		Log:           r.Log.With("pod", pod),
-	}
-}
-
 // Wait waits for ctx: a route to pods is never gone for good, because pods come back.
 func (r *Route) Wait(ctx context.Context) error {
 	<-ctx.Done()
 	return ctx.Err()
 }
 
-// emit tells the route's owner. Only Open and keep call it, one after the other.
+// emit tells the route's owner. Only Open and then the monitor call it.
 func (r *Route) emit(e route.Event) {
 	r.Log.Debug("route", "target", r.resolved.name, "kind", e.Kind, "pod", e.Pod, "err", e.Err)
 	e.Again, r.troubled = r.troubled && e.Kind == route.Ready, e.Kind != route.Ready
 	if r.Events != nil {
 		r.Events(e)
 	}
-}
-
-// Dial opens a connection to a TCP port of the target, a service's or a pod's. While
-// no pod can be reached it waits, at most for r.MaxWait, and then returns a
-// *WaitError. Other errors: *PortError, *portforward.PortError, net.ErrClosed
-// after Close, the context's.
-func (r *Route) Dial(ctx context.Context, to target.Address) (pipe.Conn, error) {
-	port, err := to.TCPOnly()
-	if err != nil {
-		return nil, err
-	}
-	conn, err := (&call{route: r, port: port}).run(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return r.reopen(conn, port), nil
 }

@@ -437,6 +437,6 @@ func wantEcho(t *testing.T, conn pipe.Conn, question string) {
 		t.Fatal(err)
 	}
 	if got, err := io.ReadAll(conn); err != nil || string(got) != "web:80\n"+question {
-		t.Errorf("%d octets sent, %d came back, %v", len(question), len(got), err)
+		t.Errorf("%d bytes sent, %d came back, %v", len(question), len(got), err)
 	}
 }

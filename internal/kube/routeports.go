@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"slices"
-	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -12,62 +11,45 @@ import (
 	"porthole.dev/porthole/internal/target"
 )
 
-// ask is a port as it was asked for: by its name, or else by its number. The zero
-// value is for any.
-type portRef struct {
-	name   string
-	number uint16
-}
-
-func askOf(p target.Port) portRef {
-	if p.Name != "" {
-		return portRef{name: p.Name}
-	}
-	return portRef{number: p.Remote}
-}
-
-func (a portRef) String() string { return cmp.Or(a.name, strconv.Itoa(int(a.number))) }
-
 // Ports fills in the numbers of ports that have names, and checks all of them. A
-// service's ports keep their numbers, and Dial takes those. What Dial makes of a
-// number depends on what was asked for: a name is looked up at each pod that
-// connections go to, and a service's port in the service as it is then.
-// Errors: *PortError.
+// service's ports keep their numbers, and Dial takes those. Dial remembers what was
+// asked for: a name is looked up at each pod that connections go to, and a
+// service's port in the service as it is then. Errors: *PortError.
 func (r *Route) Ports(given []target.Port) ([]target.Port, error) {
-	if err := r.ask(given); err != nil {
+	if err := r.want(given); err != nil {
 		return nil, err
 	}
-	all := make([]target.Port, 0, len(given))
-	for _, p := range given {
-		number, err := r.number(askOf(p))
+	all := slices.Clone(given)
+	for i := range all {
+		ref := refTo(all[i])
+		number, err := r.number(ref)
 		if err != nil {
 			return nil, err
 		}
-		if p.Remote = number; p.Same {
-			p.Local = number
+		if all[i].Remote = number; all[i].Same {
+			all[i].Local = number
 		}
 		r.mu.Lock()
-		r.asked[number] = askOf(p)
+		r.refs[number] = ref
 		r.mu.Unlock()
-		all = append(all, p)
 	}
 	return all, nil
 }
 
-// ask takes note of ports that connections will be for. What a service does not
-// declare is an error at once, unless its pods may.
-func (r *Route) ask(given []target.Port) error {
+// want notes the ports that connections will be for. A port that a service does not
+// declare is an error at once, unless the service's pods may have it.
+func (r *Route) want(given []target.Port) error {
 	service := r.resolved.service.Load()
 	for _, p := range given {
-		a := askOf(p)
-		if service != nil && !headless(service) {
-			if _, err := servicePorts(service).resolve(r.resolved.name, a, false); err != nil {
+		ref := refTo(p)
+		if service != nil && !isHeadless(service) {
+			if _, err := servicePorts(service).numberOf(ref, r.resolved.name, false); err != nil {
 				return err
 			}
 		}
 		r.mu.Lock()
-		if !slices.Contains(r.asks, a) {
-			r.asks = append(r.asks, a)
+		if !slices.Contains(r.wanted, ref) {
+			r.wanted = append(r.wanted, ref)
 		}
 		r.mu.Unlock()
 	}
@@ -75,162 +57,152 @@ func (r *Route) ask(given []target.Port) error {
 	return nil
 }
 
-// learnNames notes what a service calls the ports that are asked for by their numbers.
+// learnNames notes the names that a service has for the ports that are wanted by
+// their numbers.
 func (r *Route) learnNames(service *corev1.Service) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, a := range r.asks {
-		if service == nil || a.name != "" {
+	for _, ref := range r.wanted {
+		if service == nil || ref.name != "" {
 			continue
 		}
-		if declared, ok := numbered(service, a.number); ok {
-			r.names[a] = declared.Name
+		if p, ok := servicePorts(service).tcp().find(ref); ok {
+			r.lastNames[ref] = p.name
 		}
 	}
 }
 
-// number is what a port's listeners are told apart by: a service's own number, or
+// number is the number that a port's listener is known by: a service's own, or else
 // the one at a pod.
-func (r *Route) number(a portRef) (uint16, error) {
+func (r *Route) number(ref portRef) (uint16, error) {
 	all, _, _ := r.pods.current()
 	service := r.resolved.service.Load()
 	if service == nil {
-		return podsPorts(all, a).resolve(r.resolved.name, a, true)
+		return portsOfBest(all, ref).numberOf(ref, r.resolved.name, true)
 	}
-	declared := servicePorts(service)
-	if headless(service) {
+	declared, headless := servicePorts(service), isHeadless(service)
+	if headless {
 		for _, e := range all {
-			declared = append(declared, offered(service, e)...)
+			declared = append(declared, portsForService(service, e)...)
 		}
 	}
-	return declared.resolve(r.resolved.name, a, headless(service) && len(service.Spec.Ports) == 0)
+	return declared.numberOf(ref, r.resolved.name, headless && len(service.Spec.Ports) == 0)
 }
 
-// podsPorts are the ports of the first pod that has the one that is asked for, for
-// TCP if any has, or else of the first; pods that are ready come before others.
-func podsPorts(all []endpoint, a portRef) (best ports) {
-	all = slices.Clone(all)
-	slices.SortStableFunc(all, func(a, b endpoint) int { return cmp.Compare(rankReady(a), rankReady(b)) })
-	const (
-		nothing = iota
-		other
-		tcp
-	)
-	had := -1
-	for _, e := range all {
-		has := nothing
-		if q, ok := e.ports.find(a); ok {
-			if has = other; q.protocol == corev1.ProtocolTCP {
-				has = tcp
+// portsOfBest are the ports of the pod that suits a port best: it has the port for
+// TCP, or else for another protocol; among such pods, it is ready, or at least stays.
+func portsOfBest(all []endpoint, ref portRef) ports {
+	if len(all) == 0 {
+		return nil
+	}
+	score := func(e endpoint) (n int) {
+		if p, ok := e.ports.find(ref); ok {
+			n += 3
+			if p.protocol == corev1.ProtocolTCP {
+				n += 3
 			}
 		}
-		if has > had {
-			best, had = e.ports, has
+		switch {
+		case e.ready:
+			n += 2
+		case !e.terminating:
+			n++
 		}
+		return n
 	}
-	return best
+	return slices.MaxFunc(all, func(a, b endpoint) int { return cmp.Compare(score(a), score(b)) }).ports
 }
 
-func rankReady(e endpoint) int {
-	switch {
-	case e.ready:
-		return 0
-	case !e.leaving:
-		return 1
-	}
-	return 2
-}
-
-// askedAs is what was asked for when Ports gave out a number.
-func (r *Route) askedAs(number uint16) portRef {
+// refOf is what was asked for when Ports gave out a number.
+func (r *Route) refOf(number uint16) portRef {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if a, ok := r.asked[number]; ok {
-		return a
+	if ref, ok := r.refs[number]; ok {
+		return ref
 	}
 	return portRef{number: number}
 }
 
-// wanted are the ports that connections will be for; any, if that is not known.
-func (r *Route) wanted() []portRef {
+// wantedPorts are the ports that connections will be for, or any port if they are
+// not known.
+func (r *Route) wantedPorts() []portRef {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.asks) == 0 {
+	if len(r.wanted) == 0 {
 		return []portRef{{}}
 	}
-	return slices.Clone(r.asks)
+	return slices.Clone(r.wanted)
 }
 
-// declared is the service's port that is asked for, as the service is now. A number
-// that it does not have any more stands for the port that had it, which still has
-// its name. Errors: *PortError.
-func (r *Route) declared(service *corev1.Service, a portRef) (corev1.ServicePort, error) {
-	find := func() (corev1.ServicePort, bool) { return numbered(service, a.number) }
-	if a.name != "" {
-		find = func() (corev1.ServicePort, bool) { return named(service, a.name) }
-	}
-	if p, ok := find(); ok {
+// servicePort is the service's port that ref stands for now. A number that the
+// service no longer has stands for the port that had it, if that still has its
+// name. Errors: *PortError.
+func (r *Route) servicePort(service *corev1.Service, ref portRef) (port, error) {
+	declared := servicePorts(service)
+	if p, ok := declared.tcp().find(ref); ok {
 		return p, nil
 	}
 	r.mu.Lock()
-	name, ok := r.names[a]
+	name, known := r.lastNames[ref]
 	r.mu.Unlock()
-	if p, still := named(service, name); ok && still {
+	if p, ok := declared.named(name); ok && known {
 		return p, nil
 	}
-	_, err := servicePorts(service).resolve(r.resolved.name, a, false)
-	return corev1.ServicePort{}, err
+	_, err := declared.numberOf(ref, r.resolved.name, false)
+	return port{}, err
 }
 
-// portAt is the number of what is asked for at a pod, now; false if the pod has no
-// such port. Errors: *PortError where no pod of a service can have it.
-func (r *Route) portAt(e endpoint, a portRef) (uint16, bool, error) {
+// portAt is the number that a port has at a pod now; false if the pod has no such
+// port. Errors: *PortError where no pod of a service can have it.
+func (r *Route) portAt(e endpoint, ref portRef) (uint16, bool, error) {
 	service := r.resolved.service.Load()
 	switch {
-	case a == portRef{}:
+	case ref == portRef{}:
 		return 0, true, nil
 	case service == nil:
-		number, ok := a.number, true
-		if a.name != "" {
-			number, ok = e.ports.named(a.name)
+		number, ok := ref.number, true
+		if ref.name != "" {
+			var p port
+			p, ok = e.ports.named(ref.name)
+			number = p.number
 		}
-		_, early := e.begins.find(portRef{number: number})
-		return number, ok && !early, nil
+		_, later := e.startsLater.find(portRef{number: number})
+		return number, ok && !later, nil
 	}
-	here := offered(service, e)
-	p, err := r.declared(service, a)
+	atPod := portsForService(service, e)
+	p, err := r.servicePort(service, ref)
 	if err == nil {
-		number, ok := at(service, p, here)
+		number, ok := numberAtPod(service, p, atPod)
 		return number, ok, nil
 	}
-	if !headless(service) {
+	if !isHeadless(service) {
 		return 0, false, err
 	}
-	if q, ok := here.tcp().find(a); ok {
+	if q, ok := atPod.tcp().find(ref); ok {
 		return q.number, true, nil
 	}
-	return a.number, len(service.Spec.Ports) == 0 && a.name == "", nil
+	return ref.number, len(service.Spec.Ports) == 0 && ref.name == "", nil
 }
 
-// having are the pods that have the port that is asked for. Where connections stay
-// with one, those come first that have most of the other ports too.
+// candidates are the pods that have a port, each with its number there. Where connections stay with one pod,
+// those come first that have most of the other wanted ports too.
 // Errors: *PortError where no pod of a service can have it.
-func (r *Route) having(all []endpoint, a portRef) ([]endpoint, error) {
-	var some []endpoint
+func (r *Route) candidates(all []endpoint, ref portRef) (some []endpoint, err error) {
 	for _, e := range all {
-		_, ok, err := r.portAt(e, a)
+		number, ok, err := r.portAt(e, ref)
 		if err != nil {
 			return nil, err
 		}
 		if ok {
+			e.port = number
 			some = append(some, e)
 		}
 	}
-	if wanted := r.wanted(); len(wanted) > 1 && !r.balancer.spreads() {
+	if wanted := r.wantedPorts(); len(wanted) > 1 && !r.balancer.spreads() {
 		count := map[types.UID]int{}
 		for _, e := range some {
-			for _, a := range wanted {
-				if _, ok, _ := r.portAt(e, a); ok {
+			for _, other := range wanted {
+				if _, ok, _ := r.portAt(e, other); ok {
 					count[e.uid]++
 				}
 			}
@@ -240,29 +212,18 @@ func (r *Route) having(all []endpoint, a portRef) ([]endpoint, error) {
 	return some, nil
 }
 
-// pick chooses the pod for a new connection; false if there is none now.
-// Errors: *PortError where there never will be one.
-func (r *Route) pick(all []endpoint, a portRef) (endpoint, bool, error) {
-	having, err := r.having(all, a)
-	if err != nil {
-		return endpoint{}, false, err
-	}
-	e, ok := r.balancer.next(having, a)
-	return e, ok, nil
-}
-
-// probable are pods that the next connections may go to, at most most, those for
-// the first port first.
-func (r *Route) probable(most int) (best []endpoint) {
+// likely are up to most pods that the next connections may go to, those for the
+// first wanted port first.
+func (r *Route) likely(most int) (best []endpoint) {
 	all, _, _ := r.pods.current()
-	for _, a := range r.wanted() {
-		having, err := r.having(all, a)
+	for _, ref := range r.wantedPorts() {
+		candidates, err := r.candidates(all, ref)
 		if err != nil {
-			continue // each connection says so
+			continue // each connection to it gets this error
 		}
-		for _, e := range r.balancer.probable(having, a, most, r.tunnels.used) {
-			known := func(b endpoint) bool { return b.uid == e.uid }
-			if len(best) < most && !slices.ContainsFunc(best, known) {
+		for _, e := range r.balancer.likely(candidates, ref, most, r.tunnels.has) {
+			same := func(b endpoint) bool { return b.uid == e.uid }
+			if len(best) < most && !slices.ContainsFunc(best, same) {
 				best = append(best, e)
 			}
 		}
@@ -270,36 +231,35 @@ func (r *Route) probable(most int) (best []endpoint) {
 	return best
 }
 
-// PodPort is the port at the pod that connections to a port go to now. For a
-// service they may differ. Errors: *PortError.
+// PodPort is the number at the pod that connections to a port go to now; a
+// service's own may differ from it. Errors: *PortError.
 func (r *Route) PodPort(port uint16) (uint16, error) {
-	a := r.askedAs(port)
+	ref := r.refOf(port)
 	all, _, _ := r.pods.current()
-	having, err := r.having(all, a)
+	candidates, err := r.candidates(all, ref)
 	if err != nil {
 		return 0, err
 	}
-	for _, e := range append(r.balancer.probable(having, a, 1, r.tunnels.used), having...) {
-		if number, ok, _ := r.portAt(e, a); ok {
-			return number, nil
-		}
+	best := append(r.balancer.likely(candidates, ref, 1, r.tunnels.has), candidates...)
+	if len(best) == 0 {
+		return 0, r.noPort(all, ref)
 	}
-	return 0, r.noPort(all, a)
+	return best[0].port, nil
 }
 
-// noPort says that no pod has the port that is asked for.
-func (r *Route) noPort(all []endpoint, a portRef) error {
+// noPort is the error that no pod has a port.
+func (r *Route) noPort(all []endpoint, ref portRef) error {
 	service := r.resolved.service.Load()
 	if service == nil {
-		_, err := podsPorts(all, a).resolve(r.resolved.name, a, false)
+		_, err := portsOfBest(all, ref).numberOf(ref, r.resolved.name, false)
 		return err
 	}
-	if _, err := servicePorts(service).resolve(r.resolved.name, a, false); errors.Is(err, ErrNotTCP) {
+	if _, err := servicePorts(service).numberOf(ref, r.resolved.name, false); errors.Is(err, ErrNotTCP) {
 		return err
 	}
-	e := &PortError{Target: r.resolved.name, Port: a.String(), Pods: true}
+	e := &PortError{Target: r.resolved.name, Port: ref.String(), Pods: true}
 	for _, pod := range all {
-		e.Available = append(e.Available, offered(service, pod).names()...)
+		e.Available = append(e.Available, portsForService(service, pod).describe()...)
 	}
 	slices.Sort(e.Available)
 	e.Available = slices.Compact(e.Available)

@@ -1,17 +1,33 @@
 package kube
 
 import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
 	"sync"
+	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 
 	"porthole.dev/porthole/internal/portforward"
 )
 
-// tunnels holds the client of each pod that was connected to. Its methods are
-// safe to call at the same time.
+const (
+	// maxWarm is how many pods of a service have a tunnel kept open for them.
+	maxWarm = 8
+	// sweepPause is between two searches for tunnels to pods that are gone.
+	sweepPause = 5 * time.Second
+	// blindPause is the same for a user who may not see pods, which may change.
+	blindPause = 5 * time.Minute
+)
+
+// tunnels holds the portforward.Client of each pod that was connected to. Its
+// methods are safe to call at the same time.
 type tunnels struct {
-	client func(pod string) *portforward.Client
+	route *Route
 
 	mu      sync.Mutex
 	clients map[types.UID]podClient
@@ -24,28 +40,40 @@ type podClient struct {
 	pod string
 }
 
-// of returns the pod's client, or nil after close.
-func (t *tunnels) of(e endpoint) *portforward.Client {
+// to returns the client of a pod, or nil after close.
+func (t *tunnels) to(e endpoint) *portforward.Client {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	c, ok := t.clients[e.uid]
-	if !ok && !t.closed {
-		c = podClient{t.client(e.pod), e.pod}
-		t.clients[e.uid] = c
+	if ok || t.closed {
+		return c.Client
 	}
-	return c.Client
+	r := t.route
+	client := &portforward.Client{
+		URL:           r.Cluster.request(portForwardTo(r.Namespace, e.pod)).URL(),
+		Transport:     r.Cluster.tunnels,
+		SPDYOnly:      r.SPDYOnly,
+		KeepWebSocket: r.KeepWebSocket,
+		Ways:          &r.Cluster.ways,
+		MaxTunnels:    r.MaxTunnels,
+		Silence:       r.Silence,
+		Again:         r.Cluster.pauseTunnels(),
+		Log:           r.Log.With("pod", e.pod),
+	}
+	t.clients[e.uid] = podClient{client, e.pod}
+	return client
 }
 
-// used says whether a pod has been connected to.
-func (t *tunnels) used(uid types.UID) bool {
+// has says whether a pod has been connected to.
+func (t *tunnels) has(uid types.UID) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	_, ok := t.clients[uid]
 	return ok
 }
 
-// strays are the pods that have a client, and are not among all any more.
-func (t *tunnels) strays(all []endpoint) map[types.UID]string {
+// except are the names of the pods that have a client and are not among all.
+func (t *tunnels) except(all []endpoint) map[types.UID]string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	left := map[types.UID]string{}
@@ -58,7 +86,7 @@ func (t *tunnels) strays(all []endpoint) map[types.UID]string {
 	return left
 }
 
-// drop closes the tunnels of a pod that is gone.
+// drop closes the tunnels of one pod.
 func (t *tunnels) drop(uid types.UID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -69,7 +97,7 @@ func (t *tunnels) drop(uid types.UID) {
 	}
 }
 
-// close closes all tunnels and waits until everything of theirs is gone.
+// close closes all tunnels and waits until nothing of them is left.
 func (t *tunnels) close() {
 	t.mu.Lock()
 	t.closed = true
@@ -79,4 +107,114 @@ func (t *tunnels) close() {
 	t.clients = nil
 	t.mu.Unlock()
 	t.closing.Wait()
+}
+
+// withTunnels lets do use a pod's tunnels, for attemptLimit at most. If the pod is
+// the reason for a failure, the balancer avoids it for a while.
+func (r *Route) withTunnels(ctx context.Context, e endpoint, do func(context.Context, *portforward.Client) error) error {
+	client := r.tunnels.to(e)
+	if client == nil {
+		return net.ErrClosed
+	}
+	ctx, cancel := context.WithTimeout(ctx, attemptLimit)
+	defer cancel()
+	err := do(ctx, client)
+	if err == nil {
+		r.balancer.confirm(e.uid)
+		return nil
+	}
+	status := refusal(err)
+	if gone := status == http.StatusNotFound; gone || status >= http.StatusInternalServerError || errors.Is(err, context.DeadlineExceeded) {
+		r.balancer.penalize(e.uid, gone)
+	}
+	if errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	return r.Cluster.requestError(ctx, err, portForwardTo(r.Namespace, e.pod))
+}
+
+// warmed is what became of opening a tunnel to a pod.
+type warmed struct {
+	pod string
+	err error
+}
+
+// warmPods opens a tunnel to each pod that connections are likely to go to next,
+// unless it has one, and returns the name of the first pod that has. It fails if none
+// has, and with errChanged when changed is closed.
+func (r *Route) warmPods(ctx context.Context, changed <-chan struct{}) (pod string, err error) {
+	all, _, err := r.pods.current()
+	pods := r.likely(maxWarm)
+	if len(pods) == 0 {
+		if err == nil {
+			err = r.unavailable(all, r.wantedPorts()[0])
+		}
+		return "", err
+	}
+	any := make(chan warmed, len(pods)) // whichever comes first
+	spreads := r.balancer.spreads()
+	results := make([]chan warmed, len(pods))
+	for i, e := range pods {
+		if results[i] = any; !spreads {
+			results[i] = make(chan warmed, 1) // in their order: connections go to the first
+		}
+		r.work.Go(func() {
+			connect := func(ctx context.Context, tunnels *portforward.Client) error { return tunnels.Connect(ctx) }
+			results[i] <- warmed{e.pod, r.withTunnels(r.life, e, connect)}
+		})
+	}
+	for _, next := range results {
+		select {
+		case got := <-next:
+			if got.err == nil {
+				return got.pod, nil
+			}
+			err = got.err
+		case <-changed:
+			return "", errChanged
+		case <-ctx.Done():
+			return "", context.Cause(ctx)
+		}
+	}
+	return "", err
+}
+
+// sweep closes the tunnels of pods that are gone, until Close. A pod that merely no
+// longer belongs to the target keeps them: its connections go on.
+func (r *Route) sweep() {
+	tick := time.NewTicker(sweepPause)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-r.life.Done():
+			return
+		}
+		all, _, _ := r.pods.current()
+		pause := sweepPause
+		for uid, pod := range r.tunnels.except(all) {
+			gone, err := r.isGone(uid, pod)
+			if apierrors.IsForbidden(err) {
+				pause = blindPause // the user may not see the others either
+				break
+			}
+			if gone {
+				r.tunnels.drop(uid)
+			}
+		}
+		tick.Reset(pause)
+	}
+}
+
+// isGone says whether a pod no longer exists. It is one request: for a user who may
+// not ask, it need not be found out who they are, as Cluster.get does.
+func (r *Route) isGone(uid types.UID, name string) (bool, error) {
+	ctx, cancel := r.Cluster.background(r.life)
+	defer cancel()
+	var now corev1.Pod
+	err := r.Cluster.request(apiAction{"get", podResource(), "", r.Namespace, name}).Do(ctx).Into(&now)
+	if err != nil {
+		return apierrors.IsNotFound(err), err
+	}
+	return now.UID != uid && !isPlaceholder(uid), nil
 }
