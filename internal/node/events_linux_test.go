@@ -99,7 +99,7 @@ func TestSlowReader(t *testing.T) {
 				t.Errorf("telling took %v", took)
 			}
 			e.publish(Record{Event: EventFailed}) // lost, too, unless the reader was quick
-			go func() {                        // there is room again once it reads
+			go func() {                           // there is room again once it reads
 				for e.room() == 0 {
 					time.Sleep(time.Millisecond)
 				}

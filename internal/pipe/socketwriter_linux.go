@@ -23,17 +23,6 @@ type socketWriter struct {
 	err      error                 // of Write
 }
 
-func (w *socketWriter) init(dst, src *side) {
-	w.stallWatch = stallWatch{dst: dst, src: src}
-	w.write = w.writeSome
-}
-
-func newSocketWriter(dst, src *side) *socketWriter {
-	w := &socketWriter{}
-	w.init(dst, src)
-	return w
-}
-
 // Write implements io.Writer, for a source that is no socket.
 func (w *socketWriter) Write(p []byte) (int, error) {
 	w.buf, w.held = p, len(p)
@@ -47,6 +36,9 @@ func (w *socketWriter) failure() error { return w.err }
 
 // writeHeld writes all that is held.
 func (w *socketWriter) writeHeld() error {
+	if w.write == nil {
+		w.write = w.writeSome
+	}
 	for {
 		err := w.dst.raw.Write(w.write)
 		switch {

@@ -12,16 +12,16 @@ import (
 // copyUntilEOF copies from src to dst until src ends, inside the kernel where both are
 // sockets.
 func (c *Copier) copyUntilEOF(dst, src *side) (int64, error) {
+	watch := stallWatch{dst: dst, src: src}
 	switch {
 	case dst.raw != nil && src.raw != nil:
-		s := &spliceCopier{copier: c}
-		s.init(dst, src)
+		s := &spliceCopier{socketWriter: socketWriter{stallWatch: watch}, copier: c}
 		defer s.release()
 		return s.run()
 	case src.raw != nil:
 		return copyFromSocket(dst, src)
 	case dst.raw != nil:
-		return copyBuffered(newSocketWriter(dst, src), src.Conn)
+		return copyBuffered(&socketWriter{stallWatch: watch}, src.Conn)
 	}
 	return copyBuffered(newTimedWriter(dst, src), src.Conn)
 }
