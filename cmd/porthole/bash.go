@@ -7,9 +7,9 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// bashFunctions are what cobra's script for bash takes from the package
-// bash-completion, for where that is not installed: the words of the line, of which
-// those with = and : in them are one, and what bash has already of such a word.
+// bashFunctions stand in for the two functions of the package bash-completion that
+// cobra's script for bash calls, where that package is not installed. They split the line
+// into words without breaking at = and :, and cut the part that bash has completed already.
 const bashFunctions = `# Without the package bash-completion, these take the place of its own.
 if ! declare -F _get_comp_words_by_ref >/dev/null; then
 _get_comp_words_by_ref()

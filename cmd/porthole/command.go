@@ -16,10 +16,10 @@ import (
 	"porthole.dev/porthole/internal/session"
 )
 
-// commandError is a command that did not end with 0, or did not start.
+// commandError says that a command failed, or could not be started.
 type commandError struct {
 	code int   // to exit with
-	err  error // why it did not start; nil when it ran
+	err  error // why it could not be started; nil if it ran
 }
 
 func (e commandError) Error() string {
@@ -31,14 +31,14 @@ func (e commandError) Error() string {
 
 func (e commandError) Unwrap() error { return e.err }
 
-// What a shell says of a command that it cannot run.
+// The exit statuses that shells give to commands that they cannot run.
 const (
 	exitNotExecutable = 126
 	exitNotFound      = 127
 	exitSignaled      = 128 // and the signal's number
 )
 
-// grace is how long a command may take to end when its session has.
+// grace is how long a command may take to end after its session has ended.
 const grace = 10 * time.Second
 
 // runCommand runs a command to its end, passing on signals, and returns nil or
@@ -71,8 +71,8 @@ func runCommand(ctx context.Context, argv, environment []string) error {
 	}
 }
 
-// holdCommand starts a command and waits for its end, all on one thread: the kernel
-// takes the end of the thread that forked for the parent's (PR_SET_PDEATHSIG, prctl(2)).
+// holdCommand starts a command and waits for its end, all on one thread: to the kernel
+// the parent has died when the thread that forked ends (PR_SET_PDEATHSIG, prctl(2)).
 func holdCommand(cmd *exec.Cmd, started chan<- error, done chan<- struct{}) {
 	defer close(done)
 	runtime.LockOSThread()
@@ -80,7 +80,7 @@ func holdCommand(cmd *exec.Cmd, started chan<- error, done chan<- struct{}) {
 	err := cmd.Start()
 	started <- err
 	if err == nil {
-		_ = cmd.Wait() // ProcessState has the whole of it
+		_ = cmd.Wait() // ProcessState says how it ended
 	}
 }
 

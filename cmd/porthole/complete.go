@@ -17,7 +17,7 @@ import (
 const noFiles = cobra.ShellCompDirectiveNoFileComp
 
 // complete offers live targets for the first argument and their ports for the
-// others. What cannot be found out in two seconds is left out.
+// others. What takes longer than two seconds to find out is left out.
 func (f *forwarding) complete(cmd *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
 	switch {
 	case f.file != "" || len(args) > 0 && strings.Contains(args[0], "://"):
@@ -49,7 +49,7 @@ func (f *forwarding) complete(cmd *cobra.Command, args []string, prefix string) 
 	return ports, noFiles
 }
 
-// clusterNow is the cluster that the flags so far say.
+// clusterNow opens the cluster that the flags typed so far select.
 func (f *forwarding) clusterNow(cmd *cobra.Command) (*kube.Cluster, error) {
 	if err := f.prefer(cmd.Flags(), io.Discard); err != nil {
 		return nil, err
@@ -57,7 +57,7 @@ func (f *forwarding) clusterNow(cmd *cobra.Command) (*kube.Cluster, error) {
 	return kube.Open(f.config)
 }
 
-// schemes adds those of this host to a cluster's targets.
+// schemes adds the schemes of this host's targets to the names of a cluster's.
 func schemes(names []string, prefix string) ([]string, cobra.ShellCompDirective) {
 	for _, scheme := range []string{"netns://", "pid://"} {
 		if strings.HasPrefix(scheme, prefix) && prefix != "" {
@@ -70,8 +70,8 @@ func schemes(names []string, prefix string) ([]string, cobra.ShellCompDirective)
 	return names, noFiles
 }
 
-// completeHere offers the namespaces that have names, and the processes that are in
-// another network namespace than this one.
+// completeHere offers the namespaces that have names, and the processes whose network
+// namespace is not this program's own.
 func completeHere(prefix string) ([]string, cobra.ShellCompDirective) {
 	if part, ok := strings.CutPrefix(prefix, "netns://"); ok {
 		if strings.HasPrefix(part, "/") {
@@ -94,7 +94,7 @@ func completeHere(prefix string) ([]string, cobra.ShellCompDirective) {
 	return beginning("pid://", pids, strings.TrimPrefix(prefix, "pid://")), noFiles
 }
 
-// pathsBelow offers the files that a path may go on to.
+// pathsBelow offers the files that complete a path.
 func pathsBelow(part string) (paths []string, directive cobra.ShellCompDirective) {
 	folder, name := filepath.Split(part)
 	for _, entry := range beginning("netns://"+folder, fileNames(folder), name) {
@@ -145,7 +145,7 @@ func (f *forwarding) completeFlags(cmd *cobra.Command) {
 		"address":   named(localAddresses),
 	} {
 		if err := cmd.RegisterFlagCompletionFunc(flag, complete); err != nil {
-			panic(err) // there is no such flag, or it was done twice
+			panic(err) // the flag does not exist, or is registered twice
 		}
 	}
 	_ = cmd.MarkFlagFilename("file", "yaml", "yml", "json")
@@ -160,7 +160,7 @@ func (f *forwarding) completeNamespaces(cmd *cobra.Command, _ []string, prefix s
 	return cluster.CompleteNamespaces(cmd.Context(), prefix), noFiles
 }
 
-// localAddresses are what can be listened on.
+// localAddresses are the addresses that can be listened on.
 func localAddresses() []string {
 	names := []string{target.Localhost, "0.0.0.0", "::"}
 	addresses, _ := net.InterfaceAddrs()

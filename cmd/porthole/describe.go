@@ -26,8 +26,8 @@ import (
 	"porthole.dev/porthole/internal/trace"
 )
 
-// printError prints an error on one line, with the next step to take, or several on a
-// line each; the mistakes in a file with nothing before the place that editors jump to.
+// printError prints an error on one line, with the next step to take, and several errors on
+// a line each. The mistakes in a file begin with their place, so that editors can jump to it.
 func printError(w io.Writer, err error, verbose bool) {
 	if each := fileErrors(err); len(each) > 0 {
 		for _, e := range each {
@@ -44,7 +44,7 @@ func printError(w io.Writer, err error, verbose bool) {
 	}
 }
 
-// fileErrors are the errors of a file of forwards, one for each mistake; nil for others.
+// fileErrors returns the mistakes in a file of forwards, or nil for other errors.
 func fileErrors(err error) []error {
 	var one *manifest.Error
 	if !errors.As(err, &one) {
@@ -57,8 +57,8 @@ func fileErrors(err error) []error {
 	return []error{one}
 }
 
-// describe is an error as a person reads it: on one line, and short unless all of it is
-// asked for.
+// describe returns an error for a person: on one line, with a hint, and shortened unless
+// verbose is set.
 func describe(err error, verbose bool) string {
 	text := err.Error()
 	if !verbose {
@@ -90,13 +90,13 @@ func oneLine(text string) string {
 	return joined.String()
 }
 
-// What makes a refusal long is of use to nobody but the node's administrator.
+// The parts of a refusal that only the node's administrator can use.
 var (
 	ofPod      = regexp.MustCompile(` to pod [0-9a-f]{32,}, uid *`)
 	longNumber = regexp.MustCompile(`[0-9a-f]{32,}`)
 )
 
-// brief is an error's text without what is behind the words that tell it all.
+// brief returns an error's text without the details that a person does not need.
 func brief(err error) string {
 	text := err.Error()
 	var refused *portforward.PortError
@@ -108,7 +108,7 @@ func brief(err error) string {
 	return longNumber.ReplaceAllStringFunc(text, func(number string) string { return number[:12] + "..." })
 }
 
-// hintedError is an error with a next step that only shows where it happens.
+// hintedError is an error with a next step that only the place where it happens can know.
 type hintedError struct {
 	error
 	hint string
@@ -116,7 +116,7 @@ type hintedError struct {
 
 func (e hintedError) Unwrap() error { return e.error }
 
-// hints are the next steps, by the error that they follow; the first match counts.
+// hints are the next steps by error; the first match counts.
 var hints = []struct {
 	err  error
 	hint string
@@ -183,7 +183,7 @@ func hint(err error) string {
 	return ""
 }
 
-// tableHint is a hint that goes by the error alone.
+// tableHint returns the hint for an error by its type or identity alone.
 func tableHint(err error) string {
 	var forbidden *kube.ForbiddenError
 	var server *kube.ServerError
@@ -224,13 +224,13 @@ func certificateHint(err error) string {
 	return "`kubectl config view --minify` shows which certificate-authority is expected"
 }
 
-// hasNoSocat tells whether a node had no socat; the stock protocol has only words for it.
+// hasNoSocat reports whether a node lacked socat; the stock protocol has only text to say so.
 func hasNoSocat(e *portforward.PortError) bool {
 	text := strings.ToLower(e.Text)
 	return e.Reason == "" && strings.Contains(text, "socat") && strings.Contains(text, "not found")
 }
 
-// socketHint is a hint about a local port, or about one that was refused.
+// socketHint returns the hint for a local port that cannot be bound, or a remote one that refuses.
 func socketHint(err error) string {
 	var op *net.OpError
 	var refused *portforward.PortError
@@ -249,8 +249,8 @@ func socketHint(err error) string {
 	return ""
 }
 
-// refusedHint says where nothing listens. Porthole's own nodes try both families;
-// others say in their own words what they tried.
+// refusedHint says where nothing listens. Porthole's own nodes try both families; of
+// others, only the text shows what they tried.
 func refusedHint(e *portforward.PortError) string {
 	tried := "127.0.0.1 or ::1 there"
 	if e.Reason == "" && !strings.Contains(e.Text, "[::1]") {
@@ -280,7 +280,7 @@ func usageHint(err error) string {
 	return ""
 }
 
-// grant is what an administrator types so that the user may do what was forbidden.
+// grant returns the commands by which an administrator allows what was forbidden.
 func grant(e *kube.ForbiddenError) string {
 	role, binding, in := "role", "rolebinding", []string{"--namespace=" + e.Namespace}
 	if e.Namespace == "" {

@@ -9,23 +9,23 @@ import (
 	"time"
 )
 
-// overdue is how long the end may take beside what connections get to finish. What
-// hangs longer, such as a credentials plugin, is left behind.
+// overdue is how long shutting down may take, beyond the time that connections get to
+// finish. Whatever hangs for longer, such as a credentials plugin, is left behind.
 const overdue = time.Second
 
-// ending sees to it that a session that is to end does. A second signal closes now.
+// ending bounds the time that shutting down may take. A second signal closes now.
 type ending struct {
-	now  chan struct{} // closed when nothing is to be waited for any more
-	late chan struct{} // closed when the end has taken too long
+	now  chan struct{} // closed when connections are no longer waited for
+	late chan struct{} // closed when shutting down has taken too long
 
 	signals chan os.Signal
-	command atomic.Bool   // one runs: signals are its own, and the time
-	resumed chan struct{} // has room for one: it runs no more
+	command atomic.Bool   // a command runs, which handles signals itself and may take its time
+	resumed chan struct{} // receives once the command has ended; has room for one
 	done    chan struct{}
 	work    sync.WaitGroup
 }
 
-// newEnding waits for the end of ctx, which the first signal brings; close ends it.
+// newEnding starts to wait for the end of ctx, which the first signal causes; close stops it.
 func newEnding(ctx context.Context) *ending {
 	e := &ending{
 		now: make(chan struct{}), late: make(chan struct{}), done: make(chan struct{}),
@@ -50,7 +50,7 @@ func (e *ending) listen(ctx context.Context) {
 	}
 	for {
 		select {
-		case <-e.signals: // the first one, too
+		case <-e.signals: // the first one arrives here, too
 			if !hurried && !e.command.Load() && time.Since(first) > sameSignal {
 				close(e.now)
 				hurried, limit = true, time.After(overdue)
@@ -66,7 +66,7 @@ func (e *ending) listen(ctx context.Context) {
 	}
 }
 
-// pause leaves signals, and the time, to a command until resume is called.
+// pause suspends the limits, and ignores signals, until resume is called: a command runs.
 func (e *ending) pause() (resume func()) {
 	e.command.Store(true)
 	return func() {

@@ -57,7 +57,7 @@ func newForward() *cobra.Command {
 		Short:   "Make ports of a target reachable at local addresses",
 		Long:    forwardLong,
 		Example: forwardExample,
-		Args:    func(*cobra.Command, []string) error { return nil }, // parse knows better
+		Args:    func(*cobra.Command, []string) error { return nil }, // parse checks them, with better messages
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if dash := cmd.ArgsLenAtDash(); dash >= 0 {
 				args, f.command = args[:dash], args[dash:]
@@ -81,7 +81,7 @@ func newForward() *cobra.Command {
 	return cmd
 }
 
-// forwarding is one `porthole forward`.
+// forwarding is the command line of one `porthole forward`.
 type forwarding struct {
 	config     *kube.Config
 	addresses  []string
@@ -102,10 +102,10 @@ type forwarding struct {
 	typed     typed
 	targetArg string // as it was typed; "" with a file
 	forwards  []target.Forward
-	command   []string // what to run meanwhile; nil for nothing
+	command   []string // to run while the session lasts; nil for none
 }
 
-// What --ready-when takes.
+// The values of --ready-when.
 const (
 	readyAll = "all"
 	readyAny = "any"
@@ -199,7 +199,7 @@ func (f *forwarding) parseFile() error {
 	return nil
 }
 
-// printer is how this forwarding tells what happens.
+// printer makes the printer of the output that was asked for.
 func (f *forwarding) printer(cmd *cobra.Command) *printer {
 	out, errs := cmd.OutOrStdout(), cmd.ErrOrStderr()
 	if f.command != nil {

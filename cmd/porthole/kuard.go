@@ -23,7 +23,7 @@ anything but loopback.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if address == "" {
-				return usageError{errors.New(`kuard: address "": want ADDRESS:PORT`)} // which would be any of both
+				return usageError{errors.New(`kuard: address "": want ADDRESS:PORT`)} // net.Listen would choose any port, on all addresses
 			}
 			ln, err := net.Listen("tcp", address)
 			var bad *net.AddrError

@@ -19,7 +19,7 @@ import (
 	"porthole.dev/porthole/internal/safetext"
 )
 
-// kubectlFlags are those of kubectl's flags that client-go does not bring.
+// kubectlFlags are kubectl's global flags that client-go does not define.
 type kubectlFlags struct {
 	verbosity        int32
 	modules          string
@@ -36,7 +36,7 @@ func (k *kubectlFlags) add(flags *pflag.FlagSet) {
 	flags.StringVar(&k.profile, "profile", "none", "profile to write at the end: none, cpu, heap, goroutine, threadcreate, block, mutex or trace")
 	flags.StringVar(&k.profileOutput, "profile-output", "profile.pprof", "file for the profile")
 	flags.StringVar(&k.kuberc, "kuberc", "", "kubectl's file of preferences, of which those for port-forward count; $KUBERC or ~/.kube/kuberc if not given")
-	// What they ask kubectl for, porthole has none of.
+	// These are accepted, and do nothing: porthole has no such feature.
 	flags.String("cache-dir", "", "taken as kubectl takes it; porthole caches nothing on disk")
 	flags.Duration("log-flush-frequency", 5*time.Second, "taken as kubectl takes it; porthole writes each line at once")
 	flags.Bool("match-server-version", false, "taken as kubectl takes it; porthole has no version in common with servers")
@@ -45,7 +45,7 @@ func (k *kubectlFlags) add(flags *pflag.FlagSet) {
 	}
 }
 
-// around does what the flags ask for before, while and after run runs.
+// around calls run, with logging, profiling and the counting of warnings around it as the flags say.
 func (k *kubectlFlags) around(stderr io.Writer, config *kube.Config, run func() error) (err error) {
 	if err := k.log(stderr); err != nil {
 		return usageError{err}
@@ -66,7 +66,7 @@ func (k *kubectlFlags) around(stderr io.Writer, config *kube.Config, run func() 
 	return err
 }
 
-// log has client-go log in kubectl's form, which masks credentials.
+// log makes client-go log in kubectl's form, which masks credentials.
 func (k *kubectlFlags) log(stderr io.Writer) error {
 	if k.verbosity <= 0 && k.modules == "" {
 		return nil
@@ -75,7 +75,7 @@ func (k *kubectlFlags) log(stderr io.Writer) error {
 	klog.InitFlags(&flags)
 	for name, value := range map[string]string{
 		"v": strconv.Itoa(int(k.verbosity)), "vmodule": k.modules,
-		"logtostderr": "false", "stderrthreshold": "FATAL", "one_output": "true", // so that all of it goes to SetOutput's
+		"logtostderr": "false", "stderrthreshold": "FATAL", "one_output": "true", // so that everything goes to the writer of SetOutput
 	} {
 		if err := flags.Set(name, value); err != nil {
 			return fmt.Errorf("--%s %s: %w", name, value, err)
@@ -86,7 +86,7 @@ func (k *kubectlFlags) log(stderr io.Writer) error {
 	return nil
 }
 
-// warningCounter prints each warning of a server once, as kubectl does, and counts.
+// warningCounter prints each warning of a server once, as kubectl does, and counts them.
 type warningCounter struct {
 	mu   sync.Mutex
 	seen map[string]bool
@@ -132,7 +132,7 @@ func startProfile(name, path string) (stop func() error, err error) {
 
 func writeProfile(profile *pprof.Profile, path string) error {
 	if profile.Name() == "heap" {
-		runtime.GC() // so that it tells what lives now
+		runtime.GC() // so that the profile shows what is still in use
 	}
 	f, err := os.Create(path)
 	if err != nil {
@@ -142,7 +142,7 @@ func writeProfile(profile *pprof.Profile, path string) error {
 	return profile.WriteTo(f, 0)
 }
 
-// startStream begins a profile that is written all the time.
+// startStream begins a profile that is written continuously.
 func startStream(name, path string) (stop func() error, err error) {
 	f, err := os.Create(path)
 	if err != nil {

@@ -19,7 +19,7 @@ import (
 )
 
 // preferences are what a kuberc file of kubectl says about port-forward: the options
-// that it has unless others are typed, and which plugins for credentials may run.
+// that apply unless they are typed, and which credential plugins may run.
 type preferences struct {
 	Defaults  []commandDefaults `yaml:"defaults"`
 	Overrides []commandDefaults `yaml:"overrides"` // Defaults, in v1alpha1
@@ -54,8 +54,8 @@ func kubercPath(flag string) (path string, asked bool) {
 	return filepath.Join(home, ".kube", "kuberc"), false
 }
 
-// readPreferences reads the file. What is wrong with one that was not asked for is
-// only told, unless it is who may run.
+// readPreferences reads the file. A mistake in a file that was not asked for is only a
+// warning, unless it concerns which plugins may run.
 func readPreferences(flag string, stderr io.Writer) (*preferences, error) {
 	path, asked := kubercPath(flag)
 	p := new(preferences)
@@ -81,7 +81,7 @@ func readPreferences(flag string, stderr io.Writer) (*preferences, error) {
 	return p, nil
 }
 
-// prefer takes the kuberc file's preferences.
+// prefer applies the kuberc file's preferences.
 func (f *forwarding) prefer(flags *pflag.FlagSet, stderr io.Writer) error {
 	p, err := readPreferences(f.kubectl.kuberc, stderr)
 	if err != nil {
@@ -91,7 +91,7 @@ func (f *forwarding) prefer(flags *pflag.FlagSet, stderr io.Writer) error {
 	return p.apply(flags)
 }
 
-// plugins is which of them may run.
+// plugins says which credential plugins may run.
 func (p *preferences) plugins() api.PluginPolicy {
 	policy := api.PluginPolicy{PolicyType: p.Policy}
 	for _, allowed := range p.Allowlist {

@@ -14,7 +14,7 @@ import (
 	"porthole.dev/porthole/internal/target"
 )
 
-// clusters opens the routes to targets of Kubernetes, as the flags say.
+// clusters returns what opens routes to targets of Kubernetes, set up by the flags.
 func (f *forwarding) clusters() *kube.Opener {
 	return &kube.Opener{
 		Config: f.config, MaxWait: f.wait, PodRunningTimeout: f.podRunning,
@@ -22,8 +22,8 @@ func (f *forwarding) clusters() *kube.Opener {
 	}
 }
 
-// openKubernetes opens routes as clusters does, and puts the words before an error that
-// scripts written for kubectl look for.
+// openKubernetes opens routes by clusters, and puts kubectl's words, for which scripts
+// look, before some of its errors.
 func openKubernetes(clusters *kube.Opener) route.Opener {
 	return func(ctx context.Context, f target.Forward, events func(route.Event)) (*route.Result, error) {
 		keepToOneProcessor()
@@ -40,11 +40,11 @@ func openKubernetes(clusters *kube.Opener) route.Opener {
 	}
 }
 
-// keepToOneProcessor is for both ends of tunnels, where API server and kubelet bound
-// what can come. With more processors the goroutines of a tunnel, of its connections
-// and of a call to the runtime wake each other up across them for every piece, which
-// takes more than the pieces do; docs/performance.md has the figures. GOMAXPROCS in the
-// environment wins.
+// keepToOneProcessor makes this process use one processor, unless GOMAXPROCS in the
+// environment says otherwise. It is for both ends of tunnels, whose throughput the API
+// server and the kubelet limit. With more processors the goroutines of a tunnel and of its
+// connections would wake each other up across them for every piece of data, which costs
+// more than handling the piece; docs/performance.md has the figures.
 func keepToOneProcessor() {
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(1)

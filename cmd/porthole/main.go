@@ -28,7 +28,7 @@ const (
 	exitUsage   = 2
 )
 
-// sameSignal is within which a signal that comes twice counts once.
+// sameSignal is the time within which two signals count as one.
 const sameSignal = 300 * time.Millisecond
 
 func main() { os.Exit(run()) }
@@ -36,15 +36,15 @@ func main() { os.Exit(run()) }
 func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), endSignals()...)
 	defer stop()
-	// The first signal ends the work in order; with the default action
-	// restored, the second ends the process. One that follows at once is the
-	// same one: timeout(1) signals its child, and then the whole group.
+	// The first signal shuts down in order; with the default action restored,
+	// the second kills the process. A signal that follows at once is taken for
+	// the same one: timeout(1) signals its child, and then the whole group.
 	defer context.AfterFunc(ctx, func() { time.Sleep(sameSignal); stop() })()
 
-	klog.SetSlogLogger(slog.New(slog.DiscardHandler)) // client-go's; what matters comes as errors
+	klog.SetSlogLogger(slog.New(slog.DiscardHandler)) // client-go logs what it also returns as errors
 	root := newRoot()
 	cmd, err := root.ExecuteContextC(ctx)
-	verbose, _ := cmd.Flags().GetBool("verbose") // of those that have it
+	verbose, _ := cmd.Flags().GetBool("verbose") // false for commands without the flag
 	return exit(err, root.ErrOrStderr(), verbose)
 }
 
@@ -58,7 +58,7 @@ func exit(err error, stderr io.Writer, verbose bool) int {
 		return 0
 	case errors.As(err, &command):
 		if command.err == nil {
-			return command.code // it has spoken for itself
+			return command.code // its own output says what went wrong
 		}
 		code = command.code
 	case errors.As(err, &usage):
@@ -80,11 +80,11 @@ func newRoot() *cobra.Command {
 		Args:                       noArgs,
 		RunE:                       func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	// Whatever a command prints goes through here: others choose most of the words.
+	// All output is made safe for terminals: much of its text comes from elsewhere.
 	root.SetOut(safetext.Writer(os.Stdout))
 	root.SetErr(safetext.Writer(os.Stderr))
 	root.SetVersionTemplate("porthole {{.Version}}\n")
-	root.Flags().Bool("version", false, "print the version") // without cobra's -v for it
+	root.Flags().Bool("version", false, "print the version") // defined here so that cobra does not add -v
 	root.SetFlagErrorFunc(flagError)
 	if strings.HasPrefix(filepath.Base(os.Args[0]), "kubectl-porthole") { // kubectl's name for its plugin
 		root.Annotations = map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl porthole"}
@@ -95,7 +95,7 @@ func newRoot() *cobra.Command {
 	return root
 }
 
-// newVersion is what --version is, for those who know it from kubectl.
+// newVersion makes the command that does what --version does; kubectl has it too.
 func newVersion() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
@@ -108,12 +108,12 @@ func newVersion() *cobra.Command {
 	}
 }
 
-// usageError is a command line that was typed wrong, as against one that failed.
+// usageError marks the error of a command line that was typed wrong; its exit status is 2.
 type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
 
-// noArgs refuses arguments; to a command that has subcommands they are one that nobody knows.
+// noArgs refuses arguments. The argument of a command that has subcommands is an unknown subcommand.
 func noArgs(cmd *cobra.Command, args []string) error {
 	switch {
 	case len(args) == 0:
@@ -127,8 +127,8 @@ func noArgs(cmd *cobra.Command, args []string) error {
 // built is the version that `make build` gives the linker, as scripts/version says it.
 var built string
 
-// version is the one that was given to the linker, or else the module's, as the
-// Go toolchain stamps it.
+// version returns the version that was given to the linker, or else the module's, as
+// the Go toolchain stamps it.
 func version() string {
 	if built != "" {
 		return built

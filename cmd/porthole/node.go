@@ -30,7 +30,7 @@ const nodeExample = `  porthole node
   porthole node --deny-host-network --deny-ports 22,10250
   porthole node --backend socat -v 4   # as kubelets did it once`
 
-// nodeOptions are the flags that a node.Node does not have as they are.
+// nodeOptions are the flags that have to be converted for node.Node.
 type nodeOptions struct {
 	node.Node
 	backend     string
@@ -89,7 +89,7 @@ func (o *nodeOptions) logFlags(cmd *cobra.Command) {
 	cmd.Flags().IntVarP(&o.verbosity, "v", "v", 0, "how much to log, from 0 to 4")
 }
 
-// dataPathCommand is what the process that carries the forwards runs.
+// dataPathCommand is the hidden command that the process which carries the forwards runs.
 const dataPathCommand = "node-data-path"
 
 // newNodeDataPath makes the command that `porthole node` starts.
@@ -111,8 +111,8 @@ func newNodeDataPath() *cobra.Command {
 	return cmd
 }
 
-// dataPath is the command line of that, of the file that runs here: the one at its path
-// may be another version by now.
+// dataPath returns its command line. It runs the very file that runs here: the one at its
+// path may have been replaced by another version.
 func (o *nodeOptions) dataPath() *exec.Cmd {
 	cmd := exec.Command("/proc/self/exe", dataPathCommand, "--log-format", o.logFormat, "--v", strconv.Itoa(o.verbosity))
 	cmd.Args[0] = os.Args[0]
@@ -120,7 +120,7 @@ func (o *nodeOptions) dataPath() *exec.Cmd {
 	return cmd
 }
 
-// minMemory is what a few connections take.
+// minMemory is enough for a few connections.
 const minMemory = 16 << 20
 
 func (o *nodeOptions) parseLimits() (err error) {

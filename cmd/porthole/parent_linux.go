@@ -5,8 +5,8 @@ import (
 	"syscall"
 )
 
-// endsWithParent has a command killed when this process ends, however it does. The
-// command must be waited for by the goroutine that starts it, locked to its thread.
+// endsWithParent makes the kernel kill a command when this process ends, however it ends.
+// The goroutine that starts the command must wait for it, locked to its thread.
 func endsWithParent(cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 }

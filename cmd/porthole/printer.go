@@ -13,18 +13,17 @@ import (
 	"porthole.dev/porthole/internal/safetext"
 )
 
-// style words an event for stdout and stderr; "" is for nothing.
+// style turns an event into lines for stdout and stderr; "" prints none.
 type style interface {
 	line(e route.Event) (out, err string)
 }
 
-// printer prints what happens in a session. It never makes a connection wait for
-// whoever reads the output: lines that find its queue full are dropped, and
-// counted.
+// printer prints what happens in a session. It never makes a connection wait for the
+// reader of its output: lines that do not fit into its queue are dropped and counted.
 type printer struct {
 	style    style
 	out, err io.Writer
-	unread   func() // called when the reader of out or err has gone; nil is for nobody
+	unread   func() // called when the reader of out or err has gone; may be nil
 	lines    chan lines
 	dropped  atomic.Int64
 	done     chan struct{}
@@ -35,7 +34,7 @@ type lines struct{ out, err string }
 const (
 	// queue is how many lines may wait for a slow reader.
 	queue = 1024
-	// rest is how long the printer gathers lines; a person does not notice.
+	// rest is how long lines are gathered; a person does not notice the delay.
 	rest = 5 * time.Millisecond
 )
 
@@ -46,8 +45,8 @@ func newPrinter(out, err io.Writer, s style) *printer {
 	return p
 }
 
-// print writes at once what has come, and then rests, so that a burst of
-// connections is a few writes and wake-ups, not one for each line.
+// print writes all lines that are queued, and then rests, so that a burst of connections
+// takes a few writes and wake-ups, not one for each line.
 func (p *printer) print() {
 	defer close(p.done)
 	var out, errs bytes.Buffer
@@ -84,7 +83,7 @@ func (p *printer) event(e route.Event) {
 		return
 	}
 	if e.Kind == route.Listening {
-		p.lines <- l // scripts wait for this one, and nothing else waits for it
+		p.lines <- l // never dropped, because scripts wait for it; no connection does yet
 		return
 	}
 	select {
@@ -94,7 +93,7 @@ func (p *printer) event(e route.Event) {
 	}
 }
 
-// close prints what is queued, if somebody reads it. No event may come after it.
+// close prints what is queued, if the reader takes it within a second. No event may follow.
 func (p *printer) close() {
 	close(p.lines)
 	select {

@@ -18,13 +18,13 @@ type readyFile struct {
 	path string
 
 	mu      sync.Mutex
-	text    string      // that was written last
-	mine    os.FileInfo // of the file with it; nil for none
-	removed bool        // it is not to come back
+	text    string      // as it was written last
+	mine    os.FileInfo // of the file that was written last; nil for none
+	removed bool        // for good: write does nothing any more
 }
 
-// newReadyFile takes away what a porthole left that was killed: it would say that
-// this one is ready. It fails early if the file could not be written later.
+// newReadyFile removes the file that a porthole which was killed has left, because it
+// would say that this one is ready. It fails early if the file could not be written later.
 func newReadyFile(path string) (*readyFile, error) {
 	r := &readyFile{path: path}
 	if path == "" {
@@ -45,13 +45,13 @@ func newReadyFile(path string) (*readyFile, error) {
 	return r, nil
 }
 
-// createBeside makes a file that can be given the name of another.
+// createBeside creates a temporary file in the directory of path, so that it can be renamed to path.
 func createBeside(path string) (*os.File, error) {
 	return os.CreateTemp(filepath.Dir(path), ".porthole-ready-*")
 }
 
-// write writes a line ADDRESS:PORT REMOTE for each listener of the forwards that are open, all at once, so that
-// whoever sees the file can read all of it.
+// write writes a line ADDRESS:PORT REMOTE for each listener of the forwards that are
+// open. The file appears complete: nobody can read half of it.
 func (r *readyFile) write(all []session.State) error {
 	var text bytes.Buffer
 	for _, state := range all {
@@ -72,7 +72,7 @@ func (r *readyFile) write(all []session.State) error {
 	return nil
 }
 
-// replaceFile writes a new file and gives it the name of the old one.
+// replaceFile writes a new file and renames it to path.
 func replaceFile(path string, text []byte) (os.FileInfo, error) {
 	f, err := createBeside(path)
 	if err != nil {
@@ -90,7 +90,7 @@ func replaceFile(path string, text []byte) (os.FileInfo, error) {
 	return info, err
 }
 
-// remove removes the file for good, unless it is another's by now.
+// remove removes the file for good, unless another process has replaced it.
 func (r *readyFile) remove() {
 	r.mu.Lock()
 	defer r.mu.Unlock()

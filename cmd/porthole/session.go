@@ -14,10 +14,10 @@ import (
 	"porthole.dev/porthole/internal/target"
 )
 
-// drain is how long live connections may go on after Ctrl-C.
+// drain is how long connections that are in use may take to finish after Ctrl-C.
 const drain = 2 * time.Second
 
-// run is `porthole forward`, parsed.
+// run runs `porthole forward` once its command line is parsed.
 func (f *forwarding) run(cmd *cobra.Command) error {
 	ready, err := newReadyFile(f.readyFile)
 	if err != nil {
@@ -30,7 +30,7 @@ func (f *forwarding) run(cmd *cobra.Command) error {
 	defer end.close()
 	p := f.printer(cmd)
 	if f.command == nil {
-		p.unread = stop // a command goes on
+		p.unread = stop // a command keeps running when nobody reads
 	}
 	served := make(chan error, 1)
 	go func() {
@@ -46,8 +46,8 @@ func (f *forwarding) run(cmd *cobra.Command) error {
 	}
 }
 
-// serve runs the session until ctx ends or the command does. Once the command runs,
-// signals are the command's, and so is the exit status, unless the session fails first.
+// serve runs the session until ctx ends or the command does. Once the command runs, it
+// alone handles signals, and its exit status counts, unless the session fails first.
 func (f *forwarding) serve(ctx context.Context, p *printer, ready *readyFile, end *ending) error {
 	life, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
@@ -61,7 +61,7 @@ func (f *forwarding) serve(ctx context.Context, p *printer, ready *readyFile, en
 		},
 		Events: p.event, Wait: f.wait, Drain: drain, Now: end.now,
 	}
-	var ended chan error // of the command, while it runs
+	var ended chan error // receives the exit status of the command once that runs
 	if f.readyFile != "" || f.command != nil {
 		s.Ready = func(all []session.State) error {
 			if err := ready.write(all); err != nil {
@@ -88,8 +88,8 @@ func (f *forwarding) serve(ctx context.Context, p *printer, ready *readyFile, en
 	return f.advise(err)
 }
 
-// runCommand runs the command with the addresses of the forwards that are open, and then
-// ends the session.
+// runCommand runs the command with the addresses of the forwards that are open, and ends
+// the session when it has ended.
 func (f *forwarding) runCommand(ctx context.Context, stop func(), end *ending, all []session.State) error {
 	resume := end.pause()
 	ended := runCommand(ctx, f.command, environment(all))

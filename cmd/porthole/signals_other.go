@@ -7,10 +7,10 @@ import (
 	"syscall"
 )
 
-// endSignals end the work in order. A console's end comes as SIGTERM.
+// endSignals are the signals that shut down in order. A console that closes sends SIGTERM.
 func endSignals() []os.Signal { return []os.Signal{os.Interrupt, syscall.SIGTERM} }
 
-// passedSignals are handed on to a command.
+// passedSignals are passed on to a command.
 func passedSignals() []os.Signal { return []os.Signal{os.Interrupt} }
 
 // survivePipes has nothing to do: there is no SIGPIPE.

@@ -10,12 +10,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// endSignals end the work in order. Under nohup(1) SIGHUP is ignored, and stays so.
+// endSignals are the signals that shut down in order. Under nohup(1), SIGHUP is ignored and stays so.
 func endSignals() []os.Signal {
 	return withHangup(syscall.SIGINT, syscall.SIGTERM, syscall.SIGQUIT)
 }
 
-// passedSignals are handed on to a command.
+// passedSignals are passed on to a command.
 func passedSignals() []os.Signal {
 	return withHangup(syscall.SIGINT, syscall.SIGTERM, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGWINCH)
 }
@@ -27,14 +27,14 @@ func withHangup(signals ...os.Signal) []os.Signal {
 	return append(signals, syscall.SIGHUP)
 }
 
-// survivePipes has writing to a pipe that nobody reads fail, and not end the process.
+// survivePipes makes a write to a pipe that nobody reads fail, instead of killing the process.
 func survivePipes() {
-	// Ignored, SIGPIPE would be ignored by a command too.
+	// Not signal.Ignore: a command would inherit that.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 }
 
 // fromTerminal reports whether a signal is one that the terminal sends to all
-// of its foreground processes, so that the command has had it already.
+// of its foreground processes, so that the command has received it already.
 func fromTerminal(s os.Signal) bool {
 	if s != syscall.SIGINT && s != syscall.SIGQUIT && s != syscall.SIGWINCH {
 		return false

@@ -12,11 +12,11 @@ import (
 	"porthole.dev/porthole/internal/route"
 )
 
-// textStyle is kubectl's lines on stdout, which scripts read, and words for a
+// textStyle prints kubectl's lines on stdout, which scripts read, and messages for a
 // person on stderr.
 type textStyle struct {
 	verbose bool
-	many    bool // there are several targets: say which
+	many    bool // there are several targets, so lines name theirs
 }
 
 func (s textStyle) line(e route.Event) (out, err string) {
@@ -63,7 +63,7 @@ func (s textStyle) ready(e route.Event) string {
 	return fmt.Sprintf("porthole: %s: connections go to pod %s", e.Target, e.Pod)
 }
 
-// draining says what the session waits for.
+// draining says which connections the session waits for.
 func draining(live int) string {
 	if live == 1 {
 		return fmt.Sprintf("porthole: waiting up to %v for an open connection to finish; press Ctrl-C again to cut it off", drain)
@@ -76,7 +76,7 @@ func (s textStyle) failed(e route.Event) string {
 }
 
 func (s textStyle) closed(e route.Event) string {
-	// Bytes go to a pod before it has said whether it takes them.
+	// A connection is used before the pod has answered; this is its late refusal.
 	var refused *portforward.PortError
 	if errors.As(e.Err, &refused) {
 		return s.failed(e)
@@ -92,21 +92,21 @@ func (s textStyle) closed(e route.Event) string {
 		e.Listen.Port(), e.Client, e.Sent, e.Received, e.Duration.Round(time.Millisecond), end)
 }
 
-// jsonStyle is one event a line on stdout.
+// jsonStyle prints one JSON object a line on stdout.
 type jsonStyle struct{}
 
-// jsonEvent is an event as `-o json` prints it. Fields that say nothing are left out.
+// jsonEvent is an event as `-o json` prints it. Empty fields are left out.
 type jsonEvent struct {
 	Time     time.Time `json:"time"`
 	Event    string    `json:"event"` // listening, waiting, ready, opened, closed, reconnecting, ended, draining or error
 	Target   string    `json:"target,omitempty"`
-	Pod      string    `json:"pod,omitempty"`    // that connections go to, of ready
+	Pod      string    `json:"pod,omitempty"`    // of ready: where connections go
 	Listen   string    `json:"listen,omitempty"` // ADDRESS:PORT
 	Remote   uint16    `json:"remote,omitempty"`
 	Client   string    `json:"client,omitempty"`   // ADDRESS:PORT
 	Sent     *int64    `json:"sent,omitempty"`     // bytes, of a closed connection
 	Received *int64    `json:"received,omitempty"` // bytes, of a closed connection
-	Seconds  float64   `json:"seconds,omitempty"`  // that it was open
+	Seconds  float64   `json:"seconds,omitempty"`  // that a connection was open
 	Live     int       `json:"live,omitempty"`     // connections, while draining
 	Error    string    `json:"error,omitempty"`
 	Hint     string    `json:"hint,omitempty"`

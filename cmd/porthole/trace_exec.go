@@ -102,7 +102,7 @@ func (t *execTracing) header() error {
 	return t.columns("TIME(s)", "PCOMM", "PID", "PPID", "RET", "ARGS")
 }
 
-// event prints an event at once: whoever reads may be waiting for it.
+// event prints an event without delay: a reader may wait for it.
 func (t *execTracing) event(e trace.Exec) error {
 	if !t.wants(e) {
 		return nil
@@ -110,7 +110,7 @@ func (t *execTracing) event(e trace.Exec) error {
 	if t.output == "json" {
 		return t.object(e)
 	}
-	// What happened while tracing was put in place comes first.
+	// An event from before tracing was complete gets the time 0.
 	seconds := max(0, e.Time.Sub(t.start)).Seconds()
 	return t.columns(fmt.Sprintf("%.3f", seconds), safetext.Quote(e.Comm), e.PID, e.PPID, e.Ret, arguments(e))
 }

@@ -47,7 +47,7 @@ func newTraceForward() *cobra.Command {
 	return cmd
 }
 
-// forwardColumns are as wide as what mostly stands in them.
+// forwardColumns are as wide as most of their values.
 const forwardColumns = "%-12s %-40s %-5s %-15s %10s %10s %-10s %s\n"
 
 func traceForwardText(ctx context.Context, events string, out, errs io.Writer) error {
@@ -59,7 +59,7 @@ func traceForwardText(ctx context.Context, events string, out, errs io.Writer) e
 		switch r.Event {
 		case node.EventFollowing:
 			if begun {
-				break // by the node before
+				break // printed for an earlier node
 			}
 			begun = true
 			_, err = fmt.Fprintf(out, forwardColumns, "TIME", "NAMESPACE/POD", "PORT", "CLIENT", "SENT", "RECEIVED", "DURATION", "RESULT")
@@ -70,11 +70,11 @@ func traceForwardText(ctx context.Context, events string, out, errs io.Writer) e
 	})
 }
 
-// followPause is how often a node that has ended is looked for.
+// followPause is between two attempts to find a node that has ended.
 const followPause = 500 * time.Millisecond
 
-// follow is node.Follow beyond the node's end: the next one is followed too. There has
-// to be one at first.
+// follow calls node.Follow again when the node has ended and another one has started. A
+// node must be running at first.
 func follow(ctx context.Context, events string, errs io.Writer, each func(node.Record) error) error {
 	began, waiting := false, false
 	for {
@@ -102,7 +102,7 @@ func follow(ctx context.Context, events string, errs io.Writer, each func(node.R
 	}
 }
 
-// forwardLine is a line of the table.
+// forwardLine formats a line of the table.
 func forwardLine(r node.Record) string {
 	duration := time.Duration(r.Seconds * float64(time.Second))
 	return fmt.Sprintf(forwardColumns, r.Time.Local().Format("15:04:05.000"), cell(r.Namespace+"/"+r.Pod),
@@ -110,14 +110,14 @@ func forwardLine(r node.Record) string {
 		rounded(duration).String(), cell(r.Result))
 }
 
-// origin is the first address of a client's X-Forwarded-For. The proxies behind it
-// have no room in a column.
+// origin returns the first address of a client's X-Forwarded-For. A column has no room
+// for the proxies that follow.
 func origin(client string) string {
 	first, _, _ := strings.Cut(client, ",")
 	return strings.TrimSpace(first)
 }
 
-// rounded leaves three or four digits of a duration, and nothing below microseconds.
+// rounded rounds a duration to three or four digits, or to microseconds.
 func rounded(d time.Duration) time.Duration {
 	unit := time.Microsecond
 	for d >= 10_000*unit {
@@ -126,7 +126,7 @@ func rounded(d time.Duration) time.Duration {
 	return d.Round(unit)
 }
 
-// cell is what stands in a column: one word, whatever clients have chosen.
+// cell returns the text of a column: one word, whatever a client has sent.
 func cell(s string) string {
 	if s == "" {
 		return "-"

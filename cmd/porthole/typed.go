@@ -18,12 +18,12 @@ import (
 	"porthole.dev/porthole/internal/target"
 )
 
-// typed is a command line without the program's name. What can be told of the one
-// that was meant is given back as a line to type.
+// typed is a command line without the program's name. Its methods guess what was meant,
+// and return the line that should have been typed.
 type typed []string
 
-// line is a command line of porthole in backquotes, as a shell takes it. The program
-// is called as it was called.
+// line returns the command line in backquotes, quoted for a shell, with the program called
+// as it was called.
 func (t typed) line(cmd *cobra.Command) string {
 	program := safetext.Quote(os.Args[0])
 	if cmd.Root().Annotations[cobra.CommandDisplayNameAnnotation] != "" {
@@ -32,7 +32,7 @@ func (t typed) line(cmd *cobra.Command) string {
 	return "`" + program + " " + safetext.QuoteAll(t.withoutSecrets()...) + "`"
 }
 
-// withoutSecrets has placeholders for what should not be shown again.
+// withoutSecrets replaces the values of flags that hold secrets by "...".
 func (t typed) withoutSecrets() typed {
 	t = slices.Clone(t)
 	for i, arg := range t {
@@ -48,7 +48,7 @@ func (t typed) withoutSecrets() typed {
 	return t
 }
 
-// with has another word for one; the first of several that is not a flag's value.
+// with replaces a word by another: the first occurrence that is not a flag's value.
 func (t typed) with(old, new string) typed {
 	t = slices.Clone(t)
 	if i := t.index(0, old); i >= 0 {
@@ -57,7 +57,7 @@ func (t typed) with(old, new string) typed {
 	return t
 }
 
-// inserted is the line with two words for one.
+// inserted replaces a word by two.
 func (t typed) inserted(old, first, second string) typed {
 	t = t.with(old, first)
 	if i := t.index(0, first); i >= 0 {
@@ -75,8 +75,9 @@ func (t typed) index(from int, word string) int {
 	return slices.Index(t, word) // behind a flag without a value
 }
 
-// splitAt is where a command begins that has no -- before it: at the first program
-// of this machine behind a target and a port, or -1. Values of flags are none.
+// splitAt returns the index of a command that lacks the -- before it: the first word
+// after a target and a port that is a program of this machine, or -1. Values of flags
+// are skipped.
 func (t typed) splitAt() int {
 	words := 0
 	for i, arg := range t {
@@ -93,7 +94,7 @@ func (t typed) splitAt() int {
 	return -1
 }
 
-// withCommand is the line with -- before the command that it lacks it for.
+// withCommand inserts the -- that a command lacks.
 func (t typed) withCommand() (typed, bool) {
 	i := t.splitAt()
 	if i < 0 {
@@ -111,7 +112,7 @@ func isProgram(name string) bool {
 	return err == nil
 }
 
-// isPort tells whether s can only be meant as ports.
+// isPort reports whether s can only be meant as ports.
 func isPort(s string) bool {
 	p, err := target.ParseNamedPort(s)
 	return (err == nil || errors.Is(err, target.ErrUnsupported)) && (p.Name == "" || strings.Contains(s, ":"))
@@ -119,7 +120,7 @@ func isPort(s string) bool {
 
 func isNumber(s string) bool { return s != "" && strings.Trim(s, "0123456789") == "" }
 
-// unknownCommand is a first word that is no command, which may be a target.
+// unknownCommand returns the error for a first word that is no command, but may be a target.
 func unknownCommand(cmd *cobra.Command, args []string) error {
 	text := fmt.Sprintf("unknown command %q", args[0])
 	if like := cmd.SuggestionsFor(args[0]); len(like) > 0 {
@@ -136,8 +137,8 @@ func unknownCommand(cmd *cobra.Command, args []string) error {
 	return usageError{err}
 }
 
-// asForward is the line with the command that it lacks, where its first word can be
-// a target: a number is a process'.
+// asForward inserts the command that is missing before a first word which can be a
+// target. A number is taken for a process.
 func (t typed) asForward(first string) (typed, bool) {
 	switch i := t.index(0, first); {
 	case isNumber(first):
@@ -153,7 +154,7 @@ func (t typed) asForward(first string) (typed, bool) {
 	return slices.Insert(slices.Clone(t), 0, "forward"), err == nil
 }
 
-// flagError is what pflag says of a flag, with the line that was meant.
+// flagError adds the line that was meant to pflag's error about a flag.
 func flagError(cmd *cobra.Command, err error) error {
 	line := typed(os.Args[1:])
 	var unknown *pflag.NotExistError
@@ -185,14 +186,14 @@ func flagError(cmd *cobra.Command, err error) error {
 	return usageError{hintedError{fmt.Errorf("%w, did you mean --%s?", err, near), line.line(cmd)}}
 }
 
-// targetAndPorts divides a word that is both, as svc/web:8080:80.
+// targetAndPorts splits a word that is both, such as svc/web:8080:80.
 func targetAndPorts(word string) (name, ports string, ok bool) {
 	name, ports, _ = strings.Cut(word, ":")
 	_, err := target.Parse(name)
 	return name, ports, err == nil && isPort(ports) && !isPort(word)
 }
 
-// withoutCommand is a line that lacks its command, or has it behind its flags.
+// withoutCommand corrects a line that lacks its command, or has it behind its flags.
 func (t typed) withoutCommand(cmd *cobra.Command) (typed, bool) {
 	for i, arg := range t {
 		if named, _, err := cmd.Find([]string{arg}); i > 0 && err == nil && named != cmd {
@@ -205,8 +206,8 @@ func (t typed) withoutCommand(cmd *cobra.Command) (typed, bool) {
 	return nil, false
 }
 
-// misplaced recognizes a target and ports in a wrong order or form; nil if they are
-// in the right one.
+// misplaced returns an error for a target and ports that are in the wrong order or form,
+// or nil.
 func (f *forwarding) misplaced(args []string) error {
 	if len(args) == 0 {
 		return nil
@@ -237,11 +238,10 @@ func (f *forwarding) misplaced(args []string) error {
 	return nil
 }
 
-// reordered is the line with others in the places of some arguments, which are as
-// many or fewer.
+// reordered replaces arguments by others, which are as many or fewer, in their places.
 func (t typed) reordered(old, new []string) typed {
 	line := slices.Clone(t)
-	at := 1 // behind the command
+	at := 1 // after the command
 	for i, arg := range old {
 		if at = line.index(at, arg); at < 0 {
 			break
@@ -256,7 +256,7 @@ func (t typed) reordered(old, new []string) typed {
 	return line
 }
 
-// portHint is the next step after an argument that is no port.
+// portHint adds the next step to the error of an argument that is no port.
 func (f *forwarding) portHint(arg string, err error) error {
 	if number, ok := strings.CutSuffix(arg, ":"); ok && isNumber(number) {
 		line := f.typed.with(arg, number).line(f.cmd)
@@ -268,7 +268,7 @@ func (f *forwarding) portHint(arg string, err error) error {
 	return err
 }
 
-// engines tell the process of a container, by the scheme that somebody may write.
+// engines are the commands that print the process of a container, by the scheme that somebody may write.
 var engines = map[string]string{
 	"docker": "docker inspect -f '{{.State.Pid}}' ", "podman": "podman inspect -f '{{.State.Pid}}' ",
 	"nerdctl":    "nerdctl inspect -f '{{.State.Pid}}' ",
@@ -276,14 +276,14 @@ var engines = map[string]string{
 	"cri-o":      "crictl inspect --output go-template --template '{{.info.pid}}' ",
 }
 
-// ofContainer is the line for a container's name, which its engine is asked about.
+// ofContainer returns the line that asks the engine for the container's process.
 func (f *forwarding) ofContainer(arg, engine, name string) string {
 	const place = "pid://PID"
 	line := f.typed.with(arg, place).line(f.cmd)
 	return strings.Replace(line, place, `"pid://$(`+engines[engine]+safetext.Quote(name)+`)"`, 1)
 }
 
-// targetHint is the next step after an argument that is no target.
+// targetHint adds the next step to the error of an argument that is no target.
 func (f *forwarding) targetHint(arg string, err error) error {
 	scheme, name, _ := strings.Cut(arg, "://")
 	if engines[scheme] == "" || name == "" {
@@ -292,7 +292,7 @@ func (f *forwarding) targetHint(arg string, err error) error {
 	return hintedError{err, "by the container's process: " + f.ofContainer(arg, scheme, name)}
 }
 
-// advise adds the line that was meant to the failure of a target that was typed.
+// advise adds the line that was probably meant to the error of a target that was typed.
 func (f *forwarding) advise(err error) error {
 	var thread *netns.ThreadError
 	var missing *kube.NotFoundError
@@ -315,7 +315,7 @@ func (f *forwarding) advise(err error) error {
 	return err
 }
 
-// adviseHere thinks of something on this host, where a cluster does not have the name.
+// adviseHere suggests a process or container of this host for a name that the cluster does not have.
 func (f *forwarding) adviseHere(arg string, err error) error {
 	next := tableHint(err) + "; "
 	if isNumber(arg) {
@@ -329,8 +329,7 @@ func (f *forwarding) adviseHere(arg string, err error) error {
 	return err
 }
 
-// withNamespace is the line with another namespace, which may stand in the kubeconfig
-// only.
+// withNamespace replaces the namespace, or adds one where it came from the kubeconfig.
 func (t typed) withNamespace(old, new string) typed {
 	line := slices.Clone(t)
 	for i, arg := range line {

@@ -3,17 +3,16 @@ package forward
 import "time"
 
 const (
-	// moveTime is how long ago bytes may have passed for a connection to count as
-	// in use: those of one transfer are closer together, a keep-alive's are not.
+	// moveTime is how long a connection counts as in use after bytes have passed. The
+	// pauses within a transfer are shorter, those between keep-alives longer.
 	moveTime = 500 * time.Millisecond
-	// answerTime is for how long a client that spoke last may be waiting for an
-	// answer that is still to come.
+	// answerTime is how long a client that has spoken last is taken to wait for an answer.
 	answerTime = 5 * time.Second
 )
 
-// inUse says whether something moves, or is about to: bytes passed a moment ago, or
-// the client asked, or ended its side, not long ago and has had no answer. The times are since the last
-// bytes came from the client and went to it.
+// inUse reports whether a connection moves bytes, or is about to: some passed a moment
+// ago, or the client has sent a request, or an end of file, that is not answered yet and
+// not old. came and went are the times since the last bytes from and to the client.
 func inUse(came, went time.Duration, asking bool) bool {
 	return min(came, went) < moveTime || asking && min(came, went) < answerTime
 }

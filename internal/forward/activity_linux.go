@@ -9,8 +9,8 @@ import (
 	"porthole.dev/porthole/internal/pipe"
 )
 
-// activity tells what passes on a client's connection. The kernel keeps account of
-// it (TCP_INFO, tcp(7)), so that nobody else has to while bytes move.
+// activity tells whether a client's connection is in use. The kernel keeps the times
+// (TCP_INFO, tcp(7)), so that moving bytes costs nothing more.
 type activity struct{ socket *net.TCPConn }
 
 func activityOf(c *net.TCPConn) activity { return activity{c} }

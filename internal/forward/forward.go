@@ -23,9 +23,8 @@ type Forwarder struct {
 	Name string
 	// Dialer leads to the target.
 	Dialer route.Dialer
-	// Events is called for everything worth telling, from many goroutines
-	// at once. A connection waits for the call about it to return. nil is
-	// for nobody.
+	// Events is called for everything that happens, from many goroutines at
+	// once. A connection waits until the call about it returns. It may be nil.
 	Events func(route.Event)
 	// DialTimeout is how long one connection to the target may take to come
 	// up; 0 means 30 s.
@@ -45,9 +44,9 @@ type Forwarder struct {
 // defaultDialTimeout is a generous guess at what a person waits for.
 const defaultDialTimeout = 30 * time.Second
 
-// Run serves the listeners until ctx ends, closes them, gives live connections
-// f.Drain to finish if something moves on them, and returns when all of them are gone. It returns nil when
-// ctx ended it, and otherwise the error of the listener that failed.
+// Run serves the listeners until ctx ends, closes them, gives connections that are in use
+// f.Drain to finish, and returns when all of them are gone. It returns nil if ctx has
+// ended it, and otherwise the error of the listener that failed.
 func (f *Forwarder) Run(ctx context.Context, listeners []*Listener) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
@@ -74,14 +73,14 @@ func (f *Forwarder) Run(ctx context.Context, listeners []*Listener) error {
 }
 
 const (
-	// drainTick is between two looks for connections on which nothing moves any more.
+	// drainTick is the time between two searches for connections that have become idle.
 	drainTick = 50 * time.Millisecond
-	// drainTell is after how long it is told that connections are waited for; those that
-	// are just about to end have done so by then.
+	// drainTell is how long to wait before telling that connections are waited for: most
+	// are just about to end.
 	drainTell = 200 * time.Millisecond
 )
 
-// drain waits for the connections that are in use, with a limit.
+// drain waits for the connections that are in use, up to a limit.
 func (f *Forwarder) drain(serving *sync.WaitGroup, reset func()) {
 	over := make(chan struct{})
 	go func() { serving.Wait(); close(over) }()
@@ -109,7 +108,7 @@ func (f *Forwarder) drain(serving *sync.WaitGroup, reset func()) {
 	}
 }
 
-// resetIdle resets the connections on which nothing moves, and counts the others.
+// resetIdle resets the connections that are idle, and counts the others.
 func (f *Forwarder) resetIdle() (busy int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -167,12 +166,12 @@ type connection struct {
 // busy reports whether the connection may have something to finish.
 func (c *connection) busy() bool {
 	if !c.up.Load() {
-		return time.Since(c.began) < moveTime // else the target is waited for, and may be for long
+		return time.Since(c.began) < moveTime // after that it waits for the target, maybe for long
 	}
 	return c.moves()
 }
 
-// setLive has drain know of a connection, or forget it.
+// setLive enters a connection into those that drain waits for, or removes it.
 func (f *Forwarder) setLive(c *connection, live bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

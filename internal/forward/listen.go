@@ -22,6 +22,10 @@ type Listener struct {
 	Remote target.Address
 }
 
+// tries is how often the system is asked for another free port, until one is free on
+// every address.
+const tries = 32
+
 // Listen binds all ports, or none. A port without an address of its own is
 // bound on each of addresses, with the same number on all of them, also when
 // that is chosen by the system. target.Localhost means 127.0.0.1 and ::1, both,
@@ -49,6 +53,13 @@ func Listen(ctx context.Context, addresses []string, ports []target.Port) (ls []
 	}
 	for i, p := range ports {
 		bound, err := listen(ctx, locals[i], p)
+		for range tries {
+			if p.Local != 0 || !errors.Is(err, syscall.EADDRINUSE) {
+				break
+			}
+			CloseAll(bound)
+			bound, err = listen(ctx, locals[i], p)
+		}
 		ls = append(ls, bound...)
 		if err != nil {
 			return ls, err
@@ -57,7 +68,7 @@ func Listen(ctx context.Context, addresses []string, ports []target.Port) (ls []
 	return ls, nil
 }
 
-// CloseAll closes listeners, for a caller that bound them and does not come to Run.
+// CloseAll closes listeners, for a caller that does not pass them to Run.
 func CloseAll(listeners []*Listener) {
 	for _, l := range listeners {
 		_ = l.Close()
@@ -70,9 +81,9 @@ type local struct {
 	optional bool // the machine may lack the family
 }
 
-// localsOf are the addresses that lead to a port. What is given twice is left out, and
-// so is what the unspecified address of its family covers. What one of two asks for is
-// not optional.
+// localsOf returns the addresses to listen on for a port, without duplicates, and without
+// those that the unspecified address of their family covers. An address is optional only
+// where localhost alone asks for it.
 func localsOf(addresses []string, p target.Port) (distinct []local, err error) {
 	if p.Address != "" {
 		addresses = []string{p.Address}
@@ -107,23 +118,9 @@ func localsOf(addresses []string, p target.Port) (distinct []local, err error) {
 	return distinct, nil
 }
 
-// tries is how often a free port is drawn until it is free on every address.
-const tries = 32
-
-// listen binds a port on all of its addresses. What it returns is bound, also beside
-// an error.
+// listen binds a port on all of its addresses. What it returns is bound, also together
+// with an error.
 func listen(ctx context.Context, locals []local, p target.Port) (ls []*Listener, err error) {
-	for range tries {
-		ls, err = listenOnce(ctx, locals, p)
-		if p.Local != 0 || !errors.Is(err, syscall.EADDRINUSE) {
-			break
-		}
-		CloseAll(ls)
-	}
-	return ls, err
-}
-
-func listenOnce(ctx context.Context, locals []local, p target.Port) (ls []*Listener, err error) {
 	number := p.Local
 	var missing error
 	for _, at := range locals {

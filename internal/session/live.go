@@ -15,15 +15,15 @@ import (
 )
 
 const (
-	// retry is how long a forward rests that could not be opened.
+	// retry is how long a forward rests after it could not be opened.
 	retry = 5 * time.Second
-	// retrySpace is what many of them that rest keep between two attempts.
+	// retrySpace is the least time between two attempts, where many forwards rest.
 	retrySpace = 100 * time.Millisecond
-	// dialTime is what a connection may take to come up beside waiting.
+	// dialTime is how long a connection may take to come up, in addition to Wait.
 	dialTime = 10 * time.Second
 )
 
-// report is what becomes of a forward: it is open, or err says why not.
+// report says that a forward is open, or why it is not.
 type report struct {
 	forward   int // its index
 	listeners []*forward.Listener
@@ -50,18 +50,18 @@ func (s *Session) live(ctx context.Context, index int, f target.Forward) {
 	}
 }
 
-// attempt opens the route of a forward and serves it for as long as it can. It says
+// attempt opens the route of a forward and serves it for as long as possible. It returns
 // why that ended, and whether it is over for good.
 func (s *Session) attempt(ctx context.Context, index int, f target.Forward) (over bool, err error) {
 	open := s.Openers[f.Target.Scheme]
 	if open == nil {
 		return true, fmt.Errorf("target %s: %w", f.Target, target.ErrUnknown)
 	}
-	var ready route.Event // told once there are listeners
+	var ready route.Event // held back until there are listeners
 	to, err := open(ctx, f, func(e route.Event) {
 		e.Target = f.String()
 		if e.Kind == route.Ready && ready.Kind == "" {
-			ready = e // within open: nobody listens yet
+			ready = e // told by open, before anything listens
 			return
 		}
 		s.Events(e)
@@ -74,9 +74,9 @@ func (s *Session) attempt(ctx context.Context, index int, f target.Forward) (ove
 	return s.serve(ctx, index, f, to, ready)
 }
 
-// serve carries connections over a route until ctx ends, or the target is gone for
-// good. While its ports cannot be bound the route stays open: a process is not looked
-// up by its number again.
+// serve carries connections over a route until ctx ends or the target is gone for good.
+// While its ports cannot be bound the route stays open, because a process must not be
+// looked up by its number a second time.
 func (s *Session) serve(ctx context.Context, index int, f target.Forward, to *route.Result, ready route.Event) (over bool, err error) {
 	ctx, gone := context.WithCancelCause(ctx)
 	var watch sync.WaitGroup
@@ -124,8 +124,7 @@ func (s *Session) bind(ctx context.Context, f target.Forward, to *route.Result) 
 	return listeners, nil
 }
 
-// pause rests until it is time for the next attempt. Those of many forwards come
-// spread out.
+// pause rests until the next attempt. Random times spread the attempts of many forwards.
 func (s *Session) pause(ctx context.Context) {
 	rest := max(retry, time.Duration(len(s.Forwards))*retrySpace)
 	backoff.Sleep(ctx, rest*3/4+rand.N(rest/2), nil)

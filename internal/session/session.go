@@ -27,18 +27,18 @@ type Session struct {
 	Bound []*forward.Listener
 	// File is where the forwards were read from, for messages; "" for nowhere.
 	File string
-	// Retry has what cannot be reached told of, and tried again until it can. Without
-	// it the first failure ends the session.
+	// Retry keeps trying what cannot be reached, and tells of it. Without it the first
+	// failure ends the session.
 	Retry bool
-	// Events is told of everything, from many goroutines at once.
+	// Events is called for everything that happens, from many goroutines at once.
 	Events func(route.Event)
-	// Ready is called when all forwards are open, or have been, and each time that
-	// one is opened or lost after that; its error ends the session. With ReadyAny the
-	// first forward that is open does. nil is for nobody: then nothing waits for those
-	// that can never be opened.
+	// Ready is called once every forward has been opened, or with ReadyAny once one has,
+	// and after that whenever one is opened or lost; its error ends the session. If it is
+	// set, a forward that can never be opened ends the session, too, as Ready would never
+	// be called. It may be nil.
 	Ready    func([]State) error
 	ReadyAny bool
-	// Wait is how long a connection may wait for a route that is broken.
+	// Wait is how long a connection may wait while the route is broken.
 	Wait time.Duration
 	// Drain and Now are those of forward.Forwarder.
 	Drain time.Duration
@@ -48,7 +48,7 @@ type Session struct {
 	reports chan report
 }
 
-// State is what has become of a forward by now.
+// State is the current state of a forward.
 type State struct {
 	target.Forward
 	Listeners []*forward.Listener // while it is open, or else nil
@@ -56,18 +56,18 @@ type State struct {
 	Over      bool                // it is not tried again
 
 	opened bool   // it has been open
-	told   string // the failure that was told last, "" while it is open
+	told   string // the failure that was told last; "" while it is open
 }
 
-// Errors are those of several forwards, each with the forward's place before it.
+// Errors are the errors of several forwards, each prefixed by the forward's place in the file.
 type Errors []error
 
 func (e Errors) Error() string { return errors.Join(e...).Error() }
 
 func (e Errors) Unwrap() []error { return e }
 
-// holdBack is how long failures are kept while no forward is open: if all
-// fail, they are the error that ends the session, and not said twice.
+// holdBack is how long failures are held back while no forward is open: if all forwards
+// fail, the failures become the error that ends the session, and are not told twice.
 const holdBack = time.Second
 
 // Run serves the forwards until ctx ends, which is no error. It fails when none could
@@ -83,6 +83,11 @@ func (s *Session) Run(ctx context.Context) error {
 		s.states = append(s.states, State{Forward: f})
 		lives.Go(func() { s.live(life, i, f) })
 	}
+	return s.follow(ctx)
+}
+
+// follow hears what becomes of the forwards until ctx ends or the session fails.
+func (s *Session) follow(ctx context.Context) error {
 	held := time.After(holdBack)
 	patient, ready := true, false
 	for {
@@ -133,8 +138,8 @@ func (s *Session) count(is func(*State) bool) (n int) {
 	return n
 }
 
-// lost says why it makes no sense to go on, or nil: nothing could be opened, nothing
-// is left, or what somebody waits for will never be ready.
+// lost returns why the session cannot go on, or nil: no forward could be opened, none is
+// left, or what Ready waits for can never happen.
 func (s *Session) lost(ready bool) error {
 	if !s.Retry {
 		failed := slices.IndexFunc(s.states, func(st State) bool { return st.Err != nil })
@@ -167,7 +172,7 @@ func (s *Session) lost(ready bool) error {
 	return fmt.Errorf("%s: not all of its forwards can be opened any more", s.File)
 }
 
-// tellFailures tells of the failures that are news.
+// tellFailures tells of each failure once.
 func (s *Session) tellFailures() {
 	for i := range s.states {
 		st := &s.states[i]
@@ -183,7 +188,7 @@ func (s *Session) tellFailures() {
 	}
 }
 
-// place says where in the file a forward stands.
+// place returns a forward's place in the file, and its name.
 func (s *Session) place(st *State) string {
 	return fmt.Sprintf("%s:%d: %s", s.File, st.Line, st.Forward)
 }
