@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"net/url"
 	"os/exec"
 	"strconv"
@@ -76,11 +75,11 @@ func (s sendOnly) Read([]byte) (int, error) { <-s.ended; return 0, io.EOF }
 
 // openStreams opens one connection's streams.
 func openStreams(tunnel *spdy.Conn, port string) (*spdy.Stream, error) {
-	headers := http.Header{"streamType": {"error"}, "port": {port}, "requestID": {"1"}}
+	headers := spdy.Header{"streamType": {"error"}, "port": {port}, "requestID": {"1"}}
 	if _, err := tunnel.OpenStream(headers, true); err != nil {
 		return nil, err
 	}
-	return tunnel.OpenStream(http.Header{"streamType": {"data"}, "port": {port}, "requestID": {"1"}}, false)
+	return tunnel.OpenStream(spdy.Header{"streamType": {"data"}, "port": {port}, "requestID": {"1"}}, false)
 }
 
 // dialTunnel upgrades a connection to the cluster that the kubeconfig names.

@@ -4,12 +4,13 @@ package internal_test
 
 import (
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 )
 
 // ground are packages that carry bytes or words, whatever orchestrates the pods.
-var ground = []string{"nonblock", "pipe", "netns", "forward", "target", "backoff", "route", "session", "safetext", "spelling", "container", "manifest", "portforward", "spdy", "trace", "proc", "filelock"}
+var ground = []string{"nonblock", "pipe", "netns", "forward", "target", "backoff", "route", "session", "safetext", "spelling", "container", "manifest", "portforward", "spdy", "trace", "tunnel", "proc", "filelock"}
 
 // TestGroundKnowsNoKubernetes holds that a forwarder without Kubernetes can be built from these.
 func TestGroundKnowsNoKubernetes(t *testing.T) {
@@ -43,16 +44,26 @@ func TestArrows(t *testing.T) {
 		"container": "netns nonblock pipe proc route target",
 		"manifest":  "spelling target",
 
-		"portforward": "nonblock pipe spdy route target",
+		"portforward": "nonblock pipe spdy route target tunnel",
+		"tunnel":      "nonblock pipe spdy route target",
 		"spdy":        "",
-		"kube":        "backoff nonblock portforward spdy pipe route spelling target",
-		"node":        "filelock nonblock portforward proc spdy netns pipe route target",
+		"kube":        "backoff nonblock portforward spdy pipe route spelling target tunnel",
+		"node":        "filelock nonblock portforward proc spdy netns pipe route target tunnel",
 	} {
 		for _, dep := range dependencies(t, name) {
 			inside, ok := strings.CutPrefix(dep, "porthole.dev/porthole/internal/")
 			if ok && inside != name && !strings.Contains(" "+may+" ", " "+inside+" ") {
 				t.Errorf("internal/%s depends on internal/%s, and may on %q only", name, inside, may)
 			}
+		}
+	}
+}
+
+// TestTunnelsKnowNoHTTP holds that a tunnel runs over any byte stream.
+func TestTunnelsKnowNoHTTP(t *testing.T) {
+	for _, name := range []string{"tunnel", "spdy"} {
+		if slices.Contains(dependencies(t, name), "net/http") {
+			t.Errorf("internal/%s depends on net/http", name)
 		}
 	}
 }

@@ -19,11 +19,11 @@ import (
 	"porthole.dev/porthole/internal/manifest"
 	"porthole.dev/porthole/internal/netns"
 	"porthole.dev/porthole/internal/node"
-	"porthole.dev/porthole/internal/portforward"
 	"porthole.dev/porthole/internal/safetext"
 	"porthole.dev/porthole/internal/session"
 	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/trace"
+	"porthole.dev/porthole/internal/tunnel"
 )
 
 // printError prints an error on one line, with the next step to take, and several errors on
@@ -99,7 +99,7 @@ var (
 // brief returns an error's text without the details that a person does not need.
 func brief(err error) string {
 	text := err.Error()
-	var refused *portforward.PortError
+	var refused *tunnel.PortError
 	if errors.As(err, &refused) && errors.Is(refused, syscall.ECONNREFUSED) {
 		short := fmt.Sprintf("error forwarding port %d: connection refused", refused.Port)
 		text = strings.Replace(text, refused.Text, short, 1)
@@ -187,7 +187,7 @@ func hint(err error) string {
 func tableHint(err error) string {
 	var forbidden *kube.ForbiddenError
 	var server *kube.ServerError
-	var refused *portforward.PortError
+	var refused *tunnel.PortError
 	switch {
 	case errors.As(err, &forbidden):
 		return grant(forbidden)
@@ -225,7 +225,7 @@ func certificateHint(err error) string {
 }
 
 // hasNoSocat reports whether a node lacked socat; the stock protocol has only text to say so.
-func hasNoSocat(e *portforward.PortError) bool {
+func hasNoSocat(e *tunnel.PortError) bool {
 	text := strings.ToLower(e.Text)
 	return e.Reason == "" && strings.Contains(text, "socat") && strings.Contains(text, "not found")
 }
@@ -233,7 +233,7 @@ func hasNoSocat(e *portforward.PortError) bool {
 // socketHint returns the hint for a local port that cannot be bound, or a remote one that refuses.
 func socketHint(err error) string {
 	var op *net.OpError
-	var refused *portforward.PortError
+	var refused *tunnel.PortError
 	switch {
 	case errors.As(err, &refused) && errors.Is(refused, syscall.ECONNREFUSED):
 		return refusedHint(refused)
@@ -251,7 +251,7 @@ func socketHint(err error) string {
 
 // refusedHint says where nothing listens. Porthole's own nodes try both families; of
 // others, only the text shows what they tried.
-func refusedHint(e *portforward.PortError) string {
+func refusedHint(e *tunnel.PortError) string {
 	tried := "127.0.0.1 or ::1 there"
 	if e.Reason == "" && !strings.Contains(e.Text, "[::1]") {
 		tried = "127.0.0.1 there, and the node does not say whether it tried ::1"

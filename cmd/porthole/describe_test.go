@@ -13,6 +13,7 @@ import (
 
 	"porthole.dev/porthole/internal/kube"
 	"porthole.dev/porthole/internal/portforward"
+	"porthole.dev/porthole/internal/tunnel"
 )
 
 // sandbox is a runtime's number of a pod.
@@ -23,7 +24,7 @@ func TestRefusals(t *testing.T) {
 	const forwarding = "error forwarding port 8080 to pod " + sandbox + ", uid : "
 	for name, test := range map[string]struct {
 		text, want, hint string
-		reason           portforward.Reason
+		reason           tunnel.Reason
 	}{
 		"containerd, both families": {
 			text: forwarding + `failed to execute portforward in network namespace "/var/run/netns/cni-1": failed to connect to localhost:8080 inside namespace "` +
@@ -35,7 +36,7 @@ func TestRefusals(t *testing.T) {
 			want: "error forwarding port 8080: connection refused", hint: "does not say whether it tried ::1",
 		},
 		"porthole.v1": {
-			text: forwarding + "dial tcp 127.0.0.1:8080: connect: connection refused", reason: portforward.ReasonRefused,
+			text: forwarding + "dial tcp 127.0.0.1:8080: connect: connection refused", reason: tunnel.ReasonRefused,
 			want: "error forwarding port 8080: connection refused", hint: "127.0.0.1 or ::1 there;",
 		},
 		"no socat": {
@@ -48,7 +49,11 @@ func TestRefusals(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			err := fmt.Errorf("forward: %w", &portforward.PortError{Port: 8080, Text: test.text, Reason: test.reason})
+			refused := portforward.StockError(8080, test.text)
+			if test.reason != "" {
+				refused = &tunnel.PortError{Port: 8080, Text: test.text, Reason: test.reason}
+			}
+			err := fmt.Errorf("forward: %w", refused)
 			short, _, _ := strings.Cut(describe(err, false), " (hint")
 			if short != "forward: "+test.want {
 				t.Errorf("got  %s\nwant forward: %s", short, test.want)

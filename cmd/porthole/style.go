@@ -8,8 +8,8 @@ import (
 	"net/netip"
 	"time"
 
-	"porthole.dev/porthole/internal/portforward"
 	"porthole.dev/porthole/internal/route"
+	"porthole.dev/porthole/internal/tunnel"
 )
 
 // textStyle prints kubectl's lines on stdout, which scripts read, and messages for a
@@ -77,7 +77,7 @@ func (s textStyle) failed(e route.Event) string {
 
 func (s textStyle) closed(e route.Event) string {
 	// A connection is used before the pod has answered; this is its late refusal.
-	var refused *portforward.PortError
+	var refused *tunnel.PortError
 	if errors.As(e.Err, &refused) {
 		return s.failed(e)
 	}

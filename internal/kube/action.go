@@ -24,6 +24,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"porthole.dev/porthole/internal/portforward"
+	"porthole.dev/porthole/internal/tunnel"
 )
 
 // apiAction is what a request of the API does, in the words that RBAC has for it.
@@ -170,7 +171,7 @@ func (c *Cluster) askUserName(ctx context.Context) string {
 // are, and asks the server nothing.
 func (c *Cluster) serverError(err error) error {
 	unauthorized := apierrors.IsUnauthorized(err) || refusal(err) == http.StatusUnauthorized
-	if errors.Is(err, context.Canceled) || errors.Is(err, portforward.ErrTunnel) || refusal(err) != 0 && !unauthorized {
+	if errors.Is(err, context.Canceled) || errors.Is(err, tunnel.ErrTunnel) || refusal(err) != 0 && !unauthorized {
 		return err
 	}
 	e := &ServerError{Server: c.Server, Kind: ErrUnreachable, Err: err}

@@ -11,11 +11,12 @@ import (
 	"porthole.dev/porthole/internal/pipe"
 	"porthole.dev/porthole/internal/portforward"
 	"porthole.dev/porthole/internal/target"
+	"porthole.dev/porthole/internal/tunnel"
 )
 
 // Dial opens a connection to a TCP port of the target, a service's or a pod's. While
 // no pod can be reached it waits, at most for r.MaxWait, and then returns a
-// *WaitError. Other errors: *PortError, *portforward.PortError, net.ErrClosed
+// *WaitError. Other errors: *PortError, *tunnel.PortError, net.ErrClosed
 // after Close, the context's.
 func (r *Route) Dial(ctx context.Context, to target.Address) (pipe.Conn, error) {
 	port, err := to.TCPOnly()
@@ -105,7 +106,7 @@ func (r *Route) dialPod(ctx context.Context, e endpoint) (conn pipe.Conn, err er
 // isFinal says whether an error is about this connection alone, so that another
 // attempt makes no sense.
 func isFinal(err error) bool {
-	var refused *portforward.PortError
+	var refused *tunnel.PortError
 	var port *PortError
 	return errors.As(err, &refused) || errors.As(err, &port)
 }

@@ -7,9 +7,9 @@ import (
 	"time"
 
 	"porthole.dev/porthole/internal/pipe"
-	"porthole.dev/porthole/internal/portforward"
 	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/testenv"
+	"porthole.dev/porthole/internal/tunnel"
 )
 
 // A tunnel that is lost while the local client does not read is noticed, although it is
@@ -51,7 +51,7 @@ func TestTunnelLostBehindStalledReader(t *testing.T) {
 	}()
 	select {
 	case err := <-done:
-		if !errors.Is(err, portforward.ErrTunnel) {
+		if !errors.Is(err, tunnel.ErrTunnel) {
 			t.Errorf("Copy = %v, want the tunnel's loss", err)
 		}
 	case <-time.After(30 * time.Second):

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"porthole.dev/porthole/internal/pipe"
-	"porthole.dev/porthole/internal/portforward"
+	"porthole.dev/porthole/internal/tunnel"
 )
 
 const (
@@ -239,7 +239,7 @@ func (c *replayConn) reopen(failed tunnelConn, err error) error {
 // nothingDone says whether an error means that the far end has done nothing for the
 // connection.
 func nothingDone(err error) bool {
-	return errors.Is(err, portforward.ErrNoSandbox) || errors.Is(err, portforward.ErrRefused)
+	return errors.Is(err, tunnel.ErrNoSandbox) || errors.Is(err, tunnel.ErrRefused)
 }
 
 // replay opens another connection and sends on it what was sent before. c.mu is held.

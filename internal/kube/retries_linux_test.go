@@ -10,6 +10,7 @@ import (
 	"porthole.dev/porthole/internal/kube"
 	"porthole.dev/porthole/internal/portforward"
 	"porthole.dev/porthole/internal/testenv"
+	"porthole.dev/porthole/internal/tunnel"
 )
 
 // calm is after how long failures are steady.
@@ -126,7 +127,7 @@ func TestRetryAfter(t *testing.T) {
 			j.eventuallyStory(story) // no attempt that was refused in part ends well
 			f.refuse("kuard", nil)
 			for range cap(came) {
-				if err := <-came; err != nil && !errors.Is(err, portforward.ErrTunnel) { // that was cut under it
+				if err := <-came; err != nil && !errors.Is(err, tunnel.ErrTunnel) { // that was cut under it
 					t.Error(err)
 				}
 			}

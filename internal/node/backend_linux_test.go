@@ -16,9 +16,9 @@ import (
 	"time"
 
 	"porthole.dev/porthole/internal/pipe"
-	"porthole.dev/porthole/internal/portforward"
 	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/testenv"
+	"porthole.dev/porthole/internal/tunnel"
 )
 
 // backends are both ways into pods.
@@ -148,7 +148,7 @@ func TestBackendsNamespaceGone(t *testing.T) {
 			pod.Kill()
 			for _, s := range []*sandbox{byPath, byNumber} {
 				_, err := (&sandboxDialer{sandbox: s, backend: b}).Dial(t.Context(), target.TCPPort(80))
-				if !errors.Is(err, portforward.ErrNoSandbox) || resultOf(err) != resultNoSandbox {
+				if !errors.Is(err, tunnel.ErrNoSandbox) || resultOf(err) != resultNoSandbox {
 					t.Errorf("Dial(%+v) = %v, want ErrNoSandbox", s.netns, err)
 				}
 			}
@@ -164,7 +164,7 @@ func TestBackendsNamespaceUnmounted(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, b := range backends {
-		if _, err := b.dial(t.Context(), &sandbox{netns: netnsRef{path: path}}, 80); !errors.Is(err, portforward.ErrNoSandbox) {
+		if _, err := b.dial(t.Context(), &sandbox{netns: netnsRef{path: path}}, 80); !errors.Is(err, tunnel.ErrNoSandbox) {
 			t.Errorf("%s: %v, want ErrNoSandbox", name, err)
 		}
 	}
@@ -218,7 +218,7 @@ func TestRouteDenied(t *testing.T) {
 	deny, _ := ParsePorts("22")
 	r := &sandboxDialer{sandbox: &sandbox{}, policy: Policy{Deny: deny}}
 	_, err := r.Dial(t.Context(), target.TCPPort(22))
-	if !errors.Is(err, portforward.ErrDenied) || resultOf(err) != resultDenied {
+	if !errors.Is(err, tunnel.ErrDenied) || resultOf(err) != resultDenied {
 		t.Errorf("Dial = %v, want ErrDenied", err)
 	}
 }
@@ -346,8 +346,8 @@ func TestResultOf(t *testing.T) {
 		{nil, resultOK},
 		{fmt.Errorf("x: %w", context.DeadlineExceeded), resultTimeout},
 		{deniedError("no"), resultDenied},
-		{fmt.Errorf("x: %w", portforward.ErrTunnel), resultLost},
-		{portforward.ErrReset, resultReset},
+		{fmt.Errorf("x: %w", tunnel.ErrTunnel), resultLost},
+		{tunnel.ErrReset, resultReset},
 		{&net.OpError{Op: "read", Net: "tcp", Err: syscall.ECONNRESET}, resultReset},
 		{&net.OpError{Op: "read", Net: "tcp", Err: syscall.EPIPE}, resultReset},
 		{&net.OpError{Op: "close", Net: "tcp", Err: syscall.ENOTCONN}, resultReset},

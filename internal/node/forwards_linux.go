@@ -18,6 +18,7 @@ import (
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"porthole.dev/porthole/internal/portforward"
+	"porthole.dev/porthole/internal/tunnel"
 )
 
 // forwards answers PortForward, and reports the connections that follow.
@@ -86,7 +87,7 @@ func (f *forwards) portForward(ctx context.Context, r *runtime.PortForwardReques
 		return nil, err
 	}
 	exists, unwatch := f.watch.add(s.netns)
-	path, err := f.server.Offer(portforward.Offer{
+	path, err := f.server.Expect(portforward.PendingUpgrade{
 		Dialer:  &sandboxDialer{sandbox: s, backend: f.backend, policy: f.policy},
 		Pod:     s.id,
 		Ports:   ports,
@@ -101,10 +102,10 @@ func (f *forwards) portForward(ctx context.Context, r *runtime.PortForwardReques
 	return &runtime.PortForwardResponse{Url: f.url + path}, nil
 }
 
-// offerStatus is a failure of portforward.Server.Offer as the kubelet gets it.
+// offerStatus is a failure of portforward.Server.Expect as the kubelet gets it.
 func offerStatus(err error) error {
 	switch {
-	case errors.Is(err, portforward.ErrTooManyOffers):
+	case errors.Is(err, portforward.ErrTooManyPending):
 		return status.Errorf(codes.ResourceExhausted, "porthole node: %v", err)
 	case errors.Is(err, net.ErrClosed):
 		return status.Error(codes.Unavailable, "porthole node: shutting down")
@@ -169,8 +170,8 @@ func (f *forwards) record(s *sandbox, e portforward.Event) {
 }
 
 // stages are the names of a connection's stages in a Record.
-var stages = map[portforward.Stage]string{
-	portforward.Opened: EventOpened, portforward.Closed: EventClosed, portforward.Failed: EventFailed,
+var stages = map[tunnel.Stage]string{
+	tunnel.Opened: EventOpened, tunnel.Closed: EventClosed, tunnel.Failed: EventFailed,
 }
 
 func recordOf(s *sandbox, e portforward.Event) Record {
@@ -178,7 +179,7 @@ func recordOf(s *sandbox, e portforward.Event) Record {
 		Time: time.Now().UTC(), Event: stages[e.Stage], Namespace: s.namespace, Pod: s.pod, Sandbox: s.id,
 		Port: e.Port, Client: e.Client, UserAgent: e.UserAgent, Protocol: e.Protocol, ConnectSeconds: e.Connect.Seconds(),
 	}
-	if e.Stage == portforward.Opened {
+	if e.Stage == tunnel.Opened {
 		return r
 	}
 	r.Result = resultOf(e.Err)

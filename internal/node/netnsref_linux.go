@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"porthole.dev/porthole/internal/netns"
-	"porthole.dev/porthole/internal/portforward"
 	"porthole.dev/porthole/internal/proc"
+	"porthole.dev/porthole/internal/tunnel"
 )
 
 // nodeNamespace is the node's own network namespace: the kubelet reaches this
@@ -35,7 +35,7 @@ func netnsOfProcess(sandbox string, pid int) (netnsRef, error) {
 }
 
 // open opens the namespace, without going in; it will not go into a forbidden one, whatever
-// the runtime says of the pod. The error wraps portforward.ErrNoSandbox if the namespace
+// the runtime says of the pod. The error wraps tunnel.ErrNoSandbox if the namespace
 // is gone; the caller closes it.
 func (r netnsRef) open(forbidden []netns.ID) (ns *netns.Namespace, err error) {
 	if r.path == "" {
@@ -129,7 +129,7 @@ func hostNamespaces() ([]netns.ID, error) {
 type goneError struct{ error }
 
 func (e goneError) Error() string   { return "the pod's network namespace is gone: " + e.error.Error() }
-func (e goneError) Unwrap() []error { return []error{portforward.ErrNoSandbox, e.error} }
+func (e goneError) Unwrap() []error { return []error{tunnel.ErrNoSandbox, e.error} }
 
 // markGone makes a goneError of the errors that mean that.
 func markGone(err error) error {

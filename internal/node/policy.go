@@ -5,7 +5,7 @@ import (
 	"strconv"
 	"strings"
 
-	"porthole.dev/porthole/internal/portforward"
+	"porthole.dev/porthole/internal/tunnel"
 )
 
 // Policy is what the node's operator lets be forwarded. The zero value lets all.
@@ -22,7 +22,7 @@ type Policy struct {
 // errHostNetwork refuses pods on the node's network.
 const errHostNetwork = deniedError("the pod uses the node's network, which is denied by the node's policy (--deny-host-network)")
 
-// check returns nil, or an error that wraps portforward.ErrDenied.
+// check returns nil, or an error that wraps tunnel.ErrDenied.
 func (p Policy) check(hostNetwork bool, port uint16) error {
 	switch {
 	case hostNetwork && p.DenyHostNetwork:
@@ -40,7 +40,7 @@ type deniedError string
 
 func (e deniedError) Error() string { return string(e) }
 
-func (deniedError) Unwrap() error { return portforward.ErrDenied }
+func (deniedError) Unwrap() error { return tunnel.ErrDenied }
 
 // Ports is a list of port ranges.
 type Ports []portRange

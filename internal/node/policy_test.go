@@ -4,7 +4,7 @@ import (
 	"errors"
 	"testing"
 
-	"porthole.dev/porthole/internal/portforward"
+	"porthole.dev/porthole/internal/tunnel"
 )
 
 func TestParsePorts(t *testing.T) {
@@ -78,7 +78,7 @@ func TestPolicy(t *testing.T) {
 		{Policy{DenyHostNetwork: true}, true, 80, "the pod uses the node's network, which is denied by the node's policy (--deny-host-network)"},
 	} {
 		err := test.policy.check(test.hostNetwork, test.port)
-		if (err == nil) != (test.want == "") || err != nil && (err.Error() != test.want || !errors.Is(err, portforward.ErrDenied)) {
+		if (err == nil) != (test.want == "") || err != nil && (err.Error() != test.want || !errors.Is(err, tunnel.ErrDenied)) {
 			t.Errorf("%+v: port %d, host network %v: %v, want %q", test.policy, test.port, test.hostNetwork, err, test.want)
 		}
 	}

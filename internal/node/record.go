@@ -11,7 +11,7 @@ import (
 	"syscall"
 	"time"
 
-	"porthole.dev/porthole/internal/portforward"
+	"porthole.dev/porthole/internal/tunnel"
 )
 
 // Record is one thing that happened to a forwarded connection, as the events'
@@ -71,16 +71,16 @@ func resultOf(err error) string {
 		err    error
 		result string
 	}{
-		{portforward.ErrDenied, resultDenied},
-		{portforward.ErrNoSandbox, resultNoSandbox},
+		{tunnel.ErrDenied, resultDenied},
+		{tunnel.ErrNoSandbox, resultNoSandbox},
 		{syscall.ECONNREFUSED, resultRefused},
-		{portforward.ErrTunnel, resultLost},
+		{tunnel.ErrTunnel, resultLost},
 		{net.ErrClosed, resultLost},
 		{context.Canceled, resultLost},
 		{syscall.ECONNRESET, resultReset},
 		{syscall.EPIPE, resultReset},    // so Linux calls a reset after an end of file,
 		{syscall.ENOTCONN, resultReset}, // and so shutdown(2) any
-		{portforward.ErrReset, resultReset},
+		{tunnel.ErrReset, resultReset},
 		{context.DeadlineExceeded, resultTimeout},
 		{os.ErrDeadlineExceeded, resultTimeout},
 		{syscall.ETIMEDOUT, resultTimeout},

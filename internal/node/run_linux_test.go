@@ -33,6 +33,7 @@ import (
 	"porthole.dev/porthole/internal/portforward"
 	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/testenv"
+	"porthole.dev/porthole/internal/tunnel"
 )
 
 // running is a Node that runs, and the runtime behind it.
@@ -343,7 +344,7 @@ func TestForwardFails(t *testing.T) {
 			}
 			_, err = io.ReadAll(conn)
 			_ = conn.Close()
-			var refusal *portforward.PortError
+			var refusal *tunnel.PortError
 			if !errors.As(err, &refusal) || !strings.HasPrefix(refusal.Text, "error forwarding port ") || !strings.Contains(refusal.Text, test.want) {
 				t.Errorf("the client is told %v, want %q", err, test.want)
 			}
@@ -447,7 +448,7 @@ func TestDenyHostNetwork(t *testing.T) {
 					t.Fatal(err)
 				}
 				defer here.Close()
-				if err := r.dialOnce(t, testenv.Port(here)); !errors.Is(err, portforward.ErrDenied) ||
+				if err := r.dialOnce(t, testenv.Port(here)); !errors.Is(err, tunnel.ErrDenied) ||
 					!strings.Contains(err.Error(), "(--deny-host-network)") {
 					t.Errorf("a pod on the node's network: %v, want ErrDenied", err)
 				}

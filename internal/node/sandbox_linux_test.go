@@ -17,9 +17,9 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"porthole.dev/porthole/internal/netns"
-	"porthole.dev/porthole/internal/portforward"
 	"porthole.dev/porthole/internal/proc"
 	"porthole.dev/porthole/internal/testenv"
+	"porthole.dev/porthole/internal/tunnel"
 )
 
 func itoa(n int) string { return strconv.Itoa(n) }
@@ -248,10 +248,10 @@ func TestNumberUsedAgain(t *testing.T) {
 	}
 	ns.Close()
 	p.started++ // as if it had begun later
-	if _, err := p.open(nil); !errors.Is(err, portforward.ErrNoSandbox) || !errors.Is(err, netns.ErrExited) {
+	if _, err := p.open(nil); !errors.Is(err, tunnel.ErrNoSandbox) || !errors.Is(err, netns.ErrExited) {
 		t.Errorf("open = %v, want ErrNoSandbox", err)
 	}
-	if err := p.check(nil); !errors.Is(err, portforward.ErrNoSandbox) {
+	if err := p.check(nil); !errors.Is(err, tunnel.ErrNoSandbox) {
 		t.Errorf("check = %v, want ErrNoSandbox", err)
 	}
 }
@@ -272,7 +272,7 @@ func TestMountElsewhere(t *testing.T) {
 	}
 	_ = conn.Close()
 	pod.Kill()
-	if _, err := new(native).dial(t.Context(), &sandbox{netns: p}, port); !errors.Is(err, portforward.ErrNoSandbox) || !errors.Is(err, netns.ErrNotExist) {
+	if _, err := new(native).dial(t.Context(), &sandbox{netns: p}, port); !errors.Is(err, tunnel.ErrNoSandbox) || !errors.Is(err, netns.ErrNotExist) {
 		t.Errorf("dial = %v, want ErrNoSandbox for the path", err)
 	}
 }

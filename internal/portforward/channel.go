@@ -9,13 +9,14 @@ import (
 	"io"
 	"net"
 	"net/url"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/coder/websocket"
+
+	"porthole.dev/porthole/internal/tunnel"
 )
 
 const (
@@ -23,7 +24,7 @@ const (
 	// two channels, whose numbers start at '0' in the base64 form and end with
 	// ASCII.
 	maxChannelPorts = 40
-	// channelCost is what a port of a tunnel is charged, in octets: it has no window,
+	// channelCost is what a port of a tunnel is charged, in bytes: it has no window,
 	// and holds a buffer and a message.
 	channelCost = 128 << 10
 	// goneCheck is how often a client is asked whether it is still there.
@@ -33,16 +34,16 @@ const (
 	goodbyeTime = 500 * time.Millisecond
 )
 
-// channelPorts are the ports that the query names, or else those of the Offer.
+// channelPorts are the ports that the query names, or else those of the PendingUpgrade.
 func channelPorts(query url.Values, offered []uint16) ([]uint16, error) {
 	var ports []uint16
 	for _, list := range append(query["port"], query["ports"]...) {
 		for text := range strings.SplitSeq(list, ",") {
-			n, err := strconv.ParseUint(text, 10, 16)
-			if err != nil || n == 0 {
-				return nil, fmt.Errorf("%q is not a port", clip(text))
+			port, ok := tunnel.ParsePort(text)
+			if !ok {
+				return nil, fmt.Errorf("%q is not a port", tunnel.ClipText(text))
 			}
-			ports = append(ports, uint16(n))
+			ports = append(ports, port)
 		}
 	}
 	if len(ports) == 0 {
@@ -55,43 +56,42 @@ func channelPorts(query url.Values, offered []uint16) ([]uint16, error) {
 }
 
 // channels is a tunnel in one of the older WebSocket forms. Each port has two
-// channels, 2i for its octets and 2i+1 for the words of an error; a message begins
+// channels, 2i for its bytes and 2i+1 for the text of an error; a message begins
 // with its channel's number. There is no half-close, nor an end of one connection
 // alone: the WebSocket is closed when all have ended.
 type channels struct {
-	*caller
+	proxy    tunnel.Proxy
 	messages *messages
 	conn     net.Conn
-	protocol string
-	text     bool // the base64 form
-	lines    []*channelLine
+	base64   bool // the base64 form
+	conns    []*channelConn
 	ctx      context.Context // ends with the tunnel
 
 	sending sync.Mutex
 	waiting atomic.Bool // a port has not taken yet what was received for it
-	nudging atomic.Bool
+	probing atomic.Bool
 }
 
-func (c *caller) newChannels(m *messages, conn net.Conn, name string, ports []uint16) *channels {
+func (r *upgradeRequest) newChannels(m *messages, conn net.Conn, name string, ports []uint16) *channels {
 	if name == "" {
 		name = channelProtocol
 	}
-	t := &channels{caller: c, messages: m, conn: conn, protocol: name, text: name == base64ChannelProtocol}
+	t := &channels{proxy: r.proxy(name), messages: m, conn: conn, base64: name == base64ChannelProtocol}
 	for i, port := range ports {
 		r, w := io.Pipe()
-		t.lines = append(t.lines, &channelLine{tunnel: t, data: byte(2 * i), port: port, r: r, w: w})
+		t.conns = append(t.conns, &channelConn{tunnel: t, data: byte(2 * i), port: port, r: r, w: w})
 	}
 	return t
 }
 
-// idleSince implements served: when its ports have ended, so does it.
-func (t *channels) idleSince() (time.Time, bool) { return time.Time{}, false }
+// IdleSince implements serverTunnel: it is never idle, but ends when its ports have.
+func (t *channels) IdleSince() (time.Time, bool) { return time.Time{}, false }
 
-// end implements served.
-func (t *channels) end() { t.messages.Close() }
+// Close implements serverTunnel.
+func (t *channels) Close() { t.messages.Close() }
 
-// run implements served.
-func (t *channels) run(life context.Context) {
+// Run implements serverTunnel. It reports no error.
+func (t *channels) Run(life context.Context) error {
 	ctx, cancel := context.WithCancelCause(life)
 	defer cancel(nil)
 	t.ctx = ctx
@@ -100,10 +100,12 @@ func (t *channels) run(life context.Context) {
 	work.Go(func() { t.watch(ctx, cancel, &work) })
 	work.Go(func() { cancel(t.receive(ctx)) })
 	var connections sync.WaitGroup
-	for _, l := range t.lines {
+	for _, c := range t.conns {
 		connections.Go(func() {
-			if l.announce() == nil {
-				_ = t.join(ctx, l, l.port, t.protocol)
+			// The port's number goes ahead, on both channels.
+			number := binary.LittleEndian.AppendUint16(nil, c.port)
+			if errors.Join(t.send(c.data, number), t.send(c.data+1, number)) == nil {
+				_ = t.proxy.Serve(ctx, c, c.port)
 			}
 		})
 	}
@@ -113,10 +115,11 @@ func (t *channels) run(life context.Context) {
 	}
 	cancel(nil)
 	work.Wait()
+	return nil
 }
 
 // watch ends the tunnel when its client has gone, which receiving does not notice
-// while a port takes nothing. Where the client's close is stuck behind octets that
+// while a port takes nothing. Where the client's close is stuck behind bytes that
 // nobody reads, its host answers what is sent to it with a reset.
 func (t *channels) watch(ctx context.Context, cancel context.CancelCauseFunc, work *sync.WaitGroup) {
 	tick := time.NewTicker(goneCheck)
@@ -126,21 +129,21 @@ func (t *channels) watch(ctx context.Context, cancel context.CancelCauseFunc, wo
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			if gone(t.conn) {
-				cancel(fmt.Errorf("%w: %w", ErrTunnel, io.ErrUnexpectedEOF))
+			if peerClosed(t.conn) {
+				cancel(fmt.Errorf("%w: %w", tunnel.ErrTunnel, io.ErrUnexpectedEOF))
 			}
-			if t.waiting.Load() && t.nudging.CompareAndSwap(false, true) {
-				work.Go(t.nudge)
+			if t.waiting.Load() && t.probing.CompareAndSwap(false, true) {
+				work.Go(t.probe)
 			}
 		}
 	}
 }
 
-// nudge writes a Pong that nobody asked for, which a client ignores (RFC 6455,
-// section 5.5.3); a Ping would make one answer that cannot write now either. If
-// something is being sent already there is no need.
-func (t *channels) nudge() {
-	defer t.nudging.Store(false)
+// probe writes an unsolicited Pong, which a client ignores (RFC 6455, section 5.5.3); a client
+// that cannot write now either would have to answer a Ping. While something is being sent
+// already, there is no need for it.
+func (t *channels) probe() {
+	defer t.probing.Store(false)
 	if t.sending.TryLock() {
 		defer t.sending.Unlock()
 		_, _ = t.messages.out.Write([]byte{0x8a, 0})
@@ -160,12 +163,12 @@ func (t *channels) receive(ctx context.Context) error {
 	case websocket.StatusNormalClosure, websocket.StatusGoingAway, websocket.StatusNoStatusRcvd:
 		goodbye = true
 	}
-	err = fmt.Errorf("%w: %w", ErrTunnel, err)
-	for _, l := range t.lines {
+	err = fmt.Errorf("%w: %w", tunnel.ErrTunnel, err)
+	for _, c := range t.conns {
 		if goodbye {
-			l.w.Close()
+			c.w.Close()
 		} else {
-			l.w.CloseWithError(err)
+			c.w.CloseWithError(err)
 		}
 	}
 	if goodbye {
@@ -177,27 +180,31 @@ func (t *channels) receive(ctx context.Context) error {
 	return err
 }
 
+// receiveMessage hands one message to the connection that it is for, and waits until that has
+// it. What comes after the connection's end is dropped.
 func (t *channels) receiveMessage() error {
 	_, r, err := t.messages.ws.Reader(context.Background())
 	if err != nil {
 		return err
 	}
-	l, r, err := t.address(r)
+	c, r, err := t.address(r)
 	if err != nil {
 		return err
 	}
-	if l == nil {
-		_, err = io.Copy(io.Discard, r)
-		return err
+	if c != nil {
+		t.waiting.Store(true)
+		_, err = io.Copy(c.w, r)
+		t.waiting.Store(false)
 	}
-	t.waiting.Store(true)
-	defer t.waiting.Store(false)
-	return l.take(r)
+	if c == nil || errors.Is(err, io.ErrClosedPipe) {
+		_, err = io.Copy(io.Discard, r)
+	}
+	return err
 }
 
-// address reads whom a message is for, nil for nobody, and what it brings. Words on
-// an error channel are for nobody; an empty message is.
-func (t *channels) address(r io.Reader) (*channelLine, io.Reader, error) {
+// address reads which connection a message is for, and returns that and the reader of its
+// payload. The connection is nil for an empty message, and for one on an error channel.
+func (t *channels) address(r io.Reader) (*channelConn, io.Reader, error) {
 	var number [1]byte
 	if _, err := io.ReadFull(r, number[:]); err != nil {
 		if err == io.EOF {
@@ -206,21 +213,21 @@ func (t *channels) address(r io.Reader) (*channelLine, io.Reader, error) {
 		return nil, nil, err
 	}
 	n := number[0]
-	if t.text {
+	if t.base64 {
 		n -= '0'
 		r = base64.NewDecoder(base64.StdEncoding, r)
 	}
-	if n%2 != 0 || int(n/2) >= len(t.lines) {
+	if n%2 != 0 || int(n/2) >= len(t.conns) {
 		return nil, r, nil
 	}
-	return t.lines[n/2], r, nil
+	return t.conns[n/2], r, nil
 }
 
 // send sends one message.
 func (t *channels) send(channel byte, p []byte) error {
 	t.sending.Lock()
 	defer t.sending.Unlock()
-	if t.text {
+	if t.base64 {
 		text := make([]byte, 1, 1+base64.StdEncoding.EncodedLen(len(p)))
 		text[0] = '0' + channel
 		return t.messages.write(websocket.MessageText, base64.StdEncoding.AppendEncode(text, p))
@@ -228,74 +235,60 @@ func (t *channels) send(channel byte, p []byte) error {
 	return t.messages.write(websocket.MessageBinary, append([]byte{channel}, p...))
 }
 
-// channelLine is the connection to one port.
-type channelLine struct {
+// channelConn is the connection to one port.
+type channelConn struct {
 	tunnel *channels
-	data   byte // the channel; the next is that of errors
+	data   byte // the channel; the next one is that of errors
 	port   uint16
 	r      *io.PipeReader
 	w      *io.PipeWriter
 }
 
-// announce sends the port's number ahead, on both channels.
-func (l *channelLine) announce() error {
-	number := binary.LittleEndian.AppendUint16(nil, l.port)
-	return errors.Join(l.tunnel.send(l.data, number), l.tunnel.send(l.data+1, number))
-}
+// Read implements tunnel.ServerConn.
+func (c *channelConn) Read(p []byte) (int, error) { return c.r.Read(p) }
 
-// take hands a message's octets to the connection, and waits until it has them.
-// What comes after its end is for nobody.
-func (l *channelLine) take(r io.Reader) error {
-	_, err := io.Copy(l.w, r)
-	if errors.Is(err, io.ErrClosedPipe) {
-		_, err = io.Copy(io.Discard, r)
-	}
-	return err
-}
-
-// Read implements line.
-func (l *channelLine) Read(p []byte) (int, error) { return l.r.Read(p) }
-
-// Write implements line.
-func (l *channelLine) Write(p []byte) (int, error) {
-	if err := l.tunnel.send(l.data, p); err != nil {
+// Write implements tunnel.ServerConn.
+func (c *channelConn) Write(p []byte) (int, error) {
+	if err := c.tunnel.send(c.data, p); err != nil {
 		return 0, err
 	}
 	return len(p), nil
 }
 
-// CloseWrite implements line. There is no way to tell the client: the connection
+// CloseWrite implements tunnel.ServerConn. There is no way to tell the client: the connection
 // ends here in both directions.
-func (l *channelLine) CloseWrite() error { return l.w.Close() }
+func (c *channelConn) CloseWrite() error { return c.w.Close() }
 
-// Close implements line.
-func (l *channelLine) Close() error { return l.r.Close() }
+// Close implements tunnel.ServerConn.
+func (c *channelConn) Close() error { return c.r.Close() }
 
-// Reset implements line.
-func (l *channelLine) Reset() error { return l.Close() }
+// Reset implements tunnel.ServerConn.
+func (c *channelConn) Reset() error { return c.Close() }
 
-// AfterLoss implements line: all connections are lost with their tunnel.
-func (l *channelLine) AfterLoss(f func()) { context.AfterFunc(l.tunnel.ctx, f) }
+// AfterLoss implements tunnel.ServerConn: all connections are lost with their tunnel.
+func (c *channelConn) AfterLoss(f func()) { context.AfterFunc(c.tunnel.ctx, f) }
 
-// Loss implements line.
-func (l *channelLine) Loss() error {
-	err := context.Cause(l.tunnel.ctx)
-	if errors.Is(err, context.Canceled) { // by the Server, or when all is over
+// Loss implements tunnel.ServerConn.
+func (c *channelConn) Loss() error {
+	err := context.Cause(c.tunnel.ctx)
+	if errors.Is(err, context.Canceled) { // by the Server, or at the regular end
 		err = net.ErrClosed
 	}
 	return err
 }
 
-func (l *channelLine) finished() bool { return false }
+// SentEOF implements tunnel.ServerConn.
+func (c *channelConn) SentEOF() bool { return false }
 
-func (l *channelLine) fail(_ error, text string) {
-	_ = l.tunnel.send(l.data+1, []byte(text))
-	_ = l.Close()
+// Fail implements tunnel.ServerConn.
+func (c *channelConn) Fail(_ error, text string) {
+	_ = c.tunnel.send(c.data+1, []byte(text))
+	_ = c.Close()
 }
 
-// end says a failure in words, since there is no other way to.
-func (l *channelLine) end(err error) {
+// End implements tunnel.ServerConn. A failure is told by a text, since there is no other way.
+func (c *channelConn) End(err error) {
 	if err != nil {
-		l.fail(err, l.tunnel.words(l.port, err))
+		c.Fail(err, c.tunnel.proxy.Describe(c.port, err))
 	}
 }

@@ -53,15 +53,15 @@ func openChannels(t testing.TB, n *node, protocols []string, ports []uint16) *ch
 	ws.SetReadLimit(-1)
 	c := &channelClient{t: t, ws: ws, text: slices.Contains(protocols, base64ChannelProtocol)}
 	for range 2 * len(ports) {
-		channel, octets := c.receive()
-		if want := ports[channel/2]; len(octets) != 2 || binary.LittleEndian.Uint16(octets) != want {
-			t.Fatalf("channel %d begins with %x, not port %d", channel, octets, want)
+		channel, bytes := c.receive()
+		if want := ports[channel/2]; len(bytes) != 2 || binary.LittleEndian.Uint16(bytes) != want {
+			t.Fatalf("channel %d begins with %x, not port %d", channel, bytes, want)
 		}
 	}
 	return c
 }
 
-func (c *channelClient) receive() (channel byte, octets []byte) {
+func (c *channelClient) receive() (channel byte, bytes []byte) {
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(c.t.Context(), 20*time.Second)
 	defer cancel()
@@ -72,33 +72,33 @@ func (c *channelClient) receive() (channel byte, octets []byte) {
 	if !c.text {
 		return p[0], p[1:]
 	}
-	octets, err = base64.StdEncoding.DecodeString(string(p[1:]))
+	bytes, err = base64.StdEncoding.DecodeString(string(p[1:]))
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	return p[0] - '0', octets
+	return p[0] - '0', bytes
 }
 
-func (c *channelClient) send(channel byte, octets []byte) error {
+func (c *channelClient) send(channel byte, bytes []byte) error {
 	if c.text {
 		return c.ws.Write(c.t.Context(), websocket.MessageText,
-			[]byte(string('0'+rune(channel))+base64.StdEncoding.EncodeToString(octets)))
+			[]byte(string('0'+rune(channel))+base64.StdEncoding.EncodeToString(bytes)))
 	}
-	return c.ws.Write(c.t.Context(), websocket.MessageBinary, append([]byte{channel}, octets...))
+	return c.ws.Write(c.t.Context(), websocket.MessageBinary, append([]byte{channel}, bytes...))
 }
 
-// want receives until the octets of a channel are those wanted.
-func (c *channelClient) want(channel byte, octets string) {
+// want receives until the bytes of a channel are those wanted.
+func (c *channelClient) want(channel byte, bytes string) {
 	c.t.Helper()
 	var got []byte
-	for len(got) < len(octets) {
+	for len(got) < len(bytes) {
 		from, p := c.receive()
 		if from != channel {
 			c.t.Fatalf("channel %d says %q", from, p)
 		}
 		got = append(got, p...)
 	}
-	if string(got) != octets {
+	if string(got) != bytes {
 		c.t.Fatalf("received %.100q", got)
 	}
 }
@@ -204,7 +204,7 @@ func TestChannelsRefused(t *testing.T) {
 	})
 }
 
-// Broken base64 is no octets at all: the tunnel ends.
+// Broken base64 is no bytes at all: the tunnel ends.
 func TestChannelsBroken(t *testing.T) {
 	n := newNode(t)
 	port := listen(t, func(conn *net.TCPConn) { io.Copy(io.Discard, conn) })
@@ -255,17 +255,17 @@ func FuzzChannels(f *testing.F) {
 	f.Add([]byte("2%"), true)
 	f.Add([]byte{}, true)
 	f.Fuzz(func(t *testing.T, message []byte, text bool) {
-		c := &channels{text: text, lines: []*channelLine{{data: 0}, {data: 2}}}
-		l, r, err := c.address(strings.NewReader(string(message)))
-		if err != nil || l == nil {
+		c := &channels{base64: text, conns: []*channelConn{{data: 0}, {data: 2}}}
+		conn, r, err := c.address(strings.NewReader(string(message)))
+		if err != nil || conn == nil {
 			return
 		}
 		number := message[0]
 		if text {
 			number -= '0'
 		}
-		if l.data != number {
-			t.Fatalf("message for %d went to %d", number, l.data)
+		if conn.data != number {
+			t.Fatalf("message for %d went to %d", number, conn.data)
 		}
 		got, err := io.ReadAll(r)
 		if err == nil && !text && string(got) != string(message[1:]) {

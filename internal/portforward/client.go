@@ -150,7 +150,7 @@ func (c *Client) init() {
 			p.asleep = asleep
 		}
 		p.slept = p.asleep()
-		p.open = func(ctx context.Context) (*tunnel, error) { return c.openTunnel(ctx, interval) }
+		p.open = func(ctx context.Context) (*clientTunnel, error) { return c.openTunnel(ctx, interval) }
 		p.max = orDefault(c.MaxTunnels, defaultMaxTunnels)
 		p.idleTime = orDefault(c.IdleTime, defaultIdleTime)
 		p.silence = interval + interval/2

@@ -16,9 +16,10 @@ import (
 	"golang.org/x/net/nettest"
 
 	"porthole.dev/porthole/internal/spdy"
+	"porthole.dev/porthole/internal/tunnel"
 )
 
-var _ net.Conn = (*Conn)(nil)
+var _ net.Conn = (*stockConn)(nil)
 
 const refusal = "error forwarding port 80 to pod x, uid : failed to connect to localhost:80: connection refused"
 
@@ -54,7 +55,7 @@ func TestBulk(t *testing.T) {
 		}()
 		var got bytes.Buffer
 		if n, err := io.Copy(&got, conn); err != nil || n != int64(len(sent)) || !bytes.Equal(sent, got.Bytes()) {
-			t.Errorf("%d octets came back, %v", n, err)
+			t.Errorf("%d bytes came back, %v", n, err)
 		}
 	})
 }
@@ -118,7 +119,7 @@ func TestServerHalfCloses(t *testing.T) {
 		t.Fatal(err)
 	}
 	if n := <-uploaded; n != 1<<20 {
-		t.Errorf("%d octets arrived", n)
+		t.Errorf("%d bytes arrived", n)
 	}
 }
 
@@ -158,9 +159,9 @@ func TestErrorIsNeverAnEnd(t *testing.T) {
 			io.WriteString(r.text, refusal)
 			r.finish()
 		},
-		"text only":          func(r *request) { io.WriteString(r.text, refusal) },
-		"reset, later text":  func(r *request) { r.data.Reset(); time.Sleep(50 * time.Millisecond); r.fail(refusal) },
-		"octets, then words": func(r *request) { io.WriteString(r.data, "half"); r.data.CloseWrite(); r.fail(refusal) },
+		"text only":         func(r *request) { io.WriteString(r.text, refusal) },
+		"reset, later text": func(r *request) { r.data.Reset(); time.Sleep(50 * time.Millisecond); r.fail(refusal) },
+		"bytes, then words": func(r *request) { io.WriteString(r.data, "half"); r.data.CloseWrite(); r.fail(refusal) },
 	}
 	for name, order := range orders {
 		t.Run(name, func(t *testing.T) {
@@ -168,7 +169,7 @@ func TestErrorIsNeverAnEnd(t *testing.T) {
 			conn := dial(t, c, 80)
 			defer conn.Close()
 			_, err := io.ReadAll(conn)
-			var port *PortError
+			var port *tunnel.PortError
 			if !errors.As(err, &port) || port.Port != 80 || port.Text != refusal || !errors.Is(err, syscall.ECONNREFUSED) {
 				t.Errorf("read: %v", err)
 			}
@@ -191,8 +192,8 @@ func TestErrorTextIsBounded(t *testing.T) {
 	}).client(t), 80)
 	defer conn.Close()
 	_, err := io.ReadAll(conn)
-	var port *PortError
-	if !errors.As(err, &port) || len(port.Text) > maxMessage || strings.Trim(port.Text, "é") != "" {
+	var port *tunnel.PortError
+	if !errors.As(err, &port) || len(port.Text) > tunnel.MaxText || strings.Trim(port.Text, "é") != "" {
 		t.Errorf("read: %.100v", err)
 	}
 	if errors.Is(err, syscall.ECONNREFUSED) {
@@ -208,7 +209,7 @@ func TestServerResets(t *testing.T) {
 	}).client(t), 80)
 	defer conn.Close()
 	mustWrite(t, conn, "x")
-	if n, err := conn.Read(make([]byte, 1)); !errors.Is(err, ErrReset) {
+	if n, err := conn.Read(make([]byte, 1)); !errors.Is(err, tunnel.ErrReset) {
 		t.Errorf("read %d, %v", n, err)
 	}
 }
@@ -256,14 +257,14 @@ func TestBlockedWriteEnds(t *testing.T) {
 		r.fail(refusal)
 	}).client(t), 80)
 	defer conn.Close()
-	var port *PortError
+	var port *tunnel.PortError
 	if _, err := conn.Write(make([]byte, 64<<20)); !errors.As(err, &port) {
 		t.Errorf("write: %v", err)
 	}
 }
 
 func TestCloseReachesServer(t *testing.T) {
-	for name, end := range map[string]func(*Conn) error{"close": (*Conn).Close, "reset": (*Conn).Reset} {
+	for name, end := range map[string]func(*stockConn) error{"close": (*stockConn).Close, "reset": (*stockConn).Reset} {
 		t.Run(name, func(t *testing.T) {
 			ended := make(chan error, 1)
 			conn := dial(t, start(t, func(r *request) {
@@ -293,7 +294,7 @@ func TestTunnelBreaks(t *testing.T) {
 		io.Copy(io.Discard, r.data)
 	})
 	c := s.client(t, func(c *Client) { c.MaxTunnels = 2 })
-	var conns []*Conn
+	var conns []*stockConn
 	for range 10 {
 		conn := dial(t, c, 80)
 		defer conn.Close()
@@ -302,10 +303,10 @@ func TestTunnelBreaks(t *testing.T) {
 	}
 	s.cut()
 	for _, conn := range conns {
-		if _, err := io.ReadAll(conn); !errors.Is(err, ErrTunnel) || errors.Is(err, io.EOF) {
+		if _, err := io.ReadAll(conn); !errors.Is(err, tunnel.ErrTunnel) || errors.Is(err, io.EOF) {
 			t.Errorf("read: %v", err)
 		}
-		if _, err := conn.Write([]byte("x")); !errors.Is(err, ErrTunnel) {
+		if _, err := conn.Write([]byte("x")); !errors.Is(err, tunnel.ErrTunnel) {
 			t.Errorf("write: %v", err)
 		}
 	}

@@ -20,21 +20,21 @@ type serverTunnels struct {
 	max, maxPerPod int
 
 	mu   sync.Mutex
-	all  map[*caller]bool
-	pods map[string]int // of all, by Offer.Pod
+	all  map[*upgradeRequest]bool
+	pods map[string]int // of all, by PendingUpgrade.Pod
 }
 
 // admit counts a tunnel in. The error is ErrTooManyTunnels.
-func (t *serverTunnels) admit(c *caller) error {
+func (t *serverTunnels) admit(r *upgradeRequest) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.all == nil {
-		t.all, t.pods = map[*caller]bool{}, map[string]int{}
+		t.all, t.pods = map[*upgradeRequest]bool{}, map[string]int{}
 	}
-	pod := c.offer.Pod
+	pod := r.pending.Pod
 	podFull, full := t.pods[pod] >= t.maxPerPod, len(t.all) >= t.max
 	if podFull || full {
-		out := t.longestIdle(func(o *caller) bool { return !podFull || o.offer.Pod == pod })
+		out := t.longestIdle(func(o *upgradeRequest) bool { return !podFull || o.pending.Pod == pod })
 		if out == nil && !podFull {
 			out = t.newestOfMost(t.pods[pod] + 1)
 		}
@@ -42,23 +42,23 @@ func (t *serverTunnels) admit(c *caller) error {
 			return ErrTooManyTunnels
 		}
 		t.remove(out)
-		go out.tunnel.end()
+		go out.tunnel.Close()
 	}
-	t.all[c] = true
+	t.all[r] = true
 	t.pods[pod]++
 	return nil
 }
 
 // longestIdle returns the tunnel without connections that has had none for longest, of
 // those that may be it, or nil.
-func (t *serverTunnels) longestIdle(may func(*caller) bool) (found *caller) {
+func (t *serverTunnels) longestIdle(may func(*upgradeRequest) bool) (found *upgradeRequest) {
 	var since time.Time
-	for c := range t.all {
-		if c.tunnel == nil || !may(c) {
+	for r := range t.all {
+		if r.tunnel == nil || !may(r) {
 			continue
 		}
-		if at, idle := c.tunnel.idleSince(); idle && (found == nil || at.Before(since)) {
-			found, since = c, at
+		if at, idle := r.tunnel.IdleSince(); idle && (found == nil || at.Before(since)) {
+			found, since = r, at
 		}
 	}
 	return found
@@ -66,53 +66,53 @@ func (t *serverTunnels) longestIdle(may func(*caller) bool) (found *caller) {
 
 // newestOfMost returns the newest tunnel of the pod that has most of them, or nil if no
 // pod has more than so many.
-func (t *serverTunnels) newestOfMost(than int) (found *caller) {
+func (t *serverTunnels) newestOfMost(than int) (found *upgradeRequest) {
 	most := ""
 	for pod, n := range t.pods {
 		if n > max(than, t.pods[most]) {
 			most = pod
 		}
 	}
-	for c := range t.all {
-		if most != "" && c.offer.Pod == most && c.tunnel != nil && (found == nil || c.opened.After(found.opened)) {
-			found = c
+	for r := range t.all {
+		if most != "" && r.pending.Pod == most && r.tunnel != nil && (found == nil || r.opened.After(found.opened)) {
+			found = r
 		}
 	}
 	return found
 }
 
-// open notes the tunnel that was opened for a caller.
-func (t *serverTunnels) open(c *caller, tunnel served) {
+// open notes the tunnel that was opened for a request.
+func (t *serverTunnels) open(r *upgradeRequest, tunnel serverTunnel) {
 	t.mu.Lock()
-	c.tunnel, c.opened = tunnel, time.Now()
-	removed := !t.all[c]
+	r.tunnel, r.opened = tunnel, time.Now()
+	removed := !t.all[r]
 	t.mu.Unlock()
 	if removed {
-		go tunnel.end()
+		go tunnel.Close()
 	}
 }
 
-func (t *serverTunnels) leave(c *caller) {
+func (t *serverTunnels) leave(r *upgradeRequest) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.remove(c)
+	t.remove(r)
 }
 
 // remove counts a tunnel out, if it has not been; t.mu is held.
-func (t *serverTunnels) remove(c *caller) {
-	if !t.all[c] {
+func (t *serverTunnels) remove(r *upgradeRequest) {
+	if !t.all[r] {
 		return
 	}
-	delete(t.all, c)
-	if t.pods[c.offer.Pod]--; t.pods[c.offer.Pod] == 0 {
-		delete(t.pods, c.offer.Pod)
+	delete(t.all, r)
+	if t.pods[r.pending.Pod]--; t.pods[r.pending.Pod] == 0 {
+		delete(t.pods, r.pending.Pod)
 	}
 }
 
 // Load is what a Server has to do.
 type Load struct {
 	Tunnels int
-	// Memory are the octets that are charged to Server.Memory.
+	// Memory are the bytes that are charged to Server.Memory.
 	Memory int
 }
 

@@ -55,7 +55,7 @@ func closed(c *net.TCPConn) <-chan struct{} {
 	over := make(chan struct{})
 	go func() {
 		defer close(over)
-		for !gone(c) {
+		for !peerClosed(c) {
 			time.Sleep(10 * time.Millisecond)
 		}
 	}()
@@ -72,7 +72,7 @@ func TestMemoryIsBounded(t *testing.T) {
 			t.Run(protocol+"/"+name, func(t *testing.T) {
 				testenv.NoLeaks(t)
 				n := newNode(t, func(n *node) {
-					n.Memory, n.MaxTunnels, n.Offers.Dialer = size, 32, smallSockets{}
+					n.Memory, n.MaxTunnels, n.Pending.Dialer = size, 32, smallSockets{}
 				})
 				echo := listen(t, echoingPlainly)
 				port := listen(t, attack.port)
@@ -92,7 +92,7 @@ func TestMemoryIsBounded(t *testing.T) {
 				for range 5 {
 					wantEcho(t, innocent, echo, 100<<10)
 					if held := n.Load().Memory; held > size {
-						t.Errorf("%d octets are held, of %d", held, size)
+						t.Errorf("%d bytes are held, of %d", held, size)
 					}
 				}
 				for _, c := range clients {
@@ -107,7 +107,7 @@ func TestMemoryIsBounded(t *testing.T) {
 	}
 }
 
-// wantEcho has n octets echoed.
+// wantEcho has n bytes echoed.
 func wantEcho(t *testing.T, c *Client, port uint16, n int) {
 	t.Helper()
 	conn := reach(t, c, port)
@@ -120,7 +120,7 @@ func wantEcho(t *testing.T, c *Client, port uint16, n int) {
 		_ = conn.CloseWrite()
 	})
 	if got, err := io.Copy(io.Discard, conn); got != int64(n) || err != nil {
-		t.Errorf("%d of %d octets came back: %v", got, n, err)
+		t.Errorf("%d of %d bytes came back: %v", got, n, err)
 	}
 }
 
@@ -146,7 +146,7 @@ func TestManyConnectionsInLittleMemory(t *testing.T) {
 	}
 	work.Wait()
 	if held := n.Load().Memory; held > defaultServerMemory {
-		t.Errorf("%d octets are held", held)
+		t.Errorf("%d bytes are held", held)
 	}
 	for _, conn := range open {
 		conn.Close()
@@ -205,7 +205,7 @@ type podOf struct {
 func (p *podOf) client(t *testing.T) *Client {
 	t.Helper()
 	p.n.mu.Lock()
-	p.n.Offers.Pod = p.name
+	p.n.Pending.Pod = p.name
 	p.n.mu.Unlock()
 	return p.n.client(t, func(c *Client) { c.SPDYOnly, c.MaxTunnels = true, 1 })
 }

@@ -14,6 +14,7 @@ import (
 
 	"porthole.dev/porthole/internal/pipe"
 	"porthole.dev/porthole/internal/testenv"
+	"porthole.dev/porthole/internal/tunnel"
 )
 
 // joined returns the client's end of a local connection that is copied to and from conn,
@@ -83,7 +84,7 @@ func TestNodeAnswersBeforeReset(t *testing.T) {
 			client, done := joined(t, &copier, reach(t, c, port))
 			got, written, read := uploading(client)
 			if !bytes.Equal(got, answer) {
-				t.Fatalf("try %d: %d octets of the answer, %v", i, len(got), read)
+				t.Fatalf("try %d: %d bytes of the answer, %v", i, len(got), read)
 			}
 			if written == nil && !errors.Is(read, syscall.ECONNRESET) { // else the write was told
 				t.Fatalf("try %d: the answer ends with %v, want ECONNRESET", i, read)
@@ -93,7 +94,7 @@ func TestNodeAnswersBeforeReset(t *testing.T) {
 		}
 		within(t, 20*time.Second, "the ends are told", func() bool { _, ended := n.told(); return len(ended) == 100 })
 		for _, e := range second(n.told()) {
-			if got := reasonOf(e.Err); got != ReasonReset {
+			if got := tunnel.ReasonOf(e.Err); got != tunnel.ReasonReset {
 				t.Errorf("an end is told as %s: %v", got, e.Err)
 			}
 		}
@@ -111,8 +112,8 @@ func TestClientSendsBeforeReset(t *testing.T) {
 		var copier pipe.Copier
 		t.Cleanup(copier.Close)
 		type received struct {
-			octets int
-			err    error
+			bytes int
+			err   error
 		}
 		port := make(chan received, 1)
 		c := newNode(t).client(t, form)
@@ -121,7 +122,7 @@ func TestClientSendsBeforeReset(t *testing.T) {
 			for buf := make([]byte, size/10); r.err == nil; time.Sleep(20 * time.Millisecond) {
 				var n int
 				n, r.err = io.ReadFull(conn, buf)
-				r.octets += n
+				r.bytes += n
 			}
 			port <- r
 		}))
@@ -129,16 +130,16 @@ func TestClientSendsBeforeReset(t *testing.T) {
 		if _, err := client.Write(make([]byte, size)); err != nil {
 			t.Fatal(err)
 		}
-		within(t, 30*time.Second, "the octets are here", func() bool { return unsent(t, client) == 0 })
+		within(t, 30*time.Second, "the bytes are here", func() bool { return unsent(t, client) == 0 })
 		_ = pipe.Reset(client)
 		ends(t, done)
-		if r := <-port; r.octets != size || !errors.Is(r.err, syscall.ECONNRESET) {
-			t.Errorf("%d of %d octets, then %v", r.octets, size, r.err)
+		if r := <-port; r.bytes != size || !errors.Is(r.err, syscall.ECONNRESET) {
+			t.Errorf("%d of %d bytes, then %v", r.bytes, size, r.err)
 		}
 	})
 }
 
-// unsent is how many octets have not arrived in the peer's kernel.
+// unsent is how many bytes have not arrived in the peer's kernel.
 func unsent(t *testing.T, c *net.TCPConn) (n int) {
 	t.Helper()
 	raw, err := c.SyscallConn()
@@ -153,7 +154,7 @@ func unsent(t *testing.T, c *net.TCPConn) (n int) {
 }
 
 // A connection that is lost behind a local reader that stands still is given up, whatever
-// loses it. With a stock server a port's reset is behind octets that nobody reads.
+// loses it. With a stock server a port's reset is behind bytes that nobody reads.
 func TestLossBehindStalledReader(t *testing.T) {
 	flood := func(lost <-chan struct{}) func(*net.TCPConn) {
 		return func(conn *net.TCPConn) {
@@ -181,7 +182,8 @@ func TestLossBehindStalledReader(t *testing.T) {
 				})
 				n := newNode(t)
 				conn := reach(t, n.client(t, form), listen(t, flood(lost)))
-				if _, stock := conn.(*Conn); stock && name == "port" {
+				if _, stock := conn.(*stockConn); stock && name == "port" {
+					_ = conn.Reset() // or else the port floods for ever
 					return
 				}
 				client, done := joined(t, &copier, conn)
@@ -285,9 +287,9 @@ func TestErrorLeavesWhatCame(t *testing.T) {
 	within(t, 20*time.Second, "the verdict", conn.isOver)
 	time.Sleep(lateData + time.Second/2) // so late a reader is
 	n, err := io.Copy(io.Discard, conn)
-	var port *PortError
+	var port *tunnel.PortError
 	if n != size || !errors.As(err, &port) {
-		t.Errorf("%d of %d octets, then %v", n, size, err)
+		t.Errorf("%d of %d bytes, then %v", n, size, err)
 	}
 }
 

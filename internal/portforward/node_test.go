@@ -18,8 +18,10 @@ import (
 	"time"
 
 	"porthole.dev/porthole/internal/pipe"
+	"porthole.dev/porthole/internal/spdy"
 	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/testenv"
+	"porthole.dev/porthole/internal/tunnel"
 )
 
 // loopback reaches ports of this machine, except for those that err knows.
@@ -41,13 +43,13 @@ func (l loopback) Dial(ctx context.Context, to target.Address) (pipe.Conn, error
 	return conn.(*net.TCPConn), nil
 }
 
-// node is a Server over loopback HTTP, with something before it that has an Offer
-// made for each request to /pod, as an API server has.
+// node is a Server over loopback HTTP, with something before it that expects
+// an upgrade for each request to /pod, as an API server has.
 type node struct {
 	Server
-	Offers Offer         // for all
-	writes *atomic.Int64 // counts the writes to clients, if set
-	http   *httptest.Server
+	Pending PendingUpgrade // for all
+	writes  *atomic.Int64  // counts the writes to clients, if set
+	http    *httptest.Server
 
 	mu     sync.Mutex
 	refuse string   // a method of requests to refuse
@@ -59,9 +61,9 @@ type node struct {
 
 func newNode(t testing.TB, edit ...func(*node)) *node {
 	t.Helper()
-	n := &node{Offers: Offer{Dialer: loopback{}, Pod: "4f2a"}}
-	n.Offers.Events = n.note
-	n.Offers.Done = func() {
+	n := &node{Pending: PendingUpgrade{Dialer: loopback{}, Pod: "4f2a"}}
+	n.Pending.Events = n.note
+	n.Pending.Done = func() {
 		n.mu.Lock()
 		defer n.mu.Unlock()
 		n.done++
@@ -98,7 +100,7 @@ func (n *node) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if r.URL.Path == "/pod" {
-		path, err := n.Offer(n.Offers)
+		path, err := n.Expect(n.Pending)
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
@@ -119,7 +121,7 @@ func (n *node) told() (opened, ended []Event) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, e := range n.events {
-		if e.Stage == Opened {
+		if e.Stage == tunnel.Opened {
 			opened = append(opened, e)
 		} else {
 			ended = append(ended, e)
@@ -154,11 +156,11 @@ func reach(t testing.TB, c *Client, port uint16) remote {
 	return conn.(remote)
 }
 
-func tunnelOf(conn net.Conn) *tunnel {
-	if c, ok := conn.(*v1Conn); ok {
-		return c.tunnel
+func tunnelOf(conn net.Conn) *spdy.Conn {
+	if c, ok := conn.(*tunnel.Conn); ok {
+		return c.Tunnel().Conn
 	}
-	return conn.(*Conn).tunnel
+	return conn.(*stockConn).tunnel.conn
 }
 
 // stockOnly is a transport that leaves our protocol out of what the client offers.
@@ -265,7 +267,7 @@ func TestNodePortHalfCloses(t *testing.T) {
 		mustWrite(t, conn, strings.Repeat("x", 4<<20))
 		conn.CloseWrite()
 		if n := <-uploaded; n != 4<<20 {
-			t.Errorf("%d octets arrived", n)
+			t.Errorf("%d bytes arrived", n)
 		}
 	})
 }
@@ -278,7 +280,7 @@ func TestNodeRefused(t *testing.T) {
 		for range 20 {
 			conn := reach(t, c, port)
 			_, err := io.ReadAll(conn)
-			var refused *PortError
+			var refused *tunnel.PortError
 			if !errors.As(err, &refused) || !errors.Is(err, syscall.ECONNREFUSED) ||
 				!strings.HasPrefix(refused.Text, fmt.Sprintf("error forwarding port %d to pod 4f2a, uid : ", port)) {
 				t.Fatalf("read: %v", err)
@@ -312,7 +314,7 @@ func TestNodeResets(t *testing.T) {
 		conn := reach(t, c, port)
 		mustWrite(t, conn, "r")
 		mustRead(t, conn, "half")
-		if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, ErrReset) {
+		if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, tunnel.ErrReset) {
 			t.Errorf("read: %v", err)
 		}
 		conn.Close()
@@ -327,7 +329,7 @@ func TestNodeResets(t *testing.T) {
 	})
 }
 
-// exchangeWith sends octets through a new connection and wants them back.
+// exchangeWith sends bytes through a new connection and wants them back.
 func exchangeWith(t testing.TB, c *Client, port uint16, size int) {
 	t.Helper()
 	conn, err := c.Dial(context.Background(), port)
@@ -341,7 +343,7 @@ func exchangeWith(t testing.TB, c *Client, port uint16, size int) {
 		conn.CloseWrite()
 	}()
 	if n, err := io.Copy(io.Discard, conn); err != nil || n != int64(size) {
-		t.Errorf("%d of %d octets came back, %v", n, size, err)
+		t.Errorf("%d of %d bytes came back, %v", n, size, err)
 	}
 }
 
@@ -384,7 +386,7 @@ func TestNodeClientGoes(t *testing.T) {
 				conn := reach(t, n.client(t, form), port)
 				go conn.Write(make([]byte, 32<<20))
 				time.Sleep(300 * time.Millisecond)
-				tunnelOf(conn).conn.Close()
+				tunnelOf(conn).Close()
 				select {
 				case <-gone:
 				case <-time.After(10 * time.Second):
@@ -416,7 +418,7 @@ func TestNodeClientGoesFromDeafPort(t *testing.T) {
 		conn := reach(t, n.client(t, form), port)
 		go conn.Write(make([]byte, 256<<20))
 		time.Sleep(time.Second)
-		tunnelOf(conn).conn.Close()
+		tunnelOf(conn).Close()
 		within(t, 10*time.Second, "the end is told", func() bool { _, ended := n.told(); return len(ended) == 1 })
 	})
 }
@@ -430,10 +432,10 @@ func TestNodeClose(t *testing.T) {
 	mustWrite(t, conn, "x")
 	within(t, 5*time.Second, "connection", func() bool { opened, _ := n.told(); return len(opened) == 1 })
 	n.Close()
-	if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, ErrTunnel) {
+	if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, tunnel.ErrTunnel) {
 		t.Errorf("read: %v", err)
 	}
-	if _, err := n.Offer(n.Offers); !errors.Is(err, net.ErrClosed) {
+	if _, err := n.Expect(n.Pending); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("offer: %v", err)
 	}
 }
@@ -450,11 +452,11 @@ func TestNodeIdle(t *testing.T) {
 	conn := reach(t, c, port)
 	mustWrite(t, conn, "x")
 	mustRead(t, conn, "x")
-	if tunnelOf(conn).conn.Err() != nil {
+	if tunnelOf(conn).Err() != nil {
 		t.Error("tunnel with a connection was closed")
 	}
 	conn.Close()
-	within(t, 5*time.Second, "tunnel closed", func() bool { return tunnelOf(conn).conn.Err() != nil })
+	within(t, 5*time.Second, "tunnel closed", func() bool { return tunnelOf(conn).Err() != nil })
 }
 
 // ask sends lines of HTTP by hand and returns the answer.
@@ -511,9 +513,9 @@ func TestNodeRefusesUpgrades(t *testing.T) {
 			if accepted := header["X-Accepted-Stream-Protocol-Versions"]; name == "other protocol" && len(accepted) != 3 {
 				t.Errorf("accepted %q", accepted)
 			}
-			n.offers.mu.Lock()
-			defer n.offers.mu.Unlock()
-			if len(n.offers.waiting) != 0 {
+			n.pending.mu.Lock()
+			defer n.pending.mu.Unlock()
+			if len(n.pending.all) != 0 {
 				t.Error("the token was left")
 			}
 		})
@@ -541,18 +543,18 @@ func TestNodeNegotiates(t *testing.T) {
 // A token serves once, for some time, and there are only so many.
 func TestTokens(t *testing.T) {
 	done := make(chan struct{}, 10)
-	s := &Server{TokenTime: 100 * time.Millisecond, MaxOffers: 2}
+	s := &Server{TokenTime: 100 * time.Millisecond, MaxPending: 2}
 	defer s.Close()
-	offer := Offer{Dialer: loopback{}, Done: func() { done <- struct{}{} }}
-	first, err := s.Offer(offer)
+	offer := PendingUpgrade{Dialer: loopback{}, Done: func() { done <- struct{}{} }}
+	first, err := s.Expect(offer)
 	if err != nil {
 		t.Fatal(err)
 	}
-	second, _ := s.Offer(offer)
+	second, _ := s.Expect(offer)
 	if first == second || len(first) < len("/portforward/")+26 {
 		t.Errorf("tokens %s and %s", first, second)
 	}
-	if _, err := s.Offer(offer); !errors.Is(err, ErrTooManyOffers) {
+	if _, err := s.Expect(offer); !errors.Is(err, ErrTooManyPending) {
 		t.Errorf("third: %v", err)
 	}
 	status := func(path string) int {
@@ -572,11 +574,11 @@ func TestTokens(t *testing.T) {
 		t.Errorf("late use: %d", got)
 	}
 	within(t, 5*time.Second, "timer gone", func() bool {
-		s.offers.mu.Lock()
-		defer s.offers.mu.Unlock()
-		return s.offers.timer == nil && len(s.offers.waiting) == 0
+		s.pending.mu.Lock()
+		defer s.pending.mu.Unlock()
+		return s.pending.timer == nil && len(s.pending.all) == 0
 	})
-	if _, err := s.Offer(offer); err != nil {
+	if _, err := s.Expect(offer); err != nil {
 		t.Error(err)
 	}
 	s.Close()

@@ -4,7 +4,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"io"
-	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,6 +13,7 @@ import (
 
 	"porthole.dev/porthole/internal/spdy"
 	"porthole.dev/porthole/internal/testenv"
+	"porthole.dev/porthole/internal/tunnel"
 )
 
 // stockTunnel is the client's end of a tunnel in the stock protocol, without a
@@ -32,7 +32,7 @@ func stockTunnel(t *testing.T, n *node) *spdy.Conn {
 
 func openStream(t *testing.T, c *spdy.Conn, kind string, port uint16, id string) *spdy.Stream {
 	t.Helper()
-	h := http.Header{"streamType": {kind}, "port": {strconv.Itoa(int(port))}, "requestID": {id}}
+	h := spdy.Header{"streamType": {kind}, "port": {strconv.Itoa(int(port))}, "requestID": {id}}
 	if id == "" {
 		delete(h, "requestID")
 	}
@@ -46,7 +46,7 @@ func openStream(t *testing.T, c *spdy.Conn, kind string, port uint16, id string)
 func wantReset(t *testing.T, s *spdy.Stream) {
 	t.Helper()
 	s.SetReadDeadline(time.Now().Add(10 * time.Second))
-	if _, err := s.Read(make([]byte, 1)); !errors.Is(err, ErrReset) {
+	if _, err := s.Read(make([]byte, 1)); !errors.Is(err, tunnel.ErrReset) {
 		t.Errorf("stream %d: %v", s.ID(), err)
 	}
 }
@@ -79,7 +79,7 @@ func TestPairs(t *testing.T) {
 func TestBadStreams(t *testing.T) {
 	port := listen(t, echoing)
 	c := stockTunnel(t, newNode(t))
-	for _, h := range []http.Header{
+	for _, h := range []spdy.Header{
 		{},
 		{"streamType": {"data"}, "requestID": {"1"}},
 		{"streamType": {"data"}, "port": {"0"}, "requestID": {"1"}},
@@ -119,7 +119,7 @@ func TestUnpairedStreams(t *testing.T) {
 	defer text.Close()
 	wait := openStream(t, c, "data", port, "another")
 	wait.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
-	if _, err := wait.Read(make([]byte, 1)); errors.Is(err, ErrReset) {
+	if _, err := wait.Read(make([]byte, 1)); errors.Is(err, tunnel.ErrReset) {
 		t.Error("there was room for one more")
 	}
 }
@@ -157,7 +157,7 @@ func TestThousandConnections(t *testing.T) {
 						s.CloseWrite()
 					}
 					if got, err := io.ReadAll(s); err != nil || string(got) != want {
-						t.Errorf("%s: %d octets, %v", next, len(got), err)
+						t.Errorf("%s: %d bytes, %v", next, len(got), err)
 					}
 				})
 			}
@@ -166,7 +166,7 @@ func TestThousandConnections(t *testing.T) {
 	}
 }
 
-// What belongs to a stream that was refused is reset at once, and its octets are
+// What belongs to a stream that was refused is reset at once, and its bytes are
 // dropped: they hold nobody up.
 func TestRefusedHalf(t *testing.T) {
 	for _, first := range []string{"error", "data"} {
@@ -182,7 +182,7 @@ func TestRefusedHalf(t *testing.T) {
 			second := openStream(t, c, map[string]string{"error": "data", "data": "error"}[first], port, "over")
 			if first == "error" {
 				second.SetWriteDeadline(time.Now().Add(10 * time.Second))
-				if _, err := second.Write(make([]byte, 8<<20)); !errors.Is(err, ErrReset) {
+				if _, err := second.Write(make([]byte, 8<<20)); !errors.Is(err, tunnel.ErrReset) {
 					t.Errorf("writing: %v", err)
 				}
 			}
@@ -202,7 +202,7 @@ func TestUnpairedIsFull(t *testing.T) {
 	beside := openPair(t, c, port, "beside")
 	alone := openStream(t, c, "data", port, "alone")
 	alone.SetWriteDeadline(time.Now().Add(10 * time.Second))
-	if _, err := alone.Write(make([]byte, 8<<20)); !errors.Is(err, ErrReset) {
+	if _, err := alone.Write(make([]byte, 8<<20)); !errors.Is(err, tunnel.ErrReset) {
 		t.Errorf("writing: %v", err)
 	}
 	wantReset(t, openStream(t, c, "error", port, "alone"))
@@ -257,7 +257,7 @@ func TestPairExpires(t *testing.T) {
 		p.mu.Unlock()
 		p.giveUp(kind, w)
 		got, err := io.ReadAll(s)
-		if kind == "data" && !errors.Is(err, ErrReset) || kind == "error" && string(got) != "timed out waiting for streams" {
+		if kind == "data" && !errors.Is(err, tunnel.ErrReset) || kind == "error" && string(got) != "timed out waiting for streams" {
 			t.Errorf("%s: %q, %v", kind, got, err)
 		}
 	}

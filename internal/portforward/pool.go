@@ -42,7 +42,7 @@ const (
 // pool keeps a Client's tunnels: who is where, which take more, when to open and
 // when to close one. At most one is being opened at a time.
 type pool struct {
-	open     func(context.Context) (*tunnel, error)
+	open     func(context.Context) (*clientTunnel, error)
 	max      int
 	idleTime time.Duration // a tunnel without connections is kept this long
 	silence  time.Duration // after which a tunnel takes no more connections
@@ -57,7 +57,7 @@ type pool struct {
 
 	mu       sync.Mutex
 	closed   bool
-	tunnels  []*tunnel
+	tunnels  []*clientTunnel
 	opening  *opening      // under way, or nil
 	growing  bool          // grow is running
 	restTil  time.Time     // grow rests until then
@@ -81,7 +81,7 @@ type opening struct {
 // acquire returns a tunnel with room for one more connection, and counts it in.
 // It waits only if there is none worth sharing. An opening that was under way before
 // may have met a server that was going; only the failure of a later one counts.
-func (p *pool) acquire(ctx context.Context) (*tunnel, error) {
+func (p *pool) acquire(ctx context.Context) (*clientTunnel, error) {
 	for asked := time.Now(); ; {
 		if err := context.Cause(ctx); err != nil {
 			return nil, err
@@ -114,7 +114,7 @@ func (p *pool) waitsAfter(o *opening) error {
 }
 
 // take returns a tunnel, or the opening to wait for.
-func (p *pool) take() (*tunnel, *opening, error) {
+func (p *pool) take() (*clientTunnel, *opening, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
@@ -135,17 +135,17 @@ func (p *pool) take() (*tunnel, *opening, error) {
 // enough; else an idle one, the last used first so that the others age; else the one
 // with the fewest connections that is not stuck; with all stuck and no more allowed,
 // the one with the fewest.
-func (p *pool) pick() *tunnel {
-	var best *tunnel
+func (p *pool) pick() *clientTunnel {
+	var best *clientTunnel
 	for _, t := range p.tunnels {
-		if t.sociable() && (best == nil || preferred(t, best)) {
+		if t.acceptsNew() && (best == nil || preferred(t, best)) {
 			best = t
 		}
 	}
 	if best != nil || p.mayOpen() {
 		return best
 	}
-	var last *tunnel
+	var last *clientTunnel
 	for _, t := range p.tunnels {
 		if !t.gone && (last == nil || t.conns < last.conns) {
 			last = t
@@ -166,9 +166,9 @@ func (p *pool) mayOpen() bool {
 }
 
 // preferred says whether a is a better place than b.
-func preferred(a, b *tunnel) bool {
-	if a.v1 != b.v1 {
-		return a.v1
+func preferred(a, b *clientTunnel) bool {
+	if (a.v1 != nil) != (b.v1 != nil) {
+		return a.v1 != nil
 	}
 	if a.conns == 0 && b.conns == 0 {
 		return a.idle.After(b.idle)
@@ -176,12 +176,12 @@ func preferred(a, b *tunnel) bool {
 	return a.conns < b.conns
 }
 
-// release takes back a tunnel from a connection. Without fit it is for nobody else.
-func (p *pool) release(t *tunnel, fit bool) {
+// release takes back a tunnel from a connection. Unless reusable, it takes no more connections.
+func (p *pool) release(t *clientTunnel, reusable bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	t.conns--
-	t.retired = t.retired || !fit
+	t.retired = t.retired || !reusable
 	if t.conns == 0 {
 		t.idle = time.Now()
 	}
@@ -189,20 +189,20 @@ func (p *pool) release(t *tunnel, fit bool) {
 }
 
 // retire lets a tunnel take no more connections.
-func (p *pool) retire(t *tunnel) {
+func (p *pool) retire(t *clientTunnel) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	t.retired = true
 }
 
-// outlive lets the tunnels of before the given time take no more connections: what they
-// lead to was found to be gone by a connection that was opened then. A pod may go on in
+// retireOlder lets the tunnels that are older than the given time take no more connections: a
+// connection that was opened then has found that what they lead to is gone. A pod may go on in
 // another sandbox, to which new tunnels lead.
-func (p *pool) outlive(opened time.Time) {
+func (p *pool) retireOlder(opened time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, t := range p.tunnels {
-		if !t.born.After(opened) {
+		if !t.started.After(opened) {
 			t.retired, t.gone = true, true
 		}
 	}
@@ -212,19 +212,19 @@ func (p *pool) outlive(opened time.Time) {
 // clean throws out tunnels that are broken, that only their last connection kept,
 // or that lie idle and have fallen silent; p.mu is held.
 func (p *pool) clean() {
-	p.drop(func(t *tunnel) bool {
-		return t.conn.Err() != nil || t.conns == 0 && (t.retired || t.silence() >= p.silence)
+	p.drop(func(t *clientTunnel) bool {
+		return t.conn.Err() != nil || t.conns == 0 && (t.retired || time.Since(t.conn.LastRead()) >= p.silence)
 	})
 }
 
 // drop closes the tunnels of which bad is true; p.mu is held. A closed pool has none.
-func (p *pool) drop(bad func(*tunnel) bool) {
-	p.tunnels = slices.DeleteFunc(p.tunnels, func(t *tunnel) bool {
+func (p *pool) drop(bad func(*clientTunnel) bool) {
+	p.tunnels = slices.DeleteFunc(p.tunnels, func(t *clientTunnel) bool {
 		if !bad(t) {
 			return false
 		}
-		p.log.Debug("tunnel closed", "age", time.Since(t.born), "conns", t.conns, "err", t.conn.Err())
-		if err := t.conn.Err(); err != nil && time.Since(t.born) < youngTime {
+		p.log.Debug("tunnel closed", "age", time.Since(t.started), "conns", t.conns, "err", t.conn.Err())
+		if err := t.conn.Err(); err != nil && time.Since(t.started) < youngTime {
 			p.failed, p.failures = err, p.failures+1
 		}
 		p.work.Go(func() { t.conn.Close() })
@@ -279,26 +279,26 @@ func (p *pool) finish(o *opening, failures int) {
 	close(o.done)
 }
 
-// short says whether more idle tunnels should lie ready: one while there are
+// needsSpare reports whether more idle tunnels should lie ready: one while there are
 // connections, and one for each that has to share, up to a limit; p.mu is held. In
 // porthole.v1 sharing costs nothing.
-func (p *pool) short() bool {
-	if slices.ContainsFunc(p.tunnels, func(t *tunnel) bool { return t.v1 && t.sociable() }) {
+func (p *pool) needsSpare() bool {
+	if slices.ContainsFunc(p.tunnels, func(t *clientTunnel) bool { return t.v1 != nil && t.acceptsNew() }) {
 		return false
 	}
-	used, idle, sharing := p.census()
+	used, idle, sharing := p.stats()
 	return used > 0 && idle < min(max(1, sharing), maxSpare) && p.mayOpen()
 }
 
-// census counts the tunnels with connections, those that lie ready for one, and the
+// stats counts the tunnels with connections, those that lie ready for one, and the
 // connections that have no tunnel of their own; p.mu is held.
-func (p *pool) census() (used, idle, sharing int) {
+func (p *pool) stats() (used, idle, sharing int) {
 	for _, t := range p.tunnels {
 		switch {
 		case t.conns > 0:
 			used++
 			sharing += t.conns - 1
-		case t.sociable():
+		case t.acceptsNew():
 			idle++
 		}
 	}
@@ -308,7 +308,7 @@ func (p *pool) census() (used, idle, sharing int) {
 // growSoon has tunnels opened for connections to come, if they are short; p.mu is
 // held.
 func (p *pool) growSoon() {
-	if p.growing || !p.short() || time.Now().Before(p.restTil) {
+	if p.growing || !p.needsSpare() || time.Now().Before(p.restTil) {
 		return
 	}
 	p.growing = true
@@ -339,7 +339,7 @@ func (p *pool) growOne() *opening {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.clean()
-	if p.closed || !p.short() {
+	if p.closed || !p.needsSpare() {
 		p.growing = false
 		return nil
 	}
@@ -392,8 +392,8 @@ func (p *pool) sweep() {
 	p.notice()
 	p.looked = time.Now()
 	p.clean()
-	_, idle, _ := p.census()
-	p.drop(func(t *tunnel) bool {
+	_, idle, _ := p.stats()
+	p.drop(func(t *clientTunnel) bool {
 		surplus := idle > 1 && t.conns == 0 && time.Since(t.idle) >= p.idleTime
 		if surplus {
 			idle--
@@ -412,7 +412,7 @@ func (p *pool) sweep() {
 }
 
 // watch lets a new connection listen for its end; false after close.
-func (p *pool) watch(c *Conn) bool {
+func (p *pool) watch(c *stockConn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.closed {

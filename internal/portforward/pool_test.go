@@ -28,8 +28,8 @@ func TestTunnelIsReused(t *testing.T) {
 func TestPoolGrowsAndShrinks(t *testing.T) {
 	s := start(t, echo)
 	c := s.client(t, func(c *Client) { c.IdleTime = 300 * time.Millisecond })
-	tunnels := map[*tunnel]int{}
-	var conns []*Conn
+	tunnels := map[*clientTunnel]int{}
+	var conns []*stockConn
 	for i := range 5 {
 		conn := dial(t, c, 80)
 		conns = append(conns, conn)
@@ -205,7 +205,7 @@ func awaitBreak(t *testing.T, s *server, c *Client) {
 // A tunnel under which the network has gone away is noticed, and left.
 func TestSilentTunnelIsLeft(t *testing.T) {
 	s := start(t, echo)
-	c := s.client(t, func(c *Client) { c.PingInterval = 100 * time.Millisecond })
+	c, network := through(t, s.http.URL+"/portforward", func(c *Client) { c.PingInterval = 100 * time.Millisecond })
 	exchange(t, c)
 	conn := dial(t, c, 80)
 	defer conn.Reset()
@@ -213,7 +213,8 @@ func TestSilentTunnelIsLeft(t *testing.T) {
 	mustRead(t, conn, "x")
 	time.Sleep(300 * time.Millisecond)
 	within(t, 10*time.Second, "pings keep the tunnel", conn.tunnel.mayTake)
-	conn.tunnel.heard.Store(-int64(time.Hour))
+	defer network.hush()()
+	within(t, 10*time.Second, "a silence", func() bool { return time.Since(tunnelOf(conn).LastRead()) >= c.tunnels.silence })
 	other := dial(t, c, 80)
 	defer other.Reset()
 	if other.tunnel == conn.tunnel {
@@ -225,14 +226,14 @@ func TestSilentTunnelIsLeft(t *testing.T) {
 func (c *Client) ready() int {
 	c.tunnels.mu.Lock()
 	defer c.tunnels.mu.Unlock()
-	_, idle, _ := c.tunnels.census()
+	_, idle, _ := c.tunnels.stats()
 	return idle
 }
 
-func (t *tunnel) mayTake() bool {
+func (t *clientTunnel) mayTake() bool {
 	t.pool.mu.Lock()
 	defer t.pool.mu.Unlock()
-	return t.sociable()
+	return t.acceptsNew()
 }
 
 func TestDialEnds(t *testing.T) {

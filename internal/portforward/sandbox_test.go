@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"porthole.dev/porthole/internal/tunnel"
 )
 
 // A pod goes on in another sandbox, to which new tunnels lead. One connection finds out
@@ -35,7 +37,7 @@ func TestSandboxMadeAnew(t *testing.T) {
 			exchange(t, c)
 			sandbox.Store(&old)
 			conn := dial(t, c, 80)
-			if _, err := io.ReadAll(conn); !errors.Is(err, ErrNoSandbox) {
+			if _, err := io.ReadAll(conn); !errors.Is(err, tunnel.ErrNoSandbox) {
 				t.Fatalf("%q is taken for %v", text, err)
 			}
 			conn.Close()
@@ -48,9 +50,9 @@ func TestSandboxMadeAnew(t *testing.T) {
 	t.Run("v1", func(t *testing.T) {
 		var old atomic.Bool
 		n := newNode(t, func(n *node) {
-			n.Offers.Dialer = loopback{err: func(uint16) error {
+			n.Pending.Dialer = loopback{err: func(uint16) error {
 				if old.Load() {
-					return fmt.Errorf("enter: %w", ErrNoSandbox)
+					return fmt.Errorf("enter: %w", tunnel.ErrNoSandbox)
 				}
 				return nil
 			}}
@@ -59,7 +61,7 @@ func TestSandboxMadeAnew(t *testing.T) {
 		exchangeWith(t, c, port, 10)
 		old.Store(true)
 		conn := reach(t, c, port)
-		if _, err := io.ReadAll(conn); !errors.Is(err, ErrNoSandbox) {
+		if _, err := io.ReadAll(conn); !errors.Is(err, tunnel.ErrNoSandbox) {
 			t.Fatalf("read: %v", err)
 		}
 		first := tunnelOf(conn)
@@ -70,7 +72,7 @@ func TestSandboxMadeAnew(t *testing.T) {
 		if tunnelOf(next) == first {
 			t.Error("the next connection is in the same tunnel")
 		}
-		within(t, 10*time.Second, "the server ends the tunnel", func() bool { return first.conn.Err() != nil })
+		within(t, 10*time.Second, "the server ends the tunnel", func() bool { return first.Err() != nil })
 	})
 }
 
@@ -86,7 +88,7 @@ var goneTexts = []string{
 }
 
 // Words of stock servers mean that, or a refused connection, or nothing that is known.
-func TestStockReason(t *testing.T) {
+func TestStockError(t *testing.T) {
 	for text, want := range map[string]error{
 		`failed to execute portforward in network namespace "/var/run/netns/cni-1": failed to connect to localhost:80 inside namespace "4f2a", IPv4: dial tcp4 127.0.0.1:80: connect: connection refused`: syscall.ECONNREFUSED,
 		"socat[7] E connect(5, AF=2 127.0.0.1:80, 16): Connection refused": syscall.ECONNREFUSED,
@@ -94,14 +96,14 @@ func TestStockReason(t *testing.T) {
 		"timed out waiting for streams":                                    nil,
 		"":                                                                 nil,
 	} {
-		err := &PortError{Text: text}
-		for _, is := range []error{syscall.ECONNREFUSED, ErrNoSandbox} {
+		err := StockError(80, text)
+		for _, is := range []error{syscall.ECONNREFUSED, tunnel.ErrNoSandbox} {
 			if errors.Is(err, is) != errors.Is(want, is) {
 				t.Errorf("%q: whether it is %v: %v", text, is, errors.Is(err, is))
 			}
 		}
 	}
-	if err := (&PortError{Reason: ReasonFailed, Text: goneTexts[0]}); errors.Is(err, ErrNoSandbox) {
+	if err := (&tunnel.PortError{Reason: tunnel.ReasonFailed, Text: goneTexts[0]}); errors.Is(err, tunnel.ErrNoSandbox) {
 		t.Error("a reason of our own servers counts more than words")
 	}
 }
@@ -110,7 +112,7 @@ func TestStockReason(t *testing.T) {
 func TestSandboxEnds(t *testing.T) {
 	forms(t, func(t *testing.T, form func(*Client)) {
 		sandbox, end := context.WithCancel(t.Context())
-		n := newNode(t, func(n *node) { n.Offers.Sandbox = sandbox })
+		n := newNode(t, func(n *node) { n.Pending.Sandbox = sandbox })
 		c, port := n.client(t, form), listen(t, echoing)
 		conn := reach(t, c, port)
 		mustWrite(t, conn, "hello")
@@ -123,6 +125,6 @@ func TestSandboxEnds(t *testing.T) {
 			t.Errorf("read %q, %v", got, err)
 		}
 		conn.Close()
-		within(t, 10*time.Second, "the tunnel ends", func() bool { return tunnelOf(conn).conn.Err() != nil })
+		within(t, 10*time.Second, "the tunnel ends", func() bool { return tunnelOf(conn).Err() != nil })
 	})
 }

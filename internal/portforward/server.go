@@ -11,6 +11,7 @@ import (
 
 	"porthole.dev/porthole/internal/pipe"
 	"porthole.dev/porthole/internal/spdy"
+	"porthole.dev/porthole/internal/tunnel"
 )
 
 // pathPrefix is where upgrades are answered; the token follows.
@@ -18,44 +19,43 @@ const pathPrefix = "/portforward/"
 
 const (
 	defaultTokenTime  = time.Minute
-	defaultMaxOffers  = 1000
+	defaultMaxPending = 1000
 	defaultServerIdle = 4 * time.Hour
 )
 
-// Server is the node's end of the protocol: it answers upgrades, for which a
-// single-use token was handed out before, and joins the connections in their
-// tunnels to ports. The zero value works; its methods are safe to call at the
-// same time. Call Close in the end.
+// Server is the node's end: it answers upgrades, for each of which a single-use token was
+// handed out before, and connects the connections in their tunnels to ports. The zero value
+// works; its methods are safe to call at the same time. Call Close in the end.
 //
 // It answers SPDY/3.1, the WebSocket that carries SPDY, and the older WebSocket
 // forms v4.channel.k8s.io and v4.base64.channel.k8s.io.
 //
-// Requests that are slow to come are the http.Server's to end: set its
-// ReadTimeout, WriteTimeout and MaxHeaderBytes. Nothing is held here for one that has not
-// come as a whole, and upgraded connections are not subject to its timeouts.
+// Ending requests that are slow to come is left to the http.Server: set its ReadTimeout,
+// WriteTimeout and MaxHeaderBytes. Nothing is held here for a request that has not come as a
+// whole, and upgraded connections are not subject to these timeouts.
 type Server struct {
-	// TokenTime is how long an Offer waits for its upgrade; 0 means a minute.
+	// TokenTime is how long an upgrade is waited for; 0 means a minute.
 	TokenTime time.Duration
-	// MaxOffers is how many Offers may wait at once; 0 means 1000.
-	MaxOffers int
+	// MaxPending is how many upgrades may be waited for at once; 0 means 1000.
+	MaxPending int
 	// IdleTime is how long a tunnel may be without connections; 0 means 4
 	// hours, the kubelet's own default (--streaming-connection-idle-timeout).
 	IdleTime time.Duration
-	// Memory is how many octets the tunnels may hold unread together; 0 means 256
+	// Memory is how many bytes the tunnels may hold unread together; 0 means 256
 	// MiB. It pays for windows as they are granted, and 8 KiB for each stream.
 	Memory int
 	// MaxTunnels is how many tunnels there may be at once, and MaxPodTunnels how
-	// many of them to one Offer.Pod; 0 means 512 and 128.
+	// many of them to one PendingUpgrade.Pod; 0 means 512 and 128.
 	MaxTunnels, MaxPodTunnels int
-	// Log gets what explains a Server's behaviour; nil is for nobody.
+	// Log gets what explains a Server's behaviour; nil means no log.
 	Log *slog.Logger
 
-	once   sync.Once
-	log    *slog.Logger
-	life   context.Context // ends with Close
-	end    context.CancelFunc
-	copier pipe.Copier
-	offers offers
+	once    sync.Once
+	log     *slog.Logger
+	life    context.Context // ends with Close
+	end     context.CancelFunc
+	copier  pipe.Copier
+	pending pendingUpgrades
 
 	tunnels serverTunnels
 	memory  *spdy.Budget
@@ -65,59 +65,63 @@ type Server struct {
 	work   sync.WaitGroup // tunnels
 }
 
-// Offer returns the path, "/portforward/TOKEN", under which ServeHTTP answers one
-// upgrade, once and soon. The error is ErrTooManyOffers, or net.ErrClosed after
-// Close.
-func (s *Server) Offer(o Offer) (path string, err error) {
+// Expect returns the path, "/portforward/TOKEN", under which ServeHTTP answers one upgrade,
+// once and soon. The error is ErrTooManyPending, or net.ErrClosed after Close.
+func (s *Server) Expect(u PendingUpgrade) (path string, err error) {
 	s.init()
-	token, err := s.offers.add(o)
+	token, err := s.pending.add(u)
 	if err != nil {
 		return "", err
 	}
 	return pathPrefix + token, nil
 }
 
-// ServeHTTP answers an upgrade, and with 404 what has no Offer. It returns as soon
-// as it has answered; the tunnel goes on.
+// ServeHTTP answers an upgrade, and with 404 one that is not expected. It returns as soon as
+// it has answered; the tunnel goes on.
 //
-// Who asks is nobody's question but the token's: there is nothing here that a
-// browser would send along by itself, so an Origin header means nothing.
-func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+// The token alone decides who may ask. A browser sends no credentials for it by itself, so an
+// Origin header means nothing here.
+func (s *Server) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	s.init()
-	token, ok := strings.CutPrefix(r.URL.Path, pathPrefix)
-	var offer Offer
+	token, ok := strings.CutPrefix(req.URL.Path, pathPrefix)
+	var pending PendingUpgrade
 	if ok {
-		offer, ok = s.offers.take(token)
+		pending, ok = s.pending.take(token)
 	}
 	if !ok {
-		http.NotFound(w, r)
+		http.NotFound(w, req)
 		return
 	}
-	c := &caller{server: s, offer: offer, addr: clientAddr(r), agent: clip(r.UserAgent()), share: s.memory.NewShare()}
+	r := &upgradeRequest{
+		server: s, pending: pending, client: clientAddr(req), userAgent: tunnel.ClipText(req.UserAgent()), share: s.memory.NewShare(),
+	}
 	if !s.enter() {
-		c.leave()
+		r.release()
 		http.Error(w, "server is closing", http.StatusServiceUnavailable)
 		return
 	}
-	if err := s.tunnels.admit(c); err != nil {
-		s.log.Warn("upgrade refused", "client", c.addr, "pod", offer.Pod, "err", err)
-		c.leave()
+	if err := s.tunnels.admit(r); err != nil {
+		s.log.Warn("upgrade refused", "client", r.client, "pod", pending.Pod, "err", err)
+		r.release()
 		s.work.Done()
 		http.Error(w, "unable to upgrade: "+err.Error(), http.StatusServiceUnavailable)
 		return
 	}
-	tunnel, err := c.accept(w, r)
+	t, err := r.accept(w, req)
 	if err != nil {
-		s.log.Debug("upgrade refused", "client", c.addr, "err", err)
-		c.leave()
+		s.log.Debug("upgrade refused", "client", r.client, "err", err)
+		r.release()
 		s.work.Done()
 		return
 	}
-	s.tunnels.open(c, tunnel)
+	s.tunnels.open(r, t)
 	go func() {
 		defer s.work.Done()
-		defer c.leave()
-		tunnel.run(s.life)
+		defer r.release()
+		began := time.Now()
+		if err := t.Run(s.life); err != nil {
+			s.log.Debug("tunnel closed", "client", r.client, "age", time.Since(began), "err", err)
+		}
 	}()
 }
 
@@ -139,7 +143,7 @@ func (s *Server) Close() error {
 	s.closed = true
 	s.mu.Unlock()
 	s.end()
-	s.offers.close()
+	s.pending.close()
 	s.work.Wait()
 	s.copier.Close()
 	return nil
@@ -152,21 +156,21 @@ func (s *Server) init() {
 		if s.log == nil {
 			s.log = slog.New(slog.DiscardHandler)
 		}
-		s.offers.time = orDefault(s.TokenTime, defaultTokenTime)
-		s.offers.max = orDefault(s.MaxOffers, defaultMaxOffers)
+		s.pending.time = orDefault(s.TokenTime, defaultTokenTime)
+		s.pending.max = orDefault(s.MaxPending, defaultMaxPending)
 		s.initLimits()
 		s.life, s.end = context.WithCancel(context.Background())
 	})
 }
 
-// clientAddr is who asked, as far as the request tells: the way it came, from proxy
-// to proxy, of which the first is the client if it speaks the truth.
-func clientAddr(r *http.Request) string {
-	if via := r.Header.Values("X-Forwarded-For"); len(via) > 0 {
-		return clip(strings.Join(via, ", "))
+// clientAddr returns who asked, as far as the request tells: the proxies that it came through,
+// of which the first names the client if it speaks the truth.
+func clientAddr(req *http.Request) string {
+	if via := req.Header.Values("X-Forwarded-For"); len(via) > 0 {
+		return tunnel.ClipText(strings.Join(via, ", "))
 	}
-	if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
+	if host, _, err := net.SplitHostPort(req.RemoteAddr); err == nil {
 		return host
 	}
-	return r.RemoteAddr
+	return req.RemoteAddr
 }

@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"porthole.dev/porthole/internal/tunnel"
 )
 
 // network is the way to a server. What is under way in it can be lost, as when packets are
@@ -126,7 +128,7 @@ func TestSilence(t *testing.T) {
 		mustRead(t, conn, "hello")
 		defer network.hush()()
 		conn.SetReadDeadline(time.Now().Add(20 * time.Second))
-		if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, ErrTunnel) || !errors.Is(err, ErrSilent) {
+		if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, tunnel.ErrTunnel) || !errors.Is(err, ErrSilent) {
 			t.Errorf("read: %v", err)
 		}
 		exchangeWith(t, c, port, 10)
@@ -142,7 +144,7 @@ func TestSilenceEnds(t *testing.T) {
 	mustWrite(t, conn, "hello")
 	mustRead(t, conn, "hello")
 	again := network.hush()
-	within(t, 20*time.Second, "a silence", func() bool { return tunnelOf(conn).silence() >= c.tunnels.silence })
+	within(t, 20*time.Second, "a silence", func() bool { return time.Since(tunnelOf(conn).LastRead()) >= c.tunnels.silence })
 	again()
 	mustWrite(t, conn, "alive")
 	mustRead(t, conn, "alive")
@@ -157,7 +159,7 @@ func TestStockServerMayBeSilent(t *testing.T) {
 	mustWrite(t, conn, "hello")
 	mustRead(t, conn, "hello")
 	again := network.hush()
-	within(t, 20*time.Second, "a silence", func() bool { return conn.tunnel.silence() >= 10*c.Silence })
+	within(t, 20*time.Second, "a silence", func() bool { return time.Since(tunnelOf(conn).LastRead()) >= 10*c.Silence })
 	again()
 	mustWrite(t, conn, "alive")
 	mustRead(t, conn, "alive")
@@ -191,7 +193,7 @@ func TestWakes(t *testing.T) {
 			within(t, 10*time.Second, "the tunnel shows that it lives", func() bool {
 				c.tunnels.mu.Lock()
 				defer c.tunnels.mu.Unlock()
-				return !c.tunnels.woke.IsZero() && !tunnelOf(conn).doubtful()
+				return !c.tunnels.woke.IsZero() && !tunnelOf(conn).LastRead().Before(c.tunnels.woke)
 			})
 			mustWrite(t, conn, "hello")
 			mustRead(t, conn, "hello")

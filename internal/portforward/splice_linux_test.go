@@ -25,7 +25,7 @@ func TestNodeSplices(t *testing.T) {
 			conn := reach(t, n.client(t, form, func(c *Client) { c.SPDYOnly = true }), port)
 			defer conn.Close()
 			if got, err := io.Copy(io.Discard, conn); got != size || err != nil {
-				t.Errorf("%d of %d octets came, %v", got, size, err)
+				t.Errorf("%d of %d bytes came, %v", got, size, err)
 			}
 			used := kernelPipes(t) // the Server keeps one for the next burst
 			maps.DeleteFunc(used, func(pipe string, _ bool) bool { return before[pipe] })

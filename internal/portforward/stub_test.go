@@ -209,13 +209,13 @@ func ways(t *testing.T, test func(t *testing.T, way func(*Client))) {
 	t.Run("spdy", func(t *testing.T) { test(t, spdyOnly) })
 }
 
-func dial(t testing.TB, c *Client, port uint16) *Conn {
+func dial(t testing.TB, c *Client, port uint16) *stockConn {
 	t.Helper()
 	conn, err := c.Dial(t.Context(), port)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return conn.(*Conn)
+	return conn.(*stockConn)
 }
 
 // exchange sends a line through a new connection and wants it back.
@@ -233,7 +233,7 @@ func exchange(t testing.TB, c *Client) {
 	conn.Close()
 }
 
-// delayed returns the address of a proxy to addr that delivers octets later by
+// delayed returns the address of a proxy to addr that delivers bytes later by
 // the given time, each way.
 func delayed(t testing.TB, target string, by time.Duration) string {
 	t.Helper()
@@ -276,8 +276,8 @@ func delayed(t testing.TB, target string, by time.Duration) string {
 // deliver copies in pieces, each of which arrives late.
 func deliver(dst pipe.Conn, src io.Reader, by time.Duration) {
 	type piece struct {
-		octets []byte
-		due    time.Time
+		bytes []byte
+		due   time.Time
 	}
 	pieces := make(chan piece, 1000)
 	go func() {
@@ -293,7 +293,7 @@ func deliver(dst pipe.Conn, src io.Reader, by time.Duration) {
 	}()
 	for p := range pieces {
 		time.Sleep(time.Until(p.due))
-		dst.Write(p.octets)
+		dst.Write(p.bytes)
 	}
 	dst.CloseWrite()
 }

@@ -13,14 +13,13 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"porthole.dev/porthole/internal/tunnel"
 )
 
 const (
-	// maxBody is how much of an answer's body is read, of which maxMessage is
-	// kept when it is not a Kubernetes Status.
-	maxBody    = 64 << 10
-	maxMessage = 4 << 10
-
+	// maxBody is how much of an answer's body is read.
+	maxBody = 64 << 10
 	// spdyTime is how long SPDY may take before a WebSocket is tried. What stands in
 	// its way may swallow it without an answer.
 	spdyTime = 3 * time.Second
@@ -160,7 +159,7 @@ func (c *Client) upgradeSPDY(ctx context.Context) (upgraded, error) {
 	}
 	req.Header.Set("Connection", "Upgrade")
 	req.Header.Set("Upgrade", "SPDY/3.1")
-	req.Header["X-Stream-Protocol-Version"] = []string{protocolV1, protocol}
+	req.Header["X-Stream-Protocol-Version"] = []string{tunnel.Protocol, protocol}
 	resp, err := c.Transport.RoundTrip(req)
 	if err != nil {
 		return upgraded{}, err
@@ -182,7 +181,7 @@ func spdyBody(resp *http.Response) (upgraded, error) {
 		return upgraded{}, fmt.Errorf("%w: Upgrade is %q", errUpgrade, resp.Header.Get("Upgrade"))
 	}
 	chosen := resp.Header.Get("X-Stream-Protocol-Version")
-	if chosen != protocol && chosen != protocolV1 {
+	if chosen != protocol && chosen != tunnel.Protocol {
 		return upgraded{}, fmt.Errorf("%w: X-Stream-Protocol-Version is %q", errUpgrade, chosen)
 	}
 	rwc, ok := resp.Body.(io.ReadWriteCloser)
@@ -220,10 +219,5 @@ func message(body []byte) string {
 	if json.Unmarshal(body, &status) == nil && status.Kind == "Status" && status.Message != "" {
 		text = status.Message
 	}
-	return clip(strings.TrimSpace(text))
-}
-
-// clip bounds a foreign text, and leaves no half of a character behind.
-func clip(text string) string {
-	return strings.ToValidUTF8(text[:min(len(text), maxMessage)], "")
+	return tunnel.ClipText(strings.TrimSpace(text))
 }

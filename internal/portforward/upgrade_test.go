@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"porthole.dev/porthole/internal/tunnel"
 )
 
 func TestUpgrade(t *testing.T) {
@@ -132,7 +134,7 @@ func TestStatusError(t *testing.T) {
 		{404, "404 page not found\n", "404 page not found"},
 		{500, `{"kind":"Secret","message":"none"}`, `{"kind":"Secret","message":"none"}`},
 		{502, "", ""},
-		{503, strings.Repeat("é", 1<<20), strings.Repeat("é", maxMessage/2)},
+		{503, strings.Repeat("é", 1<<20), strings.Repeat("é", tunnel.MaxText/2)},
 	}
 	ways(t, func(t *testing.T, way func(*Client)) {
 		for _, test := range tests {

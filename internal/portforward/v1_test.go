@@ -1,28 +1,19 @@
 package portforward
 
 import (
-	"context"
-	"errors"
-	"fmt"
 	"io"
 	"net"
-	"net/http"
-	"os"
 	"strings"
 	"sync"
-	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/net/nettest"
 
-	"porthole.dev/porthole/internal/pipe"
-	"porthole.dev/porthole/internal/spdy"
-	"porthole.dev/porthole/internal/target"
+	"porthole.dev/porthole/internal/tunnel"
 )
 
-var _ net.Conn = (*v1Conn)(nil)
+var _ net.Conn = (*tunnel.Conn)(nil)
 
 func TestV1Conn(t *testing.T) {
 	ways(t, func(t *testing.T, way func(*Client)) {
@@ -35,104 +26,12 @@ func TestV1Conn(t *testing.T) {
 			})
 			c := newNode(t).client(t, way)
 			c1 = reach(t, c, port)
-			if _, ok := c1.(*v1Conn); !ok {
+			if _, ok := c1.(*tunnel.Conn); !ok {
 				t.Fatalf("connection is a %T", c1)
 			}
 			return c1, <-peers, func() { close(done); c.Close() }, nil
 		})
 	})
-}
-
-// An end of file waits for nothing, whichever side it comes from first.
-func TestV1EndIsAtOnce(t *testing.T) {
-	port := listen(t, func(conn *net.TCPConn) {
-		io.WriteString(conn, "enough")
-		conn.CloseWrite()
-		io.Copy(io.Discard, conn)
-	})
-	c := newNode(t).client(t)
-	if err := c.Connect(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	conn := reach(t, c, port)
-	defer conn.Close()
-	began := time.Now()
-	if got, err := io.ReadAll(conn); err != nil || string(got) != "enough" {
-		t.Fatalf("read %q, %v", got, err)
-	}
-	if took := time.Since(began); took >= openEnd {
-		t.Errorf("the end took %v", took)
-	}
-}
-
-// What a Dialer's error wraps is what the client's error is.
-func TestV1Reasons(t *testing.T) {
-	causes := map[Reason]error{
-		ReasonRefused:     fmt.Errorf("dial: %w", syscall.ECONNREFUSED),
-		ReasonReset:       fmt.Errorf("dial: %w", syscall.ECONNRESET),
-		ReasonDenied:      fmt.Errorf("port 81: %w (--deny-ports)", ErrDenied),
-		ReasonNoSandbox:   fmt.Errorf("enter: %w", ErrNoSandbox),
-		ReasonTimeout:     fmt.Errorf("dial: %w", context.DeadlineExceeded),
-		ReasonUnsupported: fmt.Errorf("dial: %w", ErrUnsupported),
-		ReasonFailed:      errors.New("out of luck " + strings.Repeat("é", maxMessage)),
-	}
-	for reason, cause := range causes {
-		t.Run(string(reason), func(t *testing.T) {
-			n := newNode(t, func(n *node) {
-				n.Offers.Dialer = loopback{err: func(uint16) error { return cause }}
-			})
-			conn := reach(t, n.client(t), 81)
-			defer conn.Close()
-			_, err := io.ReadAll(conn)
-			var failed *PortError
-			want := clip("error forwarding port 81 to pod 4f2a, uid : " + cause.Error())
-			if !errors.As(err, &failed) || failed.Reason != reason || failed.Text != want || failed.Port != 81 {
-				t.Errorf("read: %.200v", err)
-			}
-			for _, is := range append(reason.errors(), err) {
-				if !errors.Is(err, is) {
-					t.Errorf("error is not %v", is)
-				}
-			}
-			if errors.Is(err, os.ErrNotExist) {
-				t.Error("error is everything")
-			}
-			if _, err := conn.Write([]byte("x")); !errors.As(err, &failed) {
-				t.Errorf("write: %v", err)
-			}
-		})
-	}
-}
-
-// A stream that asks for what there is not is told so, and harms no other.
-func TestV1Unsupported(t *testing.T) {
-	n := newNode(t)
-	c := n.client(t)
-	port := listen(t, echoing)
-	exchangeWith(t, c, port, 10)
-	tunnel := c.tunnels.tunnels[0]
-	for _, header := range []http.Header{
-		{},
-		{"network": {"udp"}, "port": {"53"}},
-		{"network": {"unix"}, "path": {"/run/x.sock"}},
-		{"network": {strings.Repeat("x", 10_000)}},
-		{"network": {"tcp"}},
-		{"network": {"tcp"}, "port": {"0"}},
-		{"network": {"tcp"}, "port": {"65536"}},
-		{"network": {"tcp"}, "port": {"http"}},
-	} {
-		s, err := tunnel.conn.OpenStream(header, false)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := s.Read(make([]byte, 1)); !errors.Is(err, spdy.ErrReset) {
-			t.Errorf("%.50v: %v", header, err)
-		}
-		if got := s.LateHeaders().Get("reason"); got != "unsupported" {
-			t.Errorf("%.50v: %q", header, got)
-		}
-	}
-	exchangeWith(t, c, port, 10)
 }
 
 // A WebSocket is only what there is where SPDY does not get through, and nothing is opened
@@ -257,30 +156,6 @@ func TestV1StalledAmongMany(t *testing.T) {
 	}
 }
 
-// The tunnel under it breaks: no end of file.
-func TestV1TunnelBreaks(t *testing.T) {
-	port := listen(t, func(conn *net.TCPConn) {
-		io.WriteString(conn, "half an ")
-		io.Copy(io.Discard, conn)
-	})
-	n := newNode(t)
-	c := n.client(t)
-	conn := reach(t, c, port)
-	defer conn.Close()
-	mustRead(t, conn, "half an ")
-	n.mu.Lock()
-	for _, accepted := range n.conns {
-		accepted.Close()
-	}
-	n.mu.Unlock()
-	if _, err := io.ReadAll(conn); !errors.Is(err, ErrTunnel) || errors.Is(err, io.EOF) {
-		t.Errorf("read: %v", err)
-	}
-	if _, err := conn.Write([]byte("x")); !errors.Is(err, ErrTunnel) {
-		t.Errorf("write: %v", err)
-	}
-}
-
 // Reset connections leave the tunnel to others, and nothing behind.
 func TestV1ResetLeavesTunnel(t *testing.T) {
 	flood := listen(t, func(conn *net.TCPConn) { io.Copy(conn, endless{}) })
@@ -297,42 +172,4 @@ func TestV1ResetLeavesTunnel(t *testing.T) {
 	if got := c.tunnels.tunnels[0].conn.Streams(); got != 0 {
 		t.Errorf("%d streams left", got)
 	}
-}
-
-// Streams that are opened and reset at once are work for a while, of which there is
-// only so much.
-func TestV1RapidReset(t *testing.T) {
-	dialer := stuck{new(atomic.Int32), make(chan struct{})}
-	n := newNode(t, func(n *node) { n.Offers.Dialer = dialer })
-	t.Cleanup(func() { close(dialer.release) })
-	c := n.client(t)
-	reach(t, c, 80).Reset()
-	tunnel := c.tunnels.tunnels[0]
-	for range 3 * maxServed {
-		s, err := tunnel.conn.OpenStream(http.Header{"network": {"tcp"}, "port": {"80"}}, false)
-		if err != nil {
-			t.Fatal(err)
-		}
-		s.Reset()
-	}
-	last := reach(t, c, 80)
-	defer last.Close()
-	if _, err := last.Read(make([]byte, 1)); !errors.Is(err, ErrReset) {
-		t.Errorf("read: %v", err)
-	}
-	if got := dialer.dials.Load(); got > maxServed {
-		t.Errorf("%d dials at once", got)
-	}
-}
-
-// stuck dials until it is released, whatever ends before.
-type stuck struct {
-	dials   *atomic.Int32
-	release chan struct{}
-}
-
-func (s stuck) Dial(context.Context, target.Address) (pipe.Conn, error) {
-	s.dials.Add(1)
-	<-s.release
-	return nil, errors.New("released")
 }

@@ -73,7 +73,7 @@ func toStock(b *testing.B) (io.WriteCloser, io.Reader) {
 	streams := serveStock(b, server, true)
 	c := New(client, Config{})
 	b.Cleanup(func() { c.Close() })
-	s, err := c.OpenStream(http.Header{}, false)
+	s, err := c.OpenStream(Header{}, false)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -160,7 +160,7 @@ func BenchmarkTunnel(b *testing.B) {
 	b.ReportAllocs()
 	for range b.N {
 		c := New(newRecorder(), Config{})
-		if _, err := c.OpenStream(http.Header{"Port": {"8080"}}, false); err != nil {
+		if _, err := c.OpenStream(Header{"Port": {"8080"}}, false); err != nil {
 			b.Fatal(err)
 		}
 		c.Close()
@@ -180,7 +180,7 @@ func BenchmarkOpen(b *testing.B) {
 			s.Close()
 		}
 	}()
-	headers := http.Header{"Streamtype": {"data"}, "Port": {"8080"}, "Requestid": {"1"}}
+	headers := Header{"Streamtype": {"data"}, "Port": {"8080"}, "Requestid": {"1"}}
 	buf := []byte{1}
 	b.ReportAllocs()
 	b.ResetTimer()

@@ -3,7 +3,6 @@ package spdy
 import (
 	"io"
 	"math/rand/v2"
-	"net/http"
 	"sync"
 	"testing"
 	"time"
@@ -48,7 +47,7 @@ func mirror(s *Stream) {
 
 func churn(t *testing.T, c *Conn, rnd *rand.Rand) {
 	for range 20 {
-		s, err := c.OpenStream(http.Header{"Port": {"8080"}}, false)
+		s, err := c.OpenStream(Header{"Port": {"8080"}}, false)
 		if err != nil {
 			t.Error(err)
 			return

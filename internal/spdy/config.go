@@ -50,17 +50,17 @@ type Config struct {
 	// peer with one stalled stream may stop answering although it lives.
 	PingTimeout time.Duration
 
-	// Nudge makes pings that want no answer: what they are for is to be written,
+	// Probe makes pings that want no answer: what they are for is to be written,
 	// by which the way to the peer finds out that it is gone. A stock client
 	// handles frames with few workers, and each PING that it cannot answer, for a
 	// stalled stream of its own, holds up one of them. PingTimeout means nothing.
-	Nudge bool
+	Probe bool
 
-	// Gone, if set, says whether the transport has lost its peer, although there
+	// PeerClosed, if set, says whether the transport has lost its peer, although there
 	// may be octets left to read. While the tunnel reads nothing because a stream's
 	// buffer is full, a frame is written four times a second so that it can know; it
 	// is asked when that has lasted for two seconds, and true ends the tunnel.
-	Gone func() bool
+	PeerClosed func() bool
 }
 
 func (cfg Config) withDefaults() Config {
@@ -74,15 +74,15 @@ func (cfg Config) withDefaults() Config {
 	if cfg.FlowControl {
 		cfg.ReceiveBuffer = max(cfg.ReceiveBuffer, initialWindow)
 	}
-	if cfg.Nudge {
+	if cfg.Probe {
 		cfg.PingTimeout = 0
 	}
 	return cfg
 }
 
-// nudge is a PING that the peer must ignore: the answer to one that it will not have
+// probe is a PING that the peer must ignore: the answer to one that it will not have
 // sent (section 2.6.5).
-func (cfg Config) nudge() control {
+func (cfg Config) probe() control {
 	return control{kind: kindPing, value: maxStreamID - cfg.firstID()&1}
 }
 

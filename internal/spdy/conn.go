@@ -9,7 +9,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,6 +25,7 @@ type Conn struct {
 	hangUp    sync.Once // closes transport
 	send      sender
 	chunks    chunkPool
+	reader    frameReader
 	beat      heartbeat
 	vigil     vigil
 
@@ -68,6 +68,7 @@ func New(transport io.ReadWriteCloser, cfg Config) *Conn {
 	}
 	c.chunks.share = cfg.Share
 	c.send.init(cfg.FlowControl, cfg.Share)
+	c.reader.init(transport)
 	c.announce()
 	c.beat.start(c)
 	c.loops.Add(2)
@@ -80,7 +81,7 @@ func New(transport io.ReadWriteCloser, cfg Config) *Conn {
 // follows at once. If fin is true there is nothing to be written. A refusal shows
 // as ErrRefused on the first Read or Write that comes after it. Headers are sent
 // in lower case; a name may have several values.
-func (c *Conn) OpenStream(headers http.Header, fin bool) (*Stream, error) {
+func (c *Conn) OpenStream(headers Header, fin bool) (*Stream, error) {
 	text, err := headerText(headers)
 	if err != nil {
 		return nil, err
@@ -120,7 +121,7 @@ func (c *Conn) mayOpen() error {
 }
 
 // add puts a new stream into the map; c.mu is held.
-func (c *Conn) add(id uint32, headers http.Header) *Stream {
+func (c *Conn) add(id uint32, headers Header) *Stream {
 	s := newStream(c, id, headers, c.windows.promised)
 	c.streams[id] = s
 	c.open[id&1]++
@@ -198,6 +199,11 @@ func (c *Conn) Stalled() time.Duration {
 
 // now is the time since the tunnel began, in nanoseconds, never 0.
 func (c *Conn) now() int64 { return max(1, int64(time.Since(c.born))) }
+
+// LastRead returns when bytes last came from the transport; at first, when the tunnel began.
+func (c *Conn) LastRead() time.Time {
+	return c.reader.started.Add(time.Duration(c.reader.lastRead.Load()))
+}
 
 // Ping sends a PING at once, if this end sends any.
 func (c *Conn) Ping() { c.beat.now() }

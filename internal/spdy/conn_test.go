@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"net/http"
 	"runtime"
 	"sync"
 	"testing"
@@ -53,8 +52,8 @@ func TestCork(t *testing.T) {
 	c := New(r, Config{})
 	defer c.Close()
 	c.Cork()
-	c.OpenStream(http.Header{"Streamtype": {"error"}}, true)
-	s, _ := c.OpenStream(http.Header{"Streamtype": {"data"}}, false)
+	c.OpenStream(Header{"Streamtype": {"error"}}, true)
+	s, _ := c.OpenStream(Header{"Streamtype": {"data"}}, false)
 	mustWrite(t, s, "GET / ")
 	mustWrite(t, s, "HTTP/1.0\r\n\r\n")
 	s.CloseWrite()

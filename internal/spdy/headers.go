@@ -7,10 +7,14 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
-	"net/http"
+	"net/textproto"
 	"slices"
 	"strings"
 )
+
+// Header are the headers of a stream. They are sent in lower case; a name may have several
+// values.
+type Header = textproto.MIMEHeader
 
 // The caps of a header block. What Kubernetes sends is under 200 octets.
 const (
@@ -54,7 +58,7 @@ func (e *headerEncoder) append(dst, text []byte) []byte {
 // headerText lays out h as a name/value block (section 2.6.10): names in lower
 // case and sorted, so that the octets depend on nothing but h. Headers that the
 // caps of this package would refuse are an error.
-func headerText(h http.Header) ([]byte, error) {
+func headerText(h Header) ([]byte, error) {
 	names := make([]string, 0, len(h))
 	for name := range h {
 		names = append(names, name)
@@ -120,7 +124,7 @@ func (b *blockFeed) ReadByte() (byte, error) {
 
 // decode decompresses one header block and parses it. Names are canonical in the
 // result. Any error is ErrProtocol.
-func (d *headerDecoder) decode(block []byte) (http.Header, error) {
+func (d *headerDecoder) decode(block []byte) (Header, error) {
 	if len(block) > maxHeaderBlock {
 		return nil, protocolError("header block of %d octets", len(block))
 	}
@@ -167,7 +171,7 @@ func (d *headerDecoder) begin() error {
 }
 
 // parse reads the name/value block, which says itself where it ends.
-func (d *headerDecoder) parse() (http.Header, error) {
+func (d *headerDecoder) parse() (Header, error) {
 	count, err := d.number()
 	if err != nil {
 		return nil, err
@@ -175,7 +179,7 @@ func (d *headerDecoder) parse() (http.Header, error) {
 	if count > maxHeaderCount {
 		return nil, protocolError("%d headers", count)
 	}
-	h, values := make(http.Header, count), 0
+	h, values := make(Header, count), 0
 	for range count {
 		n, err := d.pair(h)
 		if err != nil {
@@ -190,7 +194,7 @@ func (d *headerDecoder) parse() (http.Header, error) {
 
 // pair reads one name with its values into h and returns how many these are, of which it
 // reads no more than are too many: an empty value is one octet here, and more in h.
-func (d *headerDecoder) pair(h http.Header) (values int, err error) {
+func (d *headerDecoder) pair(h Header) (values int, err error) {
 	name, err := d.string()
 	if err != nil {
 		return 0, err
@@ -199,7 +203,7 @@ func (d *headerDecoder) pair(h http.Header) (values int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	key := http.CanonicalHeaderKey(name)
+	key := textproto.CanonicalMIMEHeaderKey(name)
 	if name == "" || name != strings.ToLower(name) || h[key] != nil {
 		return 0, protocolError("header name %.40q is empty, not in lower case, or given twice", name)
 	}

@@ -47,7 +47,7 @@ func (c *compressor) block(t testing.TB, text []byte) []byte {
 	return bytes.Clone(c.buf.Bytes())
 }
 
-func text(t testing.TB, h http.Header) []byte {
+func text(t testing.TB, h Header) []byte {
 	t.Helper()
 	b, err := headerText(h)
 	if err != nil {
@@ -58,7 +58,7 @@ func text(t testing.TB, h http.Header) []byte {
 
 func TestHeaderBlockVector(t *testing.T) {
 	var e headerEncoder
-	first := e.append(nil, text(t, http.Header{"Port": {"80"}}))
+	first := e.append(nil, text(t, Header{"Port": {"80"}}))
 	want := "7820e3c6a7c2" + "00" + "1200" + "edff" +
 		"00000001" + "00000004" + "706f7274" + "00000002" + "3830" + "000000ffff"
 	if !bytes.Equal(first, unhex(t, want)) {
@@ -71,7 +71,7 @@ func TestHeaderBlockVector(t *testing.T) {
 }
 
 // headerSets are sent one after the other through one compression context.
-var headerSets = []http.Header{
+var headerSets = []Header{
 	{"Streamtype": {"error"}, "Port": {"8080"}, "Requestid": {"0"}},
 	{"Streamtype": {"data"}, "Port": {"8080"}, "Requestid": {"0"}},
 	{},
@@ -108,7 +108,7 @@ func pairs(kv ...string) []byte {
 }
 
 func TestHeaderRefuses(t *testing.T) {
-	many := http.Header{}
+	many := Header{}
 	for i := range maxHeaderCount + 1 {
 		many[fmt.Sprintf("H%d", i)] = []string{""}
 	}
@@ -141,10 +141,10 @@ func TestHeaderRefuses(t *testing.T) {
 	if _, err := headerText(many); err == nil {
 		t.Error("too many headers were encoded")
 	}
-	if _, err := headerText(http.Header{"Values": make([]string, maxHeaderCount+1)}); err == nil {
+	if _, err := headerText(Header{"Values": make([]string, maxHeaderCount+1)}); err == nil {
 		t.Error("too many values were encoded")
 	}
-	if _, err := headerText(http.Header{"Long": {strings.Repeat("x", maxHeaderBlock)}}); err == nil {
+	if _, err := headerText(Header{"Long": {strings.Repeat("x", maxHeaderBlock)}}); err == nil {
 		t.Error("too long a header was encoded")
 	}
 }
@@ -173,7 +173,7 @@ func TestHeaderBombCostsLittle(t *testing.T) {
 // without headers, of 4 octets each, come to that after 8192.
 func TestHeaderWindowWraps(t *testing.T) {
 	for _, size := range []int{0, 1, 7, 32} {
-		h := http.Header{}
+		h := Header{}
 		if size > 0 {
 			h["Port"] = []string{strings.Repeat("8", size)}
 		}
@@ -182,7 +182,7 @@ func TestHeaderWindowWraps(t *testing.T) {
 }
 
 // wrapWindows sends one header set for many windows through our ends and stock ones.
-func wrapWindows(t *testing.T, h http.Header) {
+func wrapWindows(t *testing.T, h Header) {
 	var e headerEncoder
 	var ours, stocks headerDecoder
 	var out, in bytes.Buffer
@@ -199,7 +199,7 @@ func wrapWindows(t *testing.T, h http.Header) {
 		if _, err := stock.ReadFrame(); err != nil {
 			t.Fatalf("block %d, ours to stock: %v", i, err)
 		}
-		stock.WriteFrame(&stockframes.SynReplyFrame{StreamId: 1, Headers: h})
+		stock.WriteFrame(&stockframes.SynReplyFrame{StreamId: 1, Headers: http.Header(h)})
 		b := bytes.Clone(out.Bytes())
 		out.Reset()
 		if f, err = parseControl(b[:headerSize], b[headerSize:]); err != nil {

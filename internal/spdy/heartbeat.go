@@ -82,8 +82,8 @@ func (b *heartbeat) step() (alive bool) {
 // ping sends the next ping. One that finds no room among all that the peer has
 // left unread would tell it nothing.
 func (b *heartbeat) ping() {
-	if b.conn.cfg.Nudge {
-		_ = b.conn.send.control(b.conn.cfg.nudge())
+	if b.conn.cfg.Probe {
+		_ = b.conn.send.control(b.conn.cfg.probe())
 		return
 	}
 	b.id += 2

@@ -239,6 +239,23 @@ func (b *inbox) view() ([]byte, error) {
 	}
 }
 
+// waitUntil is for Stream.WaitUntil.
+func (b *inbox) waitUntil(done func() bool) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for {
+		switch {
+		case done():
+			return nil
+		case b.closed:
+			return net.ErrClosed
+		case b.deadline.passed:
+			return os.ErrDeadlineExceeded
+		}
+		b.more.Wait()
+	}
+}
+
 // first returns the octets of the first chunk that has any.
 func (b *inbox) first() []byte {
 	for b.chunks[0].r == b.chunks[0].w {

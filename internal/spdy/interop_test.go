@@ -82,7 +82,7 @@ func closeWrite(s duplex) error {
 
 // interops run a test on a stream between one of ours and a stock end.
 func interops(t *testing.T, test func(t *testing.T, opened, accepted duplex)) {
-	headers := http.Header{"Streamtype": {"data"}, "Port": {"8080"}}
+	headers := Header{"Streamtype": {"data"}, "Port": {"8080"}}
 	t.Run("our client", func(t *testing.T) {
 		a, b := transports(t)
 		streams := serveStock(t, b, true)
@@ -103,7 +103,7 @@ func interops(t *testing.T, test func(t *testing.T, opened, accepted duplex)) {
 		c := New(b, Config{Server: true, PingInterval: 50 * time.Millisecond})
 		defer c.Close()
 		client := stock(t, a, false, spdystream.NoOpStreamHandler)
-		s, err := client.CreateStream(headers, nil, false)
+		s, err := client.CreateStream(http.Header(headers), nil, false)
 		if err == nil {
 			err = s.WaitTimeout(5 * time.Second)
 		}
@@ -177,7 +177,7 @@ func TestStockTakesPipelinedData(t *testing.T) {
 	defer c.Close()
 	for range 200 {
 		c.Cork()
-		s, err := c.OpenStream(http.Header{"Port": {"8080"}}, false)
+		s, err := c.OpenStream(Header{"Port": {"8080"}}, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -267,7 +267,7 @@ func TestStockManyStreams(t *testing.T) {
 	var clients sync.WaitGroup
 	for range 50 {
 		clients.Go(func() {
-			s, err := c.OpenStream(http.Header{"Port": {"8080"}}, false)
+			s, err := c.OpenStream(Header{"Port": {"8080"}}, false)
 			if err != nil {
 				t.Error(err)
 				return

@@ -1,9 +1,6 @@
 package spdy
 
-import (
-	"net/http"
-	"sync"
-)
+import "sync"
 
 // maxLateHeaders is how many octets of headers a stream keeps that came after its
 // opening.
@@ -15,7 +12,7 @@ type loss struct {
 	mu     sync.Mutex
 	reason error  // why, nil while nothing has happened
 	tell   func() // who wants to know, or nil
-	late   http.Header
+	late   Header
 }
 
 func (l *loss) watch(f func()) {
@@ -50,7 +47,7 @@ func (l *loss) call() {
 }
 
 // keep replaces the headers that came before: what a stream holds is bounded.
-func (l *loss) keep(headers http.Header) {
+func (l *loss) keep(headers Header) {
 	if headersSize(headers) > maxLateHeaders {
 		headers = nil
 	}
@@ -59,14 +56,14 @@ func (l *loss) keep(headers http.Header) {
 	l.late = headers
 }
 
-func (l *loss) lateHeaders() http.Header {
+func (l *loss) lateHeaders() Header {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.late
 }
 
 // headersSize is about what headers take, in octets.
-func headersSize(headers http.Header) (n int) {
+func headersSize(headers Header) (n int) {
 	const name, value = 64, 16 // besides the octets
 	for k, values := range headers {
 		n += name + len(k)

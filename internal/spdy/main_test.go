@@ -4,7 +4,6 @@ import (
 	"context"
 	"io"
 	"net"
-	"net/http"
 	"testing"
 	"time"
 
@@ -36,7 +35,7 @@ func tunnel(t testing.TB, cfg Config) (client, server *Conn) {
 // pair opens a stream and accepts it at the other end.
 func pair(t testing.TB, client, server *Conn) (a, b *Stream) {
 	t.Helper()
-	a, err := client.OpenStream(http.Header{"Streamtype": {"data"}}, false)
+	a, err := client.OpenStream(Header{"Streamtype": {"data"}}, false)
 	if err != nil {
 		t.Fatal(err)
 	}

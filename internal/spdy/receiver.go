@@ -8,9 +8,8 @@ import (
 // readLoop reads frames until the tunnel ends, for whatever reason.
 func (c *Conn) readLoop() {
 	defer c.loops.Done()
-	r := newFrameReader(c.transport)
 	for {
-		if err := c.readFrame(r); err != nil {
+		if err := c.readFrame(&c.reader); err != nil {
 			c.fail(err, errors.Is(err, ErrProtocol), goAwayProtocolError)
 			return
 		}

@@ -1,7 +1,5 @@
 package spdy
 
-import "net/http"
-
 const (
 	// streamCost is what a stream is charged for what it takes by itself, and by
 	// what serves it, in octets.
@@ -28,7 +26,7 @@ type windows struct {
 
 // afford charges the tunnel's Share for a stream to come, with the window that it begins
 // with, if it has room for that.
-func (c *Conn) afford(headers http.Header) (cost int, ok bool) {
+func (c *Conn) afford(headers Header) (cost int, ok bool) {
 	share := c.cfg.Share
 	if share.unbounded() {
 		return 0, true

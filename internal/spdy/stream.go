@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"net/http"
 	"sync"
 	"syscall"
 	"time"
@@ -18,7 +17,7 @@ import (
 type Stream struct {
 	conn    *Conn
 	id      uint32
-	headers http.Header
+	headers Header
 	done    side // guarded by conn.mu
 	loss    loss
 
@@ -36,7 +35,7 @@ const (
 	sending
 )
 
-func newStream(c *Conn, id uint32, headers http.Header, window int) *Stream {
+func newStream(c *Conn, id uint32, headers Header, window int) *Stream {
 	s := &Stream{conn: c, id: id, headers: headers}
 	s.in.init(&c.chunks, window)
 	s.in.flows = c.cfg.FlowControl
@@ -49,7 +48,7 @@ func (s *Stream) ID() uint32 { return s.id }
 
 // Headers returns the headers that the stream was opened with. They are shared:
 // do not change them.
-func (s *Stream) Headers() http.Header { return s.headers }
+func (s *Stream) Headers() Header { return s.headers }
 
 // Ended says whether nothing more is going to arrive: the peer has sent its FIN, or
 // the stream is over. Octets may be left to read.
@@ -68,6 +67,18 @@ func (s *Stream) AfterLoss(f func()) { s.loss.watch(f) }
 // tunnel: nobody reads it yet, and perhaps nobody will. Streams begin without it.
 func (s *Stream) SetExpendable(yes bool) { s.in.setSpare(yes) }
 
+// WaitUntil waits until done returns true, Wake having been called for that. The error is
+// net.ErrClosed if the stream is closed first, and os.ErrDeadlineExceeded if its read deadline
+// passes. done must not use the stream.
+func (s *Stream) WaitUntil(done func() bool) error { return s.in.waitUntil(done) }
+
+// Wake has WaitUntil ask again.
+func (s *Stream) Wake() {
+	s.in.mu.Lock()
+	defer s.in.mu.Unlock()
+	s.in.more.Broadcast()
+}
+
 // Loss says why the peer has reset the stream or the tunnel has gone away under it, nil
 // if neither has happened.
 func (s *Stream) Loss() error { return s.loss.why() }
@@ -75,7 +86,7 @@ func (s *Stream) Loss() error { return s.loss.why() }
 // SendHeaders sends headers behind what was written. They reach the peer ahead of
 // a FIN or a reset that follows. The error is ErrReset once the stream has ended in
 // both directions.
-func (s *Stream) SendHeaders(headers http.Header) error {
+func (s *Stream) SendHeaders(headers Header) error {
 	text, err := headerText(headers)
 	if err != nil {
 		return err
@@ -89,7 +100,7 @@ func (s *Stream) SendHeaders(headers http.Header) error {
 // LateHeaders returns the headers that the peer has sent last since the stream's
 // opening, nil if none or if they exceed 8 KiB. Those sent ahead of a reset are
 // there when a Read or Write fails for it.
-func (s *Stream) LateHeaders() http.Header { return s.loss.lateHeaders() }
+func (s *Stream) LateHeaders() Header { return s.loss.lateHeaders() }
 
 // LocalAddr returns the transport's address, so that streams of one tunnel have
 // the same.

@@ -36,7 +36,7 @@ func (v *vigil) begin(c *Conn) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	switch {
-	case v.running || v.over || c.cfg.Gone == nil:
+	case v.running || v.over || c.cfg.PeerClosed == nil:
 		return
 	case v.timer == nil:
 		v.timer = time.AfterFunc(vigilPause, func() { v.look(c) })
@@ -48,7 +48,7 @@ func (v *vigil) begin(c *Conn) {
 
 // look asks, and goes on as long as the read loop waits.
 func (v *vigil) look(c *Conn) {
-	if c.readStall.Load() != 0 && v.stuck(c.heard.Load()) && c.cfg.Gone() {
+	if c.readStall.Load() != 0 && v.stuck(c.heard.Load()) && c.cfg.PeerClosed() {
 		c.fail(io.ErrUnexpectedEOF, false, 0)
 		return
 	}
@@ -57,7 +57,7 @@ func (v *vigil) look(c *Conn) {
 	v.running = c.readStall.Load() != 0 && !v.over
 	if v.running {
 		// No room for it means that there is more than enough under way.
-		_ = c.send.control(c.cfg.nudge())
+		_ = c.send.control(c.cfg.probe())
 		v.timer.Reset(vigilPause)
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"io"
-	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -90,8 +89,9 @@ func TestSmallerWindowIsNotStuck(t *testing.T) {
 		t.Fatal(err)
 	}
 	peer.SetReadDeadline(time.Now().Add(30 * time.Second))
-	for r := newFrameReader(peer); ; {
-		f := readControlFrame(t, r)
+	var r frameReader
+	for r.init(peer); ; {
+		f := readControlFrame(t, &r)
 		switch {
 		case f.kind == kindPing:
 			peer.Write(wire(f)) // that the peer knows the smaller window
@@ -149,7 +149,7 @@ func TestLateHeaders(t *testing.T) {
 	if a.LateHeaders() != nil {
 		t.Error("headers out of nowhere")
 	}
-	b.SendHeaders(http.Header{"Reason": {"refused"}})
+	b.SendHeaders(Header{"Reason": {"refused"}})
 	b.Reset()
 	if _, err := a.Read(make([]byte, 1)); !errors.Is(err, ErrReset) {
 		t.Errorf("read: %v", err)
@@ -157,11 +157,11 @@ func TestLateHeaders(t *testing.T) {
 	if got := a.LateHeaders().Get("reason"); got != "refused" {
 		t.Errorf("reason %q", got)
 	}
-	if err := b.SendHeaders(http.Header{}); !errors.Is(err, ErrReset) {
+	if err := b.SendHeaders(Header{}); !errors.Is(err, ErrReset) {
 		t.Errorf("headers after the end: %v", err)
 	}
 	a, b = pair(t, client, server)
-	b.SendHeaders(http.Header{"Reason": {strings.Repeat("x", maxLateHeaders)}})
+	b.SendHeaders(Header{"Reason": {strings.Repeat("x", maxLateHeaders)}})
 	mustWrite(t, b, "x")
 	mustRead(t, a, "x")
 	if got := a.LateHeaders(); got != nil {
@@ -206,7 +206,7 @@ func TestAfterLoss(t *testing.T) {
 func TestGone(t *testing.T) {
 	a, b := transports(t)
 	gone := make(chan struct{})
-	server := New(b, Config{Server: true, ReceiveBuffer: 1 << 10, Gone: func() bool {
+	server := New(b, Config{Server: true, ReceiveBuffer: 1 << 10, PeerClosed: func() bool {
 		select {
 		case <-gone:
 			return true
@@ -234,10 +234,10 @@ func TestGone(t *testing.T) {
 	}
 }
 
-// A nudge is a frame that a peer of either library ignores.
+// A probe is a frame that a peer of either library ignores.
 func TestNudge(t *testing.T) {
 	a, b := transports(t)
-	server := New(b, Config{Server: true, Nudge: true, PingInterval: 5 * time.Millisecond, PingTimeout: time.Millisecond})
+	server := New(b, Config{Server: true, Probe: true, PingInterval: 5 * time.Millisecond, PingTimeout: time.Millisecond})
 	defer server.Close()
 	var heard bytes.Buffer
 	c := New(struct {

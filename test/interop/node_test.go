@@ -23,6 +23,7 @@ import (
 
 	"porthole.dev/porthole/internal/pipe"
 	ours "porthole.dev/porthole/internal/portforward"
+	"porthole.dev/porthole/internal/tunnel"
 	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/testenv"
 )
@@ -53,7 +54,7 @@ func startNode(t testing.TB) *node {
 	n := &node{}
 	s := &ours.Server{}
 	n.cluster = startBefore(t, func(w http.ResponseWriter, r *http.Request) {
-		path, err := s.Offer(ours.Offer{Dialer: loopback{}, Pod: "pod", Events: n.note})
+		path, err := s.Expect(ours.PendingUpgrade{Dialer: loopback{}, Pod: "pod", Events: n.note})
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return
@@ -76,7 +77,7 @@ func (n *node) ended() (all []ours.Event) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, e := range n.events {
-		if e.Stage != ours.Opened {
+		if e.Stage != tunnel.Opened {
 			all = append(all, e)
 		}
 	}
@@ -328,8 +329,8 @@ func TestBothEnds(t *testing.T) {
 			t.Error(err)
 		}
 		conn := dial(t, c, testenv.FreePort(t))
-		var refused *ours.PortError
-		if _, err := io.ReadAll(conn); !errors.As(err, &refused) || refused.Reason != ours.ReasonRefused {
+		var refused *tunnel.PortError
+		if _, err := io.ReadAll(conn); !errors.As(err, &refused) || refused.Reason != tunnel.ReasonRefused {
 			t.Errorf("read: %v", err)
 		}
 		conn.Close()

@@ -15,6 +15,7 @@ import (
 
 	"porthole.dev/porthole/internal/pipe"
 	ours "porthole.dev/porthole/internal/portforward"
+	"porthole.dev/porthole/internal/tunnel"
 	"porthole.dev/porthole/internal/testenv"
 )
 
@@ -73,7 +74,7 @@ func TestRefused(t *testing.T) {
 		for range 100 {
 			conn := dial(t, c, port)
 			_, err := io.ReadAll(conn)
-			var refused *ours.PortError
+			var refused *tunnel.PortError
 			if !errors.As(err, &refused) || refused.Port != port || !errors.Is(err, syscall.ECONNREFUSED) {
 				t.Fatalf("read: %v", err)
 			}
@@ -126,7 +127,7 @@ func TestPortResets(t *testing.T) {
 			t.Fatal(err)
 		}
 		conn.Write([]byte("xy"))
-		var reset *ours.PortError
+		var reset *tunnel.PortError
 		if _, err := io.ReadAll(conn); !errors.As(err, &reset) {
 			t.Errorf("read: %v", err)
 		}
@@ -346,7 +347,7 @@ func TestTunnelsBreak(t *testing.T) {
 		}
 		s.cut()
 		for _, conn := range conns {
-			if _, err := io.ReadAll(conn); !errors.Is(err, ours.ErrTunnel) {
+			if _, err := io.ReadAll(conn); !errors.Is(err, tunnel.ErrTunnel) {
 				t.Errorf("read: %v", err)
 			}
 		}

@@ -5,4 +5,4 @@ package portforward
 import "net"
 
 // gone cannot be told here without reading.
-func gone(net.Conn) bool { return false }
+func peerClosed(net.Conn) bool { return false }

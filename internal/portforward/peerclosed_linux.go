@@ -10,7 +10,7 @@ import (
 // gone says whether the peer of conn has closed it or is dead, although there may
 // be octets of it left to read: poll(2) tells by POLLRDHUP. What is no socket
 // never is gone.
-func gone(conn net.Conn) bool {
+func peerClosed(conn net.Conn) bool {
 	for { // TLS, and what else wraps one
 		t, ok := conn.(interface{ NetConn() net.Conn })
 		if !ok {

@@ -1,6 +1,7 @@
 package portforward
 
 import (
+	"context"
 	"io"
 	"strconv"
 	"strings"
@@ -9,9 +10,14 @@ import (
 	"time"
 
 	"porthole.dev/porthole/internal/spdy"
+	"porthole.dev/porthole/internal/tunnel"
 )
 
 const (
+	// serverPing is how often a frame goes to a stock client. An answer would mean
+	// nothing, for with a stalled stream it does not answer; but writing to a client that
+	// is gone makes the proxies on the way notice.
+	serverPing = 30 * time.Second
 	// pairTime is how long a stream waits for the one that belongs to it.
 	pairTime = 30 * time.Second
 	// maxUnpaired is how many may wait in a tunnel. Stock clients open the error
@@ -27,8 +33,8 @@ const (
 
 // pair is a connection in the stock protocol, of which one stream may be missing.
 type pair struct {
-	data, text *spdy.Stream
-	timer      *time.Timer // while one is missing
+	data, errorStream *spdy.Stream
+	timer             *time.Timer // while one is missing
 }
 
 // pairs are the streams of a tunnel that wait for each other. The zero value is
@@ -45,26 +51,42 @@ type pairs struct {
 	order   []string // of refused, the oldest first
 }
 
-// takeStock does what a stream in the stock protocol asks for, or resets it alone.
-func (s *session) takeStock(stream *spdy.Stream) {
+// stockServer is a tunnel in the stock protocol at the server's end.
+type stockServer struct {
+	*tunnel.Server
+	pairs pairs
+}
+
+func newStockServer(transport io.ReadWriteCloser, cfg tunnel.ServerConfig) *stockServer {
+	s := &stockServer{}
+	cfg.SPDY.Probe, cfg.SPDY.PingInterval = true, serverPing
+	cfg.Accept = s.accept
+	s.Server = tunnel.NewServer(transport, cfg)
+	return s
+}
+
+// Run implements serverTunnel.
+func (s *stockServer) Run(ctx context.Context) error {
+	defer s.pairs.close()
+	return s.Server.Run(ctx)
+}
+
+// accept handles a stream that a stock client has opened. One that makes no sense is reset,
+// and no other is touched.
+func (s *stockServer) accept(stream *spdy.Stream) {
 	id := requestID(stream)
 	if id == "" || len(id) > maxRequestID {
 		stream.Reset()
 		return
 	}
-	if _, ok := portHeader(stream); !ok {
+	if _, ok := tunnel.ParsePort(stream.Headers().Get("port")); !ok {
 		s.pairs.refuse(id, stream)
 		return
 	}
 	if p := s.pairs.add(id, stream); p != nil {
-		port, _ := portHeader(p.data)
-		s.begin(&stockLine{Stream: p.data, text: p.text}, port)
+		port, _ := tunnel.ParsePort(p.data.Headers().Get("port"))
+		s.Serve(&stockServerConn{Stream: p.data, errorStream: p.errorStream}, port)
 	}
-}
-
-func portHeader(stream *spdy.Stream) (port uint16, ok bool) {
-	n, err := strconv.ParseUint(stream.Headers().Get("port"), 10, 16)
-	return uint16(n), err == nil && n > 0
 }
 
 // requestID is what the two streams of a connection have in common, "" if that
@@ -102,14 +124,14 @@ func (p *pairs) add(id string, stream *spdy.Stream) *pair {
 	}
 	place := &w.data
 	if stream.Headers().Get("streamType") == "error" {
-		place = &w.text
+		place = &w.errorStream
 	}
 	if *place != nil {
 		stream.Reset()
 		return nil
 	}
 	*place = stream
-	if w.data == nil || w.text == nil {
+	if w.data == nil || w.errorStream == nil {
 		return nil
 	}
 	w.timer.Stop()
@@ -147,7 +169,7 @@ func (p *pairs) giveUp(id string, w *pair) {
 	case w.data != nil:
 		w.data.Reset()
 	default:
-		sayLast(w.text, "timed out waiting for streams")
+		endWith(w.errorStream, "timed out waiting for streams")
 	}
 }
 
@@ -187,7 +209,7 @@ func (p *pairs) close() {
 	p.closed = true
 	for _, w := range p.waiting {
 		w.timer.Stop()
-		for _, half := range []*spdy.Stream{w.data, w.text} {
+		for _, half := range []*spdy.Stream{w.data, w.errorStream} {
 			if half != nil {
 				half.Reset() // which gives back what it holds
 			}
@@ -196,37 +218,36 @@ func (p *pairs) close() {
 	p.waiting, p.refused, p.order = nil, nil, nil
 }
 
-// stockLine is a connection in the stock protocol: its data stream, and the stream
-// for the words of an error.
-type stockLine struct {
-	*spdy.Stream
-	text *spdy.Stream
-	fin  atomic.Bool
+// stockServerConn is a connection in the stock protocol at the server's end.
+type stockServerConn struct {
+	*spdy.Stream // of data
+	errorStream  *spdy.Stream
+	sentEOF      atomic.Bool
 }
 
-func (l *stockLine) finished() bool { return l.fin.Load() }
+// SentEOF implements tunnel.ServerConn.
+func (c *stockServerConn) SentEOF() bool { return c.sentEOF.Load() }
 
 // CloseWrite implements pipe.Conn.
-func (l *stockLine) CloseWrite() error {
-	l.fin.Store(true)
-	return l.Stream.CloseWrite()
+func (c *stockServerConn) CloseWrite() error {
+	c.sentEOF.Store(true)
+	return c.Stream.CloseWrite()
 }
 
-// fail says the words first: clients look for them when the data stream has ended.
-func (l *stockLine) fail(_ error, text string) {
-	sayLast(l.text, text)
-	l.Reset()
+// Fail implements tunnel.ServerConn. The text goes first: clients look for it when the data
+// stream has ended.
+func (c *stockServerConn) Fail(_ error, text string) {
+	endWith(c.errorStream, text)
+	c.Reset()
 }
 
-// end says nothing about a failure, which the reset of the data stream tells: words
-// would make kubectl end its whole session for one connection's sake.
-func (l *stockLine) end(error) {
-	l.text.Close()
-}
+// End implements tunnel.ServerConn. A failure is told by the reset of the data stream alone: a
+// text would make kubectl end its whole session because of one connection.
+func (c *stockServerConn) End(error) { c.errorStream.Close() }
 
-// sayLast writes to an error stream and ends it. A client that takes nothing holds
-// nothing up for longer than its tunnel lasts.
-func sayLast(text *spdy.Stream, words string) {
-	_, _ = io.WriteString(text, words)
-	text.Close()
+// endWith writes a text to an error stream and ends it. If the client takes nothing, that
+// waits for no longer than its tunnel lasts.
+func endWith(errorStream *spdy.Stream, text string) {
+	_, _ = io.WriteString(errorStream, text)
+	errorStream.Close()
 }

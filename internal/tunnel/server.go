@@ -1,0 +1,160 @@
+package tunnel
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"io"
+	"math"
+	"sync"
+	"time"
+
+	"porthole.dev/porthole/internal/spdy"
+)
+
+const (
+	// pingTime is how often a client is pinged, and how long it may leave a ping
+	// unanswered. After a shorter outage of the network its connections go on.
+	pingTime = 2 * time.Minute
+	// maxConns is how many connections of a tunnel are served at once. Streams that were
+	// opened and reset no longer count as open in spdy, but still cost work.
+	maxConns = 2048
+)
+
+// ServerConfig says what a tunnel leads to. Only the fields of Proxy are needed.
+type ServerConfig struct {
+	Proxy
+	// SPDY is the configuration of the layer below. For porthole.v1, flow control and
+	// pings are set by NewServer.
+	SPDY spdy.Config
+	// IdleTime is how long the tunnel may be without connections; 0 means for ever.
+	IdleTime time.Duration
+	// Sandbox, if set, ends when what the tunnel leads to is gone. The tunnel then ends
+	// with its last connection, and at once if it has none.
+	Sandbox context.Context
+	// Accept, if set, handles the streams of a tunnel that speaks another protocol than
+	// porthole.v1, and calls Serve for each connection.
+	Accept func(*spdy.Stream)
+}
+
+// Server is the far end of one tunnel: it connects each connection that the client opens to
+// its port.
+type Server struct {
+	cfg  ServerConfig
+	conn *spdy.Conn
+	ctx  context.Context // of connections: ends with the tunnel, whose error is its cause
+	end  context.CancelCauseFunc
+	work sync.WaitGroup // connections
+
+	mu        sync.Mutex
+	conns     int
+	idle      *time.Timer // runs while conns is 0
+	idleSince time.Time   // when conns became 0
+	gone      bool        // the sandbox is: no more connections are waited for
+}
+
+// NewServer starts a tunnel over transport, which it owns from here on; see spdy.New. Run
+// must follow.
+func NewServer(transport io.ReadWriteCloser, cfg ServerConfig) *Server {
+	cfg.SPDY.Server = true
+	if cfg.Accept == nil {
+		cfg.SPDY.FlowControl, cfg.SPDY.PingInterval, cfg.SPDY.PingTimeout = true, pingTime, pingTime
+	}
+	cfg.IdleTime = cmp.Or(cfg.IdleTime, math.MaxInt64)
+	s := &Server{cfg: cfg, conn: spdy.New(transport, cfg.SPDY), idleSince: time.Now()}
+	if cfg.Accept == nil {
+		s.cfg.Accept = s.accept
+	}
+	s.ctx, s.end = context.WithCancelCause(context.Background())
+	return s
+}
+
+// Run serves the tunnel until it ends or ctx does, and waits for its connections. The error
+// is why the tunnel has ended.
+//
+// Connections do not end with ctx but with the tunnel, which goes first: clients are told
+// that the tunnel is lost, and not that their ports failed.
+func (s *Server) Run(ctx context.Context) error {
+	s.mu.Lock()
+	s.idle = time.AfterFunc(s.cfg.IdleTime, s.closeIfIdle)
+	s.mu.Unlock()
+	if s.cfg.Sandbox != nil {
+		defer context.AfterFunc(s.cfg.Sandbox, s.sandboxGone)()
+	}
+	for {
+		stream, err := s.conn.Accept(ctx)
+		if err != nil {
+			break
+		}
+		s.cfg.Accept(stream)
+	}
+	s.conn.Close()
+	s.end(s.conn.Err())
+	s.work.Wait()
+	s.mu.Lock()
+	s.idle.Stop()
+	s.mu.Unlock()
+	return s.conn.Err()
+}
+
+// Serve serves a connection on a goroutine of its own, or resets it if there are too many.
+// It is called by Accept.
+func (s *Server) Serve(c ServerConn, port uint16) {
+	s.mu.Lock()
+	full := s.conns >= maxConns
+	if !full {
+		s.conns++
+		s.idle.Stop()
+	}
+	s.mu.Unlock()
+	if full {
+		_ = c.Reset()
+		c.End(nil)
+		return
+	}
+	s.work.Go(func() {
+		err := s.cfg.Proxy.Serve(s.ctx, c, port)
+		s.served(errors.Is(err, ErrNoSandbox))
+	})
+}
+
+// served counts a connection out. If that has found the sandbox gone, so is the tunnel's.
+func (s *Server) served(gone bool) {
+	s.mu.Lock()
+	s.gone = s.gone || gone
+	s.conns--
+	if s.conns == 0 {
+		s.idleSince = time.Now()
+		s.idle.Reset(s.cfg.IdleTime)
+	}
+	gone = s.gone
+	s.mu.Unlock()
+	if gone {
+		s.closeIfIdle()
+	}
+}
+
+// sandboxGone ends the tunnel once it is idle, so that the client opens a new one to what
+// comes next. Open connections go on, as they may to a process that is ending.
+func (s *Server) sandboxGone() {
+	s.mu.Lock()
+	s.gone = true
+	s.mu.Unlock()
+	s.closeIfIdle()
+}
+
+func (s *Server) closeIfIdle() {
+	if _, idle := s.IdleSince(); idle {
+		s.conn.Close()
+	}
+}
+
+// IdleSince returns since when the tunnel has had no connections, and whether it has none.
+func (s *Server) IdleSince() (time.Time, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.idleSince, s.conns == 0
+}
+
+// Close ends the tunnel. Run then returns.
+func (s *Server) Close() { s.conn.Close() }
