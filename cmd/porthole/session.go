@@ -7,11 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"porthole.dev/porthole/internal/container"
 	"porthole.dev/porthole/internal/forward"
-	"porthole.dev/porthole/internal/route"
 	"porthole.dev/porthole/internal/session"
-	"porthole.dev/porthole/internal/target"
 )
 
 // drain is how long connections that are in use may take to finish after Ctrl-C.
@@ -52,25 +49,21 @@ func (f *forwarding) serve(ctx context.Context, p *printer, ready *readyFile, en
 	life, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	detach := context.AfterFunc(ctx, func() { ready.remove(); stop() })
-	clusters := f.clusters()
+	openers, clusters := f.openers()
 	defer clusters.Close()
 	s := &session.Session{
 		Forwards: f.forwards, File: f.file, Retry: f.file != "", ReadyAny: f.readyWhen == readyAny,
-		Openers: map[target.Scheme]route.Opener{
-			target.PID: container.Open, target.NetNS: container.Open, target.Kubernetes: openKubernetes(clusters),
-		},
-		Events: p.event, Wait: f.wait, Drain: drain, Now: end.now,
+		Openers: openers, Events: p.event, Wait: f.wait, Drain: drain, Now: end.now,
 	}
-	var ended chan error // receives the exit status of the command once that runs
+	var ended <-chan error // receives the exit status of the command once that runs
 	if f.readyFile != "" || f.command != nil {
 		s.Ready = func(all []session.State) error {
 			if err := ready.write(all); err != nil {
 				stop()
 				return err
 			}
-			if f.command != nil && ended == nil && detach() {
-				ended = make(chan error, 1)
-				go func() { ended <- f.runCommand(life, stop, end, all) }()
+			if f.command != nil && ended == nil {
+				ended = f.startCommand(life, environment(all), end, detach, stop)
 			}
 			return nil
 		}
@@ -88,12 +81,21 @@ func (f *forwarding) serve(ctx context.Context, p *printer, ready *readyFile, en
 	return f.advise(err)
 }
 
-// runCommand runs the command with the addresses of the forwards that are open, and ends
-// the session when it has ended.
-func (f *forwarding) runCommand(ctx context.Context, stop func(), end *ending, all []session.State) error {
+// startCommand starts the command, detaches the session from signals, and stops it when
+// the command has ended.
+func (f *forwarding) startCommand(ctx context.Context, environment []string, end *ending, detach func() bool, stop func()) <-chan error {
+	ended := make(chan error, 1)
 	resume := end.pause()
-	ended := runCommand(ctx, f.command, environment(all))
-	resume()
-	stop()
+	if !detach() { // a signal was quicker
+		resume()
+		ended <- nil
+		return ended
+	}
+	go func() {
+		err := runCommand(ctx, f.command, environment)
+		resume()
+		stop()
+		ended <- err
+	}()
 	return ended
 }

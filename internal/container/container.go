@@ -13,10 +13,24 @@ import (
 )
 
 // Open is a route.Opener for the network namespaces of this host: it opens one and
-// checks that it can be entered. Errors are those of package netns. Those about a process
-// are final: its number may be another's later, that nobody asked for.
+// checks that it can be entered. Errors are those of package netns. All of a process are
+// final: later its number may be that of another process, which nobody has asked for.
 func Open(_ context.Context, f target.Forward, events func(route.Event)) (*route.Result, error) {
-	ns, err := open(f.Target)
+	var ns *netns.Namespace
+	var err error
+	switch f.Target.Scheme {
+	case target.PID:
+		ns, err = netns.OpenPID(f.Target.PID)
+	case target.NetNS:
+		ns, err = netns.OpenPath(f.Target.Path)
+	default:
+		return nil, fmt.Errorf("target %s: %w", f.Target, target.ErrUnknown)
+	}
+	if err == nil {
+		if err = ns.Check(); err != nil {
+			ns.Close()
+		}
+	}
 	switch {
 	case err == nil:
 		events(route.Event{Kind: route.Ready})
@@ -25,23 +39,4 @@ func Open(_ context.Context, f target.Forward, events func(route.Event)) (*route
 		err = &route.FinalError{Err: err}
 	}
 	return nil, err
-}
-
-func open(t target.Target) (ns *netns.Namespace, err error) {
-	switch t.Scheme {
-	case target.PID:
-		ns, err = netns.OpenPID(t.PID)
-	case target.NetNS:
-		ns, err = netns.OpenPath(t.Path)
-	default:
-		return nil, fmt.Errorf("target %s: %w", t, target.ErrUnknown)
-	}
-	if err != nil {
-		return nil, err
-	}
-	if err := ns.Check(); err != nil {
-		ns.Close()
-		return nil, err
-	}
-	return ns, nil
 }

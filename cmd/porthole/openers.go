@@ -8,26 +8,32 @@ import (
 	"os"
 	"runtime"
 
+	"porthole.dev/porthole/internal/container"
 	"porthole.dev/porthole/internal/kube"
 	"porthole.dev/porthole/internal/portforward"
 	"porthole.dev/porthole/internal/route"
 	"porthole.dev/porthole/internal/target"
 )
 
-// clusters returns what opens routes to targets of Kubernetes, set up by the flags.
-func (f *forwarding) clusters() *kube.Opener {
-	return &kube.Opener{
+// openers returns what opens the targets of each scheme. A new kind of target is entered
+// here. Close clusters after the last route.
+func (f *forwarding) openers() (openers map[target.Scheme]route.Opener, clusters *kube.Opener) {
+	clusters = &kube.Opener{
 		Config: f.config, MaxWait: f.wait, PodRunningTimeout: f.podRunning,
 		MaxTunnels: f.maxTunnels, Silence: cmp.Or(f.silence, -1),
 	}
+	return map[target.Scheme]route.Opener{
+		target.PID:        container.Open,
+		target.NetNS:      container.Open,
+		target.Kubernetes: likeKubectl(clusters.Open),
+	}, clusters
 }
 
-// openKubernetes opens routes by clusters, and puts kubectl's words, for which scripts
-// look, before some of its errors.
-func openKubernetes(clusters *kube.Opener) route.Opener {
+// likeKubectl puts kubectl's words, for which scripts look, before some errors.
+func likeKubectl(open route.Opener) route.Opener {
 	return func(ctx context.Context, f target.Forward, events func(route.Event)) (*route.Result, error) {
 		keepToOneProcessor()
-		opened, err := clusters.Open(ctx, f, events)
+		opened, err := open(ctx, f, events)
 		var status *portforward.StatusError
 		var forbidden *kube.ForbiddenError
 		switch {
