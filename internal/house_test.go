@@ -23,33 +23,36 @@ func TestGroundKnowsNoKubernetes(t *testing.T) {
 	}
 }
 
+// arrows are the packages that each one may depend on. route and session have no kind of target among theirs.
+var arrows = map[string]string{
+	"nonblock":  "",
+	"pipe":      "nonblock",
+	"target":    "",
+	"safetext":  "",
+	"spelling":  "",
+	"kuard":     "",
+	"proc":      "",
+	"filelock":  "",
+	"demo":      "filelock proc",
+	"trace":     "",
+	"route":     "nonblock pipe target",
+	"netns":     "nonblock pipe proc target",
+	"backoff":   "",
+	"forward":   "backoff nonblock pipe route target",
+	"session":   "backoff forward nonblock pipe route target",
+	"container": "netns nonblock pipe proc route target",
+	"manifest":  "spelling target",
+
+	"portforward": "nonblock pipe spdy route target tunnel",
+	"tunnel":      "nonblock pipe spdy route target",
+	"spdy":        "",
+	"kube":        "backoff nonblock portforward spdy pipe route spelling target tunnel",
+	"node":        "filelock nonblock portforward proc spdy netns pipe route target tunnel",
+}
+
 // TestArrows holds that dependencies run one way, from what a person uses down to what moves bytes.
 func TestArrows(t *testing.T) {
-	for name, may := range map[string]string{
-		"nonblock":  "",
-		"pipe":      "nonblock",
-		"target":    "",
-		"safetext":  "",
-		"spelling":  "",
-		"kuard":     "",
-		"proc":      "",
-		"filelock":  "",
-		"demo":      "filelock proc",
-		"trace":     "",
-		"route":     "nonblock pipe target",
-		"netns":     "nonblock pipe proc target",
-		"backoff":   "",
-		"forward":   "backoff nonblock pipe route target",
-		"session":   "backoff forward nonblock pipe route target",
-		"container": "netns nonblock pipe proc route target",
-		"manifest":  "spelling target",
-
-		"portforward": "nonblock pipe spdy route target tunnel",
-		"tunnel":      "nonblock pipe spdy route target",
-		"spdy":        "",
-		"kube":        "backoff nonblock portforward spdy pipe route spelling target tunnel",
-		"node":        "filelock nonblock portforward proc spdy netns pipe route target tunnel",
-	} {
+	for name, may := range arrows {
 		for _, dep := range dependencies(t, name) {
 			inside, ok := strings.CutPrefix(dep, "porthole.dev/porthole/internal/")
 			if ok && inside != name && !strings.Contains(" "+may+" ", " "+inside+" ") {
@@ -64,6 +67,20 @@ func TestTunnelsKnowNoHTTP(t *testing.T) {
 	for _, name := range []string{"tunnel", "spdy"} {
 		if slices.Contains(dependencies(t, name), "net/http") {
 			t.Errorf("internal/%s depends on net/http", name)
+		}
+	}
+}
+
+// TestArrowsAreComplete holds that no package is missing above, but for the one that only tests use.
+func TestArrowsAreComplete(t *testing.T) {
+	out, err := exec.Command("go", "list", "porthole.dev/porthole/internal/...").Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	for _, path := range strings.Fields(string(out)) {
+		name, inside := strings.CutPrefix(path, "porthole.dev/porthole/internal/")
+		if _, ok := arrows[name]; inside && !ok && name != "testenv" {
+			t.Errorf("internal/%s is missing", name)
 		}
 	}
 }
