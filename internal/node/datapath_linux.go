@@ -39,7 +39,7 @@ type dataPath struct {
 	metrics  prometheus.Gatherer // of this process, for the data path's page
 	log      *slog.Logger
 
-	conns  chan net.Conn // to the process that was started last, until it is called
+	conns  chan net.Conn // to the process that was started last, until it is used
 	served atomic.Bool   // one of them has
 }
 
@@ -65,11 +65,11 @@ func (d *dataPath) release() {
 	}
 }
 
-// run keeps a process running until ctx ends. It fails if the first one does not
-// come to serve.
+// run keeps a process running until ctx ends. It fails if the first one ends before it
+// serves.
 func (d *dataPath) run(ctx context.Context) error {
-	// The kernel ends the process with the thread that has started it, PR_SET_PDEATHSIG
-	// of prctl(2): this one has to stay.
+	// The kernel kills the process when the thread that has started it ends, by
+	// PR_SET_PDEATHSIG of prctl(2): so this goroutine keeps its thread.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	for pause := restartMin; ; pause = min(2*pause, restartMax) {
@@ -107,7 +107,7 @@ func (d *dataPath) runOnce(ctx context.Context) error {
 	cmd := d.command()
 	cmd.Stdin = bytes.NewReader(d.settings)
 	cmd.ExtraFiles = append([]*os.File{far}, d.files...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true} // a terminal's Ctrl-C is the parent's
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true} // so that a terminal's Ctrl-C reaches the parent only
 	cmd.WaitDelay = endTime
 	err = cmd.Start()
 	far.Close()

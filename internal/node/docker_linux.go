@@ -11,10 +11,10 @@ import (
 	"net/url"
 )
 
-// docker asks the Docker engine for what cri-dockerd does not tell.
+// docker asks the Docker engine for what cri-dockerd does not report.
 type docker struct{ client *http.Client }
 
-// maxInspect bounds what the engine may tell of a container, in bytes.
+// maxInspect limits the size of the engine's answer about a container, in bytes.
 const maxInspect = 4 << 20
 
 func newDocker(path string) *docker {
@@ -22,7 +22,7 @@ func newDocker(path string) *docker {
 	return &docker{client: &http.Client{
 		Timeout: upstreamTimeout,
 		Transport: &http.Transport{
-			DisableKeepAlives: true, // once a forward
+			DisableKeepAlives: true, // used once per forward
 			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 				return d.DialContext(ctx, "unix", path)
 			},
@@ -30,7 +30,7 @@ func newDocker(path string) *docker {
 	}}
 }
 
-// inspected is what the engine tells of a container, as far as it matters.
+// inspected is the part of the engine's answer about a container that matters here.
 type inspected struct {
 	State      *struct{ Pid int }
 	HostConfig struct{ Runtime string }
@@ -60,7 +60,7 @@ func (d *docker) inspect(ctx context.Context, id string) (*inspected, error) {
 	return c, nil
 }
 
-// readInspect reads the engine's answer; a Pid of 0 is for no process.
+// readInspect reads the engine's answer; a Pid of 0 means no process.
 func readInspect(body io.Reader) (*inspected, error) {
 	c := &inspected{}
 	if err := json.NewDecoder(io.LimitReader(body, maxInspect)).Decode(c); err != nil {

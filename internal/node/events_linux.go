@@ -33,7 +33,7 @@ type reader struct {
 	conn    net.Conn
 	records chan Record
 	gone    chan struct{} // closed when it has hung up
-	lost    int64         // Records since the last that found room; guarded by events.mu
+	lost    int64         // Records dropped since the last one; guarded by events.mu
 }
 
 func newEvents(log *slog.Logger) *events {
@@ -120,7 +120,7 @@ func (e *events) publish(record Record) {
 	}
 }
 
-// close hangs up on all readers; the listener is its caller's.
+// close disconnects all readers; the caller closes the listener.
 func (e *events) close() {
 	e.mu.Lock()
 	e.closed = true

@@ -124,7 +124,7 @@ func (f *forwards) checkPassThrough(s *sandbox) error {
 	switch {
 	case s.hostNetwork && f.policy.DenyHostNetwork:
 		return status.Errorf(codes.PermissionDenied, "porthole node: %v", errHostNetwork)
-	case !s.networkModeKnown && f.policy.DenyHostNetwork: // and no namespace is entered here that could be compared
+	case !s.networkModeKnown && f.policy.DenyHostNetwork: // no namespace is entered here that could be compared
 		return status.Errorf(codes.PermissionDenied, "porthole node: forwards to pods of the runtime handler %s are the runtime's, "+
 			"which does not say whether the pod uses the node's network (--deny-host-network)", handler)
 	case byPorts && !slices.Contains(f.resolver.passThrough, handler):

@@ -69,7 +69,7 @@ type forwardMetrics struct {
 	passed   *prometheus.CounterVec
 }
 
-// newForwardMetrics makes the metrics; load is what the forwards take just now.
+// newForwardMetrics makes the metrics; load is what the forwards use at the moment.
 func newForwardMetrics(load func() portforward.Load) *forwardMetrics {
 	m := &forwardMetrics{
 		registry: newRegistry("data_path"),
@@ -146,7 +146,7 @@ func (m *forwardMetrics) handler(parent prometheus.Gatherer) http.Handler {
 func encodeMetrics(from prometheus.Gatherer, log *slog.Logger) []byte {
 	families, err := from.Gather()
 	if err != nil {
-		log.Warn("node: gather metrics", "err", err) // those that could be are there
+		log.Warn("node: gather metrics", "err", err) // which are incomplete
 	}
 	var text bytes.Buffer
 	encoder := expfmt.NewEncoder(&text, expfmt.NewFormat(expfmt.TypeProtoDelim))
@@ -159,7 +159,7 @@ func encodeMetrics(from prometheus.Gatherer, log *slog.Logger) []byte {
 }
 
 // parentMetricsMethod is a call that the parent makes, so that the data path can ask for
-// its metrics: each message that it gets it answers with them.
+// its metrics: the parent answers each message with them.
 const parentMetricsMethod = "/porthole.node.DataPath/Counts"
 
 // askTime is how long the parent may take to answer.

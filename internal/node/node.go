@@ -1,5 +1,5 @@
-// Package node is Porthole on a Kubernetes node: it stands between the kubelet and its container runtime, passes every call on, and answers port-forwarding itself.
-// It must not know the API server, nor keep anything that a restart would miss.
+// Package node is a proxy between the kubelet and its container runtime that passes every call on, and answers port-forwarding itself.
+// It must not know the API server, nor keep state that a restart would lose.
 package node
 
 import (
@@ -17,15 +17,15 @@ import (
 var (
 	// ErrEndpoint: not a Unix socket's address.
 	ErrEndpoint = errors.New("want unix:///PATH")
-	// ErrInUse: a living process listens on the socket.
+	// ErrInUse: a running process listens on the socket.
 	ErrInUse = errors.New("socket is in use")
-	// ErrNotSocket: what is at a socket's path is something else, and stays.
+	// ErrNotSocket: the file at a socket's path is something else, and is left alone.
 	ErrNotSocket = errors.New("is there, and is no socket")
 	// ErrFolder: a socket cannot be made in its folder.
 	ErrFolder = errors.New("cannot make a socket there")
 	// ErrListen: a TCP address cannot be listened on.
 	ErrListen = errors.New("cannot listen")
-	// ErrLoopback: an address that others can reach, without leave for it.
+	// ErrLoopback: others can reach the address, which is not allowed.
 	ErrLoopback = errors.New("not a loopback address")
 	// ErrPorts: not a list of ports.
 	ErrPorts = errors.New("not a list of ports")
@@ -46,7 +46,7 @@ type Backend string
 const (
 	// Native makes the socket inside the pod's network namespace.
 	Native Backend = "native"
-	// Socat runs nsenter and socat for each connection, as kubelets did once.
+	// Socat runs nsenter and socat for each connection, as early kubelets did.
 	Socat Backend = "socat"
 )
 
@@ -57,43 +57,43 @@ type Node struct {
 	Listen string
 	// Upstream is the address of the runtime's socket.
 	Upstream string
-	// Docker is the address of the Docker engine's socket, which is asked where
-	// the runtime does not tell a sandbox's process, as cri-dockerd; "" is for
-	// nobody.
+	// Docker is the address of the Docker engine's socket, which is asked when
+	// the runtime does not report a sandbox's process, like cri-dockerd; "" means
+	// no engine.
 	Docker string
 	// Backend is how pods are entered; "" means Native.
 	Backend Backend
 	// Policy is what may be forwarded.
 	Policy Policy
-	// PassThrough are runtime handlers whose pods' forwards are left to the
-	// runtime, besides those of which it tells that they are no Linux namespaces
-	// of the node. Policy's ports do not hold for them.
+	// PassThrough are runtime handlers whose pods' forwards are passed through to
+	// the runtime, in addition to those that are recognized as not using Linux
+	// namespaces of the node. Policy's ports do not apply to them.
 	PassThrough []string
-	// KeepURLs leaves answers with URLs that have no scheme, cri-dockerd's, as
-	// they are; kubelets from 1.36 on refuse them.
+	// KeepURLs leaves URLs without a scheme, from cri-dockerd, as they are;
+	// kubelets from 1.36 on refuse them.
 	KeepURLs bool
 	// Streaming is the host:port that the kubelet connects to for the
 	// forwards themselves; "" means 127.0.0.1:0. It must be loopback, unless
 	// StreamingAnywhere.
 	Streaming         string
 	StreamingAnywhere bool
-	// Memory is how many octets forwards may hold unread together, MaxTunnels how
+	// Memory is how many bytes all forwards together may hold unread, MaxTunnels how
 	// many tunnels there may be, and MaxPodTunnels how many to one pod; 0 means
 	// what portforward.Server has.
 	Memory                    int
 	MaxTunnels, MaxPodTunnels int
-	// Metrics is the host:port of the Prometheus page /metrics; "" is for none.
+	// Metrics is the host:port of the Prometheus page /metrics; "" means none.
 	Metrics string
-	// Events is the address of the socket that Follow reads; "" is for none.
+	// Events is the address of the socket that Follow reads; "" means none.
 	Events string
 	// Version is the program's, for the metrics.
 	Version string
 	// DataPath makes the command of the process that carries the forwards, apart
 	// from the kubelet's calls. It has to run RunDataPath; its stdin and its
-	// descriptors from 3 on are Run's to give.
+	// descriptors from 3 on are set by Run.
 	DataPath func() *exec.Cmd `json:"-"`
-	// Log gets a line for each forward, and what else explains a Node's
-	// behaviour; nil is for nobody.
+	// Log gets a line for each forward, and whatever else explains a Node's
+	// behaviour; nil means no log.
 	Log *slog.Logger `json:"-"`
 	// Ready, if set, is called once everything serves, and Stopping when it is
 	// about to end.
@@ -101,10 +101,10 @@ type Node struct {
 	Stopping func()          `json:"-"`
 }
 
-// DefaultEvents is where a node tells its events, and Follow's callers find it.
+// DefaultEvents is the usual address of the events socket.
 const DefaultEvents = "unix:///run/porthole/events.sock"
 
-// DefaultHandler is what PassThrough and the metrics call the handler of pods that name none.
+// DefaultHandler is the name in PassThrough and in the metrics for pods without a runtime handler.
 const DefaultHandler = "default"
 
 const defaultStreaming = "127.0.0.1:0"
@@ -127,7 +127,7 @@ func (n *Node) Check() error {
 	return checkLoopback(cmp.Or(n.Streaming, defaultStreaming))
 }
 
-// Addresses are where a Node listens, as host:port or a socket's path; "" is for nowhere.
+// Addresses are where a Node listens, as host:port or a socket's path; "" means that it does not.
 type Addresses struct {
 	CRI, Streaming, Metrics, Events string
 }
@@ -135,8 +135,8 @@ type Addresses struct {
 // maxPath is what fits into a sockaddr_un, with its NUL (unix(7)).
 const maxPath = 107
 
-// socketPath is the path in an address unix:///PATH; the path alone will do, as
-// for the kubelet. The error wraps ErrEndpoint.
+// socketPath is the path in an address unix:///PATH, or the address if it is only a path,
+// which the kubelet accepts too. The error wraps ErrEndpoint.
 func socketPath(endpoint string) (string, error) {
 	path := strings.TrimPrefix(endpoint, "unix://")
 	switch {

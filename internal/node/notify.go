@@ -6,19 +6,19 @@ import (
 	"strings"
 )
 
-// What Notify tells a service manager.
+// The states for Notify.
 const (
 	NotifyReady    = "READY=1"
 	NotifyStopping = "STOPPING=1"
 )
 
-// Notify tells systemd, or whoever has set NOTIFY_SOCKET to address, how this
-// process is (sd_notify(3)). It does nothing if address is "".
+// Notify reports the state of this process to systemd, or to another service manager
+// that has set NOTIFY_SOCKET to address (sd_notify(3)). It does nothing if address is "".
 func Notify(address, state string) error {
 	if address == "" {
 		return nil
 	}
-	// "@" begins a name without a file, as in package net.
+	// "@" begins an abstract name, as in package net.
 	if !strings.HasPrefix(address, "/") && !strings.HasPrefix(address, "@") {
 		return fmt.Errorf("notify %q: not a Unix socket", address)
 	}

@@ -8,12 +8,12 @@ import (
 	"porthole.dev/porthole/internal/tunnel"
 )
 
-// Policy is what the node's operator lets be forwarded. The zero value lets all.
+// Policy is what the node's operator allows to be forwarded. The zero value allows everything.
 type Policy struct {
 	// DenyHostNetwork refuses pods that use the node's own network, where a
 	// forward reaches whatever listens on the node's loopback.
 	DenyHostNetwork bool
-	// Allow are the only ports to be reached; empty means all.
+	// Allow are the only ports that can be reached; empty means all.
 	Allow Ports
 	// Deny are ports that are not, even if Allow has them.
 	Deny Ports
@@ -35,7 +35,7 @@ func (p Policy) check(hostNetwork bool, port uint16) error {
 	return nil
 }
 
-// deniedError is a refusal by policy, in words for whoever forwards.
+// deniedError is a refusal by policy, with a message for the user.
 type deniedError string
 
 func (e deniedError) Error() string { return string(e) }
@@ -47,7 +47,7 @@ type Ports []portRange
 
 type portRange struct{ first, last uint16 }
 
-// maxRanges bounds what a connection's check may cost.
+// maxRanges limits the cost of checking a connection.
 const maxRanges = 1000
 
 // ParsePorts reads a list such as "80,443,8000-9000", or "" for none. The error
@@ -79,7 +79,7 @@ func parseRange(item string) (r portRange, ok bool) {
 	return r, ok && r.first <= r.last
 }
 
-// parsePort reads a port in its one form: digits, without sign, space or leading zero.
+// parsePort reads a port in its canonical form: digits, without sign, space or leading zero.
 func parsePort(s string) (uint16, bool) {
 	n, err := strconv.ParseUint(s, 10, 16)
 	return uint16(n), err == nil && n > 0 && s[0] != '0'

@@ -28,7 +28,7 @@ type proxy struct {
 	keepURLs bool
 }
 
-// bidirectional fits any call: for gRPC's transport a message is a message.
+// bidirectional fits any call: gRPC's transport does not distinguish them.
 var bidirectional = &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}
 
 // criMethod is a method of the CRI that this version knows.
@@ -57,8 +57,8 @@ func criMethods() map[string]criMethod {
 // one for each call would have to grow each time.
 const streamWorkers = 4
 
-// newServer makes a gRPC server that hands all calls to handle as frames; whoever
-// serves with it stops it.
+// newServer makes a gRPC server that hands all calls to handle as frames; the caller
+// stops it.
 func newServer(handle grpc.StreamHandler) *grpc.Server {
 	return grpc.NewServer(
 		grpc.UnknownServiceHandler(handle),

@@ -14,35 +14,35 @@ import (
 	"porthole.dev/porthole/internal/tunnel"
 )
 
-// Record is one thing that happened to a forwarded connection, as the events'
-// socket tells it: a JSON object a line.
+// Record is one thing that happened to a forwarded connection. The events socket sends
+// Records as JSON, one object per line.
 type Record struct {
 	Time      time.Time `json:"time"`
 	Event     string    `json:"event"`
 	Namespace string    `json:"namespace,omitempty"`
 	Pod       string    `json:"pod,omitempty"`
-	Sandbox   string    `json:"sandbox,omitempty"` // the runtime's id
+	Sandbox   string    `json:"sandbox,omitempty"` // its id in the runtime
 	Port      uint16    `json:"port,omitempty"`
-	Client    string    `json:"client,omitempty"`     // as far as the request told, at most 4 KiB
+	Client    string    `json:"client,omitempty"`     // as the request says, at most 4 KiB
 	UserAgent string    `json:"user_agent,omitempty"` // likewise
 	Protocol  string    `json:"protocol,omitempty"`   // portforward.Event has them
 
-	ConnectSeconds float64 `json:"connect_seconds"` // that the port took to answer
-	Sent           int64   `json:"sent"`            // octets to the pod, of the end
-	Received       int64   `json:"received"`        // octets from the pod, of the end
-	Seconds        float64 `json:"seconds"`         // that it lasted, of the end
+	ConnectSeconds float64 `json:"connect_seconds"` // until the port answered
+	Sent           int64   `json:"sent"`            // bytes to the pod, when it has ended
+	Received       int64   `json:"received"`        // bytes from the pod, likewise
+	Seconds        float64 `json:"seconds"`         // from the stream's arrival to the end, likewise
 	Result         string  `json:"result,omitempty"`
 	Error          string  `json:"error,omitempty"`
 
-	Lost int64 `json:"lost,omitempty"` // records before this one that the reader was too slow for
+	Lost int64 `json:"lost,omitempty"` // number of records before this one that were dropped because the reader was too slow
 }
 
 // The Events of a Record.
 const (
-	EventFollowing = "following" // of the reader, at first: what happens from now on is told
+	EventFollowing = "following" // the first record of a reader: it gets what happens from now on
 	EventOpened    = "opened"
 	EventClosed    = "closed" // after it was opened
-	EventFailed    = "failed" // it never was
+	EventFailed    = "failed" // it was never opened
 )
 
 // The Results of a Record, and of the metrics.
@@ -53,7 +53,7 @@ const (
 	resultDenied    = "denied"     // by the policy
 	resultNoSandbox = "no_sandbox" // the pod is gone
 	resultTimeout   = "timeout"    // the port did not answer
-	resultLost      = "lost"       // the client went away, or the node ends
+	resultLost      = "lost"       // the client is gone, or the node is shutting down
 	resultFailed    = "failed"
 )
 
@@ -62,7 +62,7 @@ var results = [...]string{
 	resultOK, resultRefused, resultReset, resultDenied, resultNoSandbox, resultTimeout, resultLost, resultFailed,
 }
 
-// resultOf says which one an error is; the order counts, for errors wrap others.
+// resultOf is the result for an error. The order matters, because errors wrap others.
 func resultOf(err error) string {
 	if err == nil {
 		return resultOK
@@ -78,8 +78,8 @@ func resultOf(err error) string {
 		{net.ErrClosed, resultLost},
 		{context.Canceled, resultLost},
 		{syscall.ECONNRESET, resultReset},
-		{syscall.EPIPE, resultReset},    // so Linux calls a reset after an end of file,
-		{syscall.ENOTCONN, resultReset}, // and so shutdown(2) any
+		{syscall.EPIPE, resultReset},    // Linux reports this for a reset after an end of file,
+		{syscall.ENOTCONN, resultReset}, // and shutdown(2) this for any reset
 		{tunnel.ErrReset, resultReset},
 		{context.DeadlineExceeded, resultTimeout},
 		{os.ErrDeadlineExceeded, resultTimeout},
@@ -92,9 +92,9 @@ func resultOf(err error) string {
 	return resultFailed
 }
 
-// Follow calls each with every Record that the node at an events' socket tells,
-// beginning with an EventFollowing, until ctx ends, which is no error, or each returns one. The error wraps
-// ErrNoNode if there is no node, or it has ended, or ErrNotRoot.
+// Follow calls each with every Record from a node's events socket, beginning with an
+// EventFollowing, until ctx ends, which is no error, or each returns an error. The error
+// wraps ErrNotRoot, or ErrNoNode if there is no node or it has ended.
 func Follow(ctx context.Context, endpoint string, each func(Record) error) error {
 	path, err := socketPath(endpoint)
 	if err != nil {

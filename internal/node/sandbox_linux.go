@@ -23,12 +23,12 @@ type sandbox struct {
 	passThrough        bool   // its network is not in a Linux namespace of the node
 }
 
-// resolver finds sandboxes by asking the runtime, and the Docker engine where
-// that does not tell.
+// resolver finds sandboxes by asking the runtime, and the Docker engine if the runtime
+// does not report them.
 type resolver struct {
 	cri         runtime.RuntimeServiceClient
 	docker      *docker  // nil for none
-	passThrough []string // handlers whose pods' forwards are the runtime's, whatever it tells
+	passThrough []string // handlers whose pods' forwards always pass through to the runtime
 }
 
 // find looks a sandbox up. The error is the runtime's own status, or one of ours:
@@ -38,8 +38,8 @@ func (r *resolver) find(ctx context.Context, id string) (*sandbox, error) {
 	if err != nil || s.passThrough || s.netns.path != "" {
 		return s, err
 	}
-	// A number alone may be another process' by now. One that the runtime
-	// still gives after its start time was read is not.
+	// A number alone may belong to another process by now, but not if the runtime
+	// still reports it after its start time was read.
 	again, err := r.query(ctx, id)
 	if err != nil {
 		return nil, err
@@ -57,7 +57,7 @@ func (r *resolver) query(ctx context.Context, id string) (*sandbox, error) {
 		return nil, err
 	}
 	st := response.GetStatus()
-	if st == nil { // whose state would count as ready, and whose network as the pod's own
+	if st == nil { // its zero value would mean a ready pod with a network of its own
 		return nil, status.Errorf(codes.FailedPrecondition, "porthole node: the runtime tells no status of sandbox %s", id)
 	}
 	options := st.GetLinux().GetNamespaces().GetOptions()
@@ -83,7 +83,7 @@ func (r *resolver) locate(ctx context.Context, s *sandbox, ready bool, told netn
 		told = r.netnsOfContainers(ctx, s.id)
 	}
 	if told == (netnsRef{}) && r.docker != nil {
-		// Whatever the state: there are cri-dockerds that never call a pod
+		// Whatever the state: some versions of cri-dockerd never report a pod as
 		// ready that has one address, or none.
 		if c, err := r.docker.inspect(ctx, s.id); err == nil {
 			s.handler = cmp.Or(s.handler, c.HostConfig.Runtime)
@@ -144,7 +144,7 @@ type runtimeInfo struct {
 	PID int `json:"pid"`
 	// containerd's:
 	RuntimeType    string          `json:"runtimeType"`
-	RuntimeOptions json.RawMessage `json:"runtimeOptions"` // of a form of the type's own
+	RuntimeOptions json.RawMessage `json:"runtimeOptions"` // in a format that depends on the type
 	Spec           struct {
 		Annotations struct {
 			Handler string `json:"io.kubernetes.cri-o.RuntimeHandler"`
@@ -158,7 +158,7 @@ type runtimeInfo struct {
 	} `json:"runtimeSpec"`
 }
 
-// parseInfo reads runtimeInfo. If it is malformed, it tells nothing.
+// parseInfo reads runtimeInfo, which is empty if info is malformed.
 func parseInfo(info string) *runtimeInfo {
 	var r runtimeInfo
 	if json.Unmarshal([]byte(info), &r) != nil {
@@ -167,7 +167,7 @@ func parseInfo(info string) *runtimeInfo {
 	return &r
 }
 
-// netns refers to the network namespace; what is not told is left zero.
+// netns refers to the network namespace; what is unknown is left zero.
 func (r *runtimeInfo) netns() netnsRef {
 	ref := netnsRef{pid: max(r.PID, 0)}
 	for _, n := range r.Spec.Linux.Namespaces {
@@ -179,7 +179,7 @@ func (r *runtimeInfo) netns() netnsRef {
 }
 
 // ownKernel says whether the network of a pod is not that of its Linux namespace: in a
-// virtual machine, or in a program that is a kernel to the pod. Where containerd tells
+// virtual machine, or in a program that acts as the pod's kernel. If containerd reports
 // what runs it, only runc and its replacements are known to leave it there. Otherwise
 // the handler's name decides.
 func (r *runtimeInfo) ownKernel(handler string) bool {

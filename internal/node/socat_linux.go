@@ -23,10 +23,10 @@ import (
 )
 
 const (
-	// maxStderr is how much of what the programs say becomes an error's text, in bytes.
+	// maxStderr is how much of the programs' stderr becomes the text of an error, in bytes.
 	maxStderr = 4 << 10
-	// exitTime is how long the programs have to exit after their last byte, to
-	// say whether that was all. socat itself waits half a second for the other
+	// exitTime is how long the programs have to exit after their last byte; the exit
+	// status says whether that was all. socat itself waits half a second for the other
 	// direction (its option -t).
 	exitTime = 2 * time.Second
 )
@@ -37,8 +37,8 @@ type socat struct {
 	forbidden []netns.ID // are not entered
 }
 
-// dial starts the programs and waits until they are connected. If they cannot, the
-// error is what they said.
+// dial starts the programs and waits until they are connected. If they fail, the
+// error has what they wrote to stderr.
 func (b socat) dial(ctx context.Context, s *sandbox, port uint16) (pipe.Conn, error) {
 	argv, err := socatCommand(s.netns, port)
 	if err != nil {
@@ -59,8 +59,8 @@ func (b socat) dial(ctx context.Context, s *sandbox, port uint16) (pipe.Conn, er
 	return c, nil
 }
 
-// socatCommand is the command line of the kubelets of old, whose texts for
-// programs that are missing are known from many a search.
+// socatCommand is the command line of early kubelets, with their well-known errors for
+// missing programs.
 func socatCommand(ref netnsRef, port uint16) ([]string, error) {
 	socat, err := exec.LookPath("socat")
 	if err != nil {
@@ -96,7 +96,7 @@ func startSocat(argv []string) (*socatConn, error) {
 	defer theirs.Close()
 	c := &socatConn{conn: ours, cmd: exec.Command(argv[0], argv[1:]...), over: make(chan struct{})}
 	c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr = theirs, theirs, &c.stderr
-	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a terminal's Ctrl-C is not for it
+	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // so that a terminal's Ctrl-C does not reach it
 	c.cmd.WaitDelay = exitTime
 	if err := c.cmd.Start(); err != nil {
 		_ = ours.Close()
@@ -117,8 +117,8 @@ func (c *socatConn) reap() {
 	close(c.over)
 }
 
-// Read reads what the pod sends. The end of it is one only if the programs
-// agree, for they end likewise when they fail.
+// Read reads what the pod sends. Its end counts as an end of file only if the programs
+// exit without an error, since failures end it as well.
 func (c *socatConn) Read(p []byte) (int, error) {
 	n, err := c.conn.Read(p)
 	if err != nil {
@@ -135,10 +135,10 @@ func (c *socatConn) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// CloseWrite is the end of the programs' stdin.
+// CloseWrite closes the programs' stdin.
 func (c *socatConn) CloseWrite() error { return c.conn.CloseWrite() }
 
-// explain replaces an end by the reason that the programs exited with.
+// explain replaces an end by the reason why the programs exited.
 func (c *socatConn) explain(err error) error {
 	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, net.ErrClosed) {
 		return err
@@ -156,15 +156,15 @@ func (c *socatConn) explain(err error) error {
 	return err
 }
 
-// Close ends the programs. nsenter has become socat, so that there is one process
-// to kill; Process holds it by a pidfd, and never hits another.
+// Close ends the programs. nsenter has executed socat, so that there is one process
+// to kill; Process holds it by a pidfd, and never kills another.
 func (c *socatConn) Close() error {
 	c.killed.Store(true)
 	_ = c.cmd.Process.Kill() // os.ErrProcessDone, mostly
 	return c.conn.Close()
 }
 
-// commandError is how the programs failed, in the form of the old kubelets.
+// commandError is how the programs failed, formatted like the errors of early kubelets.
 type commandError struct {
 	err  error // exit status 1
 	text string
@@ -179,13 +179,14 @@ func (e *commandError) Error() string {
 
 func (e *commandError) Unwrap() error { return e.err }
 
-// Is finds out what strerror(3) said in socat's words, which are all there is.
+// Is recognizes the text of strerror(3) in socat's message, since nothing else reports
+// the error.
 func (e *commandError) Is(target error) bool {
 	return target == syscall.ECONNREFUSED && strings.HasSuffix(e.text, "Connection refused") ||
 		target == syscall.ECONNRESET && strings.HasSuffix(e.text, "Connection reset by peer")
 }
 
-// stderrText keeps the end of what a program says.
+// stderrText keeps the end of what a program writes.
 type stderrText struct {
 	mu   sync.Mutex
 	text []byte
@@ -205,13 +206,14 @@ func (s *stderrText) String() string {
 	return string(bytes.TrimSpace(s.text))
 }
 
-// connectTime is how long socat is watched. One that has neither exited nor
-// connected by then, or that cannot be seen behind a script of its name, is taken
-// for one that works.
+// connectTime is how long socat is watched. If it has neither exited nor connected by
+// then, for instance because a script of that name has started it, it counts as
+// connected.
 const connectTime = time.Second
 
 // awaitConnect waits until the programs are connected to the port, or have exited
-// because they cannot. socat tells nobody of the former, so its sockets are looked at.
+// because they cannot. socat does not signal that it is connected, so its sockets are
+// examined.
 func (c *socatConn) awaitConnect(ctx context.Context) error {
 	limit := time.NewTimer(connectTime)
 	defer limit.Stop()
@@ -234,8 +236,8 @@ func (c *socatConn) awaitConnect(ctx context.Context) error {
 	}
 }
 
-// connected says whether the process has a socket that is, and whether that has met
-// itself: see netns.Namespace.Dial.
+// connected says whether the process has a connected socket, and whether that is
+// connected to itself: see netns.Namespace.Dial.
 func (c *socatConn) connected() (yes, itself bool) {
 	fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", c.cmd.Process.Pid))
 	if err != nil {

@@ -17,7 +17,7 @@ type sockets struct {
 	events             *socket
 }
 
-// open listens; those that are not wanted stay nil.
+// open listens; sockets that are not configured stay nil.
 func (s *sockets) open(n *Node) (err error) {
 	if s.streaming, err = listenTCP(cmp.Or(n.Streaming, defaultStreaming)); err != nil {
 		return err

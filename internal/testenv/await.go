@@ -5,11 +5,11 @@ import (
 	"time"
 )
 
-// Patience is how long a test waits for what has to come, on a machine that
-// has much else to do. As a rule it comes at once.
+// Patience is how long a test waits for what must happen, on a busy machine. It mostly
+// happens at once.
 const Patience = time.Minute
 
-// Await waits until ok, and fails the test where that takes longer than Patience.
+// Await waits until ok is true, and fails the test if that takes longer than Patience.
 func Await(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	if !within(Patience, ok) {

@@ -9,10 +9,10 @@ import (
 	"go.uber.org/goleak"
 )
 
-// settle is how long what was let go may take to be gone, on a busy machine.
+// settle is how long released resources may take to be gone, on a busy machine.
 const settle = 30 * time.Second
 
-// Main runs a package's tests, and fails where goroutines are left after them.
+// Main runs a package's tests, and fails if goroutines are left after them.
 // It is goleak.VerifyTestMain, which waits for half a second.
 func Main(m *testing.M, options ...goleak.Option) {
 	code := m.Run()
@@ -26,7 +26,7 @@ func Main(m *testing.M, options ...goleak.Option) {
 }
 
 // NoGoroutines checks, when the test and the cleanups registered after this
-// call are over, that no goroutine is left of it. It is for what NoLeaks, of Linux, is too much.
+// call are over, that none of its goroutines are left. NoLeaks checks more, on Linux.
 func NoGoroutines(t testing.TB) {
 	t.Helper()
 	before := goleak.IgnoreCurrent()

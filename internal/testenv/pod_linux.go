@@ -8,7 +8,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -47,7 +46,7 @@ func NewPod(t testing.TB) *Pod {
 	return p
 }
 
-// Kill ends the Pod's process and reaps it. Listeners made inside go on.
+// Kill ends the Pod's process and reaps it. Listeners made inside continue.
 func (p *Pod) Kill() {
 	_ = p.cmd.Process.Kill()
 	_ = p.cmd.Wait()
@@ -74,16 +73,13 @@ func (p *Pod) AwaitConnecting(t testing.TB, port uint16) {
 	t.Helper()
 	// proc_net_tcp(5): 02 is SYN_SENT.
 	connecting := fmt.Sprintf(" 0100007F:%04X 02 ", port)
-	for limit := time.Now().Add(time.Minute); time.Now().Before(limit); time.Sleep(10 * time.Millisecond) {
+	Await(t, fmt.Sprintf("somebody connects to port %d", port), func() bool {
 		sockets, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/tcp", p.PID))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if strings.Contains(string(sockets), connecting) {
-			return
-		}
-	}
-	t.Fatal("nobody connects to port", port)
+		return strings.Contains(string(sockets), connecting)
+	})
 }
 
 // Port is the port that l listens on.

@@ -10,9 +10,8 @@ import (
 	"testing"
 )
 
-// FreePort is a port, on all addresses of this machine, that nobody uses until
-// the test ends, so that a program may be told to listen on it, or to meet
-// nobody there.
+// FreePort is a port, on all addresses of this machine, that nobody uses until the test
+// ends, for a program to listen on, or to find nobody there.
 func FreePort(t testing.TB) uint16 {
 	t.Helper()
 	port, release, err := ReservePort()
@@ -23,11 +22,11 @@ func FreePort(t testing.TB) uint16 {
 	return port
 }
 
-// ReservePort is FreePort for those that have no test at hand; release gives the port back.
+// ReservePort is FreePort for callers without a test; release gives the port back.
 //
-// A port that was bound and closed again is anybody's. This one is not among
-// those that the system gives to whoever wants any, and other tests, in this
-// process and in others, are kept from it by its twin, UDP's port of ::1.
+// A port that was bound and closed again can be taken by anybody. This one is not among
+// those that the system chooses for sockets without a port, and it is reserved against
+// other tests, in this process and in others, by binding the same UDP port on ::1.
 func ReservePort() (port uint16, release func(), err error) {
 	first, last := ephemeral()
 	for range 10_000 {
@@ -42,7 +41,7 @@ func ReservePort() (port uint16, release func(), err error) {
 	return 0, nil, errors.New("no port from 21000 to 29999 is free and outside of net.ipv4.ip_local_port_range")
 }
 
-// reserve makes a port the caller's own, or returns nil.
+// reserve reserves a port, or returns nil.
 func reserve(port uint16) io.Closer {
 	twin, err := net.ListenPacket("udp", fmt.Sprintf("[::1]:%d", port))
 	if err != nil {
@@ -51,14 +50,14 @@ func reserve(port uint16) io.Closer {
 	l, err := net.Listen("tcp", fmt.Sprintf(":%d", port))
 	if err != nil {
 		_ = twin.Close()
-		return nil // a program that is no test listens there
+		return nil // another program listens there
 	}
 	_ = l.Close()
 	return twin
 }
 
-// ephemeral are the ports that Linux gives to whoever wants any. Other systems
-// give none of those that ReservePort may choose.
+// ephemeral are the ports that Linux chooses for sockets without a port. Other systems
+// choose none of those that ReservePort may return.
 func ephemeral() (first, last uint16) {
 	text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
 	if err != nil {

@@ -1,4 +1,4 @@
-// Package testenv gives tests real namespaces to work on, and checks what they leave behind.
+// Package testenv gives tests real namespaces, ports and connections, and checks that they leave nothing behind.
 // It must not be imported by anything but tests.
 package testenv
 
@@ -10,8 +10,8 @@ import (
 // Strict names the environment variable that turns a skip into a failure.
 const Strict = "PORTHOLE_STRICT"
 
-// Lacking skips a test for want of something that the machine does not have,
-// or fails it where Strict is set: there, every test has to run.
+// Lacking skips a test that needs something the machine does not have, or fails it if
+// Strict is set: then every test has to run.
 func Lacking(t testing.TB, what string) {
 	t.Helper()
 	if os.Getenv(Strict) != "" {

@@ -47,12 +47,12 @@ func (t *Execs) Run(ctx context.Context) error {
 // read passes on what the probe reports, until it is stopped and all is read.
 func (t *Execs) read(p *probe) error {
 	var record ringbuf.Record
-	var told uint64
+	var reported uint64
 	for {
 		err := p.reader.ReadInto(&record)
-		if lost := p.lost(); lost > told && t.Lost != nil {
-			t.Lost(lost - told)
-			told = lost
+		if lost := p.lost(); lost > reported && t.Lost != nil {
+			t.Lost(lost - reported)
+			reported = lost
 		}
 		if errors.Is(err, ringbuf.ErrFlushed) {
 			return nil
@@ -71,8 +71,8 @@ func (t *Execs) read(p *probe) error {
 	}
 }
 
-// clock is the time of day of an event. CLOCK_MONOTONIC stands still while the
-// machine sleeps, so that the two are compared each time.
+// clock is the time of day of an event. CLOCK_MONOTONIC stops while the machine sleeps,
+// so the two clocks are compared each time.
 func clock(ns uint64) time.Time {
 	var now unix.Timespec
 	if unix.ClockGettime(unix.CLOCK_MONOTONIC, &now) != nil {
@@ -93,21 +93,18 @@ type probe struct {
 // attach loads the programs and attaches them.
 func attach() (*probe, error) {
 	p := &probe{}
-	if err := p.start(); err != nil {
+	err := p.load()
+	if err == nil {
+		p.reader, err = ringbuf.NewReader(p.objects.Records)
+	}
+	if err == nil {
+		err = p.attach()
+	}
+	if err != nil {
 		p.close()
 		return nil, permission(err)
 	}
 	return p, nil
-}
-
-func (p *probe) start() (err error) {
-	if err := p.load(); err != nil {
-		return err
-	}
-	if p.reader, err = ringbuf.NewReader(p.objects.Records); err != nil {
-		return err
-	}
-	return p.attach()
 }
 
 func (p *probe) load() error {
@@ -158,7 +155,7 @@ func (p *probe) attach() error {
 	return nil
 }
 
-// noTracepoints names an error of tracepoints, unless it is for want of a permission.
+// noTracepoints wraps an error of tracepoints, unless it is a lack of permission.
 func noTracepoints(err error) error {
 	if errors.Is(err, fs.ErrPermission) {
 		return err
@@ -166,9 +163,9 @@ func noTracepoints(err error) error {
 	return fmt.Errorf("%w: %w", ErrNoTracepoints, err)
 }
 
-// permission names an error that the kernel gives for want of a permission. The
-// library guesses at causes there, among them ones that load has excluded, so
-// that only the kernel's word is kept.
+// permission wraps an error that the kernel returns for lack of a permission. The library
+// adds guesses at its cause, among them some that load has excluded, so only the
+// kernel's own error is kept.
 func permission(err error) error {
 	var path *fs.PathError
 	var errno unix.Errno
@@ -186,7 +183,7 @@ func permission(err error) error {
 	return fmt.Errorf("%w: %w", ErrPermission, err)
 }
 
-// lost is how many events have found no room so far.
+// lost is how many events have been dropped so far.
 func (p *probe) lost() (n uint64) {
 	_ = p.objects.Lost.Get(&n) // of memory that is mapped
 	return n

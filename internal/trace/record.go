@@ -79,7 +79,7 @@ func comm(padded []byte) string {
 	return string(name)
 }
 
-// split is the arguments, each of which ends with a NUL, but maybe the last.
+// split separates the arguments, each of which ends with a NUL, except maybe the last.
 func split(args []byte) []string {
 	if len(args) == 0 {
 		return nil
@@ -87,7 +87,7 @@ func split(args []byte) []string {
 	return strings.Split(strings.TrimSuffix(string(args), "\x00"), "\x00")
 }
 
-// inDir names a file that execveat(2) found through a descriptor, in the kernel's words.
+// inDir names a file that execveat(2) found through a descriptor, as the kernel does.
 func inDir(file string, dir int) string {
 	if dir == atCWD || path.IsAbs(file) {
 		return file
@@ -95,9 +95,9 @@ func inDir(file string, dir int) string {
 	return strings.TrimSuffix(fmt.Sprintf("/dev/fd/%d/%s", dir, file), "/")
 }
 
-// arguments puts the file in the place of the first argument, which is
-// anything. An interpreter's arguments are its own, the script, and then the
-// script's without the first.
+// arguments replaces the first argument, which can be anything, by the file. An
+// interpreter's arguments are its own, the script, and then the script's without the
+// first.
 func arguments(file string, argv []string, interpreted bool) []string {
 	if interpreted && len(argv) > 1 {
 		if i := slices.Index(argv[1:], file); i >= 0 {

@@ -19,11 +19,11 @@ import (
 // calls.
 const syscallTracepoints = "events/syscalls"
 
-// openTracepoints opens syscallTracepoints. Where tracefs is not mounted it is
-// mounted for the caller alone: at no path, for as long as something of it is open.
+// openTracepoints opens syscallTracepoints. If tracefs is not mounted it is mounted for
+// the caller only: without a path, for as long as something of it is open.
 //
-// A mounted one is preferred: all mounts of tracefs are views of the same one,
-// and another mount sets the options that an administrator gave it back.
+// An existing mount is preferred: all mounts of tracefs share one instance, and a new
+// mount resets the options that an administrator has given it.
 func openTracepoints() (*os.File, error) {
 	var failed []error
 	for _, path := range tracefsMounts() {
@@ -40,8 +40,8 @@ func openTracepoints() (*os.File, error) {
 	return f, nil
 }
 
-// tracefsMounts lists where tracefs is mounted. The one in debugfs is not among
-// them while nobody has used it: a look at it would mount it, and leave it so.
+// tracefsMounts lists where tracefs is mounted. The one in debugfs is not among them
+// until somebody has used it: accessing it would mount it permanently.
 func tracefsMounts() (paths []string) {
 	table, err := os.ReadFile("/proc/thread-self/mountinfo")
 	if err != nil {
@@ -57,7 +57,7 @@ func tracefsMounts() (paths []string) {
 	return paths
 }
 
-// openDetached opens syscallTracepoints in a tracefs that it mounts at no path,
+// openDetached opens syscallTracepoints in a tracefs that it mounts without a path,
 // with fsopen(2) of Linux 5.2. It takes CAP_SYS_ADMIN.
 func openDetached() (*os.File, error) {
 	config, err := unix.Fsopen("tracefs", unix.FSOPEN_CLOEXEC)
@@ -99,9 +99,9 @@ func tracepointID(folder *os.File, name string) (uint64, error) {
 	return strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
 }
 
-// attachTracepoint runs a program whenever any process comes by a tracepoint,
-// until what it returns is closed. It is what the library does too, which finds
-// the tracepoint's number only where tracefs is mounted.
+// attachTracepoint runs a program whenever any process reaches a tracepoint, until the
+// result is closed. The library does the same, but finds the tracepoint's number only
+// where tracefs is mounted.
 func attachTracepoint(folder *os.File, name string, program *ebpf.Program) (io.Closer, error) {
 	id, err := tracepointID(folder, name)
 	if err != nil {
