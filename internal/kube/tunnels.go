@@ -151,12 +151,12 @@ func (r *Route) warmPods(ctx context.Context, changed <-chan struct{}) (pod stri
 		}
 		return "", err
 	}
-	any := make(chan warmed, len(pods)) // whichever comes first
+	first := make(chan warmed, len(pods)) // whichever it is
 	spreads := r.balancer.spreads()
 	results := make([]chan warmed, len(pods))
 	for i, e := range pods {
-		if results[i] = any; !spreads {
-			results[i] = make(chan warmed, 1) // in their order: connections go to the first
+		if results[i] = first; !spreads {
+			results[i] = make(chan warmed, 1) // in their order: connections go to the first pod
 		}
 		r.work.Go(func() {
 			connect := func(ctx context.Context, tunnels *portforward.Client) error { return tunnels.Connect(ctx) }
