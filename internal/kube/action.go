@@ -133,12 +133,12 @@ func (c *Cluster) requestError(ctx context.Context, err error, a apiAction) erro
 // forbidden is the error for what the user may not do. A user who may not impersonate
 // may not even ask who they are, and the server's answer does not tell the two apart.
 func (c *Cluster) forbidden(ctx context.Context, a apiAction) error {
-	user := c.user.get(struct{}{}, func() (string, time.Duration) {
+	user := c.user.get(struct{}{}, func() (time.Duration, string) {
 		name := c.askUserName(ctx)
 		if ctx.Err() != nil {
-			return name, 0
+			return 0, name
 		}
-		return name, userTime
+		return userTime, name
 	})
 	if user == "" && c.impersonated != "" {
 		return &ForbiddenError{Verb: "impersonate", Resource: "users", Name: c.impersonated}

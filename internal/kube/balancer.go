@@ -137,30 +137,28 @@ func (b *balancer) likely(candidates []endpoint, ref portRef, most int, hasTunne
 	return best
 }
 
-// eligible are the pods that are ready. Those that terminate or are penalized are
-// left out if there are others. b.mu is held.
-func (b *balancer) eligible(all []endpoint) []endpoint {
-	var ready, reachable, staying []endpoint
+// eligible are the pods that are ready. Those that are penalized are left out if there
+// are others, and so are those that terminate. b.mu is held.
+func (b *balancer) eligible(all []endpoint) (best []endpoint) {
+	most := 0
 	for _, e := range all {
-		if !e.ready {
+		rank := 3
+		switch {
+		case !e.ready:
 			continue
+		case time.Since(b.penalized[e.uid]) <= penaltyTime:
+			rank = 1
+		case e.terminating:
+			rank = 2
 		}
-		ready = append(ready, e)
-		if time.Since(b.penalized[e.uid]) <= penaltyTime {
-			continue
+		if rank > most {
+			most, best = rank, nil
 		}
-		reachable = append(reachable, e)
-		if !e.terminating {
-			staying = append(staying, e)
+		if rank == most {
+			best = append(best, e)
 		}
 	}
-	switch {
-	case len(staying) > 0:
-		return staying
-	case len(reachable) > 0:
-		return reachable
-	}
-	return ready
+	return best
 }
 
 // confirm notes that a pod was reached. From then on penalize does not end a hold on it.

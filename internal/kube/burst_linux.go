@@ -15,22 +15,22 @@ import (
 )
 
 const (
-	// burstSize is a read's size that says that more is on its way: a TLS
+	// burstSize is the size of a read from which more is expected to follow: a TLS
 	// record is 16 KiB at most, and what people type is less than that.
 	burstSize = 16 << 10
-	// burstWake is how much must then have come to wake this process up.
+	// burstWake is how many bytes must then have arrived to wake this process up.
 	burstWake = 192 << 10
-	// burstRest is how long it waits for as much.
+	// burstRest is how long it waits for that many.
 	burstRest = time.Millisecond
-	// burstBuffer is what is read at once.
+	// burstBuffer is how much is read at once.
 	burstBuffer = 256 << 10
 )
 
 // burstConn moderates how often a tunnel wakes this process. A chain of API
 // server, kubelet and runtime delivers a download in pieces of a few kilobytes,
-// and a wake-up for each costs more than all else that is done with it. So
-// after a read that brought much, the socket wakes nobody until it holds much
-// (SO_RCVLOWAT of socket(7)), or a moment has passed: what network cards call
+// and a wake-up for each costs more than everything else that is done with it. So
+// after a large read the socket wakes nobody until it holds many bytes (SO_RCVLOWAT
+// of socket(7)), or a moment has passed. Network cards do the same, and call it
 // interrupt moderation.
 type burstConn struct {
 	net.Conn
@@ -121,8 +121,8 @@ func (c *burstConn) fill() error {
 	return io.EOF
 }
 
-// take reads what there is; it reports false to be called again when there is much, or
-// something after a while.
+// take reads what has arrived. If that is nothing, it returns false to be called again
+// when there is much, or after a while when there is anything.
 func (c *burstConn) take(fd uintptr) (done bool) {
 	c.got, c.err = nonblock.Read(int(fd), c.buf[:])
 	if !errors.Is(c.err, unix.EAGAIN) {
@@ -138,7 +138,7 @@ func (c *burstConn) take(fd uintptr) (done bool) {
 	return false
 }
 
-// wake lets any byte wake this process, at once if there is one already.
+// wake makes a single byte wake this process up, at once if one is there already.
 func (c *burstConn) wake() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

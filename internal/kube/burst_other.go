@@ -7,7 +7,7 @@ import (
 	"net"
 )
 
-// dialBurst is dial: only Linux' sockets are told how much is worth a wake-up.
+// dialBurst is dial: only Linux lets a socket wait for many bytes.
 func dialBurst(ctx context.Context, network, address string) (net.Conn, error) {
 	return dial(ctx, network, address)
 }

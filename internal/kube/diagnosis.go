@@ -17,7 +17,7 @@ import (
 const (
 	// diagnosisLimit is how long the search for reasons may take.
 	diagnosisLimit = 2 * time.Second
-	// diagnosisTime is for how long a reason that was found may be told again.
+	// diagnosisTime is for how long a reason that was found is used again.
 	diagnosisTime = time.Second
 	// maxDescribed is how many pods are asked for.
 	maxDescribed = 20
@@ -60,7 +60,8 @@ func (r *Route) unavailable(all []endpoint, ref portRef) error {
 	return e
 }
 
-// diagnose is unavailable with all that the server can tell, or why it tells nothing.
+// diagnose is unavailable with what the server adds to it, or the error that keeps the
+// pods from being read.
 func (r *Route) diagnose(ctx context.Context, ref portRef) error {
 	all, _, err := r.pods.current()
 	if err != nil {
@@ -136,7 +137,7 @@ func (r *Route) describeNamed(ctx context.Context, known []PodStatus) (each []Po
 }
 
 // addWarning adds the cluster's last warning about a pod's state, such as that a
-// volume is missing or a probe fails, if the pod's status itself tells little.
+// volume is missing or a probe fails, if the pod's status itself says little.
 func (r *Route) addWarning(ctx context.Context, s *PodStatus) {
 	if !s.vague {
 		return
@@ -188,8 +189,8 @@ func lastSeen(e *corev1.Event) time.Time {
 	return slices.MaxFunc(times, time.Time.Compare)
 }
 
-// cache remembers answers for a while. Whoever asks while an answer is looked for
-// waits for it. The zero value is ready to use.
+// cache remembers answers for a while. Callers that ask while an answer is looked for
+// wait for it. The zero value is ready to use.
 type cache[K comparable, V any] struct {
 	mu    sync.Mutex
 	known map[K]cached[V]
@@ -201,14 +202,14 @@ type cached[V any] struct {
 }
 
 // get returns the answer for a key, which find looks for if it is not known. find
-// also returns for how long its answer counts.
-func (c *cache[K, V]) get(key K, find func() (V, time.Duration)) V {
+// returns for how long its answer counts, and the answer.
+func (c *cache[K, V]) get(key K, find func() (time.Duration, V)) V {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if known, ok := c.known[key]; ok && time.Now().Before(known.until) {
 		return known.value
 	}
-	value, keep := find()
+	keep, value := find()
 	if c.known == nil {
 		c.known = map[K]cached[V]{}
 	}

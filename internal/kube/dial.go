@@ -9,7 +9,6 @@ import (
 
 	"porthole.dev/porthole/internal/backoff"
 	"porthole.dev/porthole/internal/pipe"
-	"porthole.dev/porthole/internal/portforward"
 	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/tunnel"
 )
@@ -49,22 +48,20 @@ func (r *Route) dial(parent context.Context, port uint16) (pipe.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if e, ok := r.balancer.pick(candidates, ref); ok {
-			conn, err := r.dialPod(ctx, e)
-			if err == nil || isFinal(err) {
-				return conn, err
-			}
-			if last == nil || ctx.Err() == nil {
-				last = err // and not that the last attempt was cut short
-			}
-			backoff.Sleep(ctx, pauseAfter(&pause, err), changed)
-		} else {
+		if e, ok := r.balancer.pick(candidates, ref); !ok {
 			last = nil
 			select {
 			case <-changed:
 			case <-ctx.Done():
 			case <-r.life.Done():
 			}
+		} else if conn, err := r.connect(ctx, e, true); err == nil || isFinal(err) {
+			return conn, err
+		} else {
+			if last == nil || ctx.Err() == nil {
+				last = err // and not that the last attempt was cut short
+			}
+			backoff.Sleep(ctx, pauseAfter(&pause, err), changed)
 		}
 		switch {
 		case r.life.Err() != nil:
@@ -82,25 +79,9 @@ func (r *Route) dial(parent context.Context, port uint16) (pipe.Conn, error) {
 // the same time, so that the answer is shared for a moment.
 func (r *Route) waitError(began time.Time, last error, ref portRef) error {
 	if last == nil {
-		last = r.diagnoses.get(ref, func() (error, time.Duration) { return r.diagnose(r.life, ref), diagnosisTime })
+		last = r.diagnoses.get(ref, func() (time.Duration, error) { return diagnosisTime, r.diagnose(r.life, ref) })
 	}
 	return &WaitError{Waited: time.Since(began).Round(100 * time.Millisecond), Err: last}
-}
-
-// dialPod makes one attempt to connect to one pod.
-func (r *Route) dialPod(ctx context.Context, e endpoint) (conn pipe.Conn, err error) {
-	err = r.withTunnels(ctx, e, func(ctx context.Context, tunnels *portforward.Client) (err error) {
-		conn, err = tunnels.Dial(ctx, e.port)
-		return err
-	})
-	if err != nil {
-		select { // the monitor looks whether the route still works
-		case r.recheck <- struct{}{}:
-		default:
-		}
-		return nil, err
-	}
-	return conn, nil
 }
 
 // isFinal says whether an error is about this connection alone, so that another

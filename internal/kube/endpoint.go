@@ -27,7 +27,7 @@ type endpoint struct {
 	port        uint16    // of Route.candidates: the number that the wanted port has here; 0 for any
 }
 
-// podState holds what is known of a target's pods, and wakes up whoever waits for
+// podState holds what is known of a target's pods, and wakes up those who wait for
 // it to change. Its methods are safe to call at the same time.
 type podState struct {
 	mu      sync.Mutex
@@ -60,7 +60,7 @@ func (s *podState) fail(err error) {
 	s.err = err
 }
 
-// notify wakes up whoever waits for a change.
+// notify wakes up those who wait for a change.
 func (s *podState) notify() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

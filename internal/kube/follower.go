@@ -71,7 +71,7 @@ type follower[T object] struct {
 	query func(ctx context.Context) (query, error)
 	// update gets all objects after each change, in the order of their names.
 	update func([]T)
-	// failed is told why objects cannot be read, and nil when they can be again.
+	// failed gets the error when objects cannot be read, and nil when they can be again.
 	failed func(error)
 	// requery, unless nil, says that what query asks for has changed.
 	requery <-chan struct{}

@@ -59,7 +59,7 @@ func (m *monitor) maySettle(err error) bool {
 //
 // When it breaks, and neither for want of pods nor with an answer from the API server,
 // then the connections to the server may be as dead as the tunnel, and what is known
-// of the pods old. So they are checked, and made anew if they are dead. Other routes
+// of the pods old. So they are checked, and closed if they are dead. Other routes
 // share them, and would lose their watches otherwise.
 func (m *monitor) report(pod string, err error) {
 	r, was := m.route, m.up

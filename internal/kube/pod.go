@@ -152,7 +152,7 @@ func ended(pod *corev1.Pod) PodStatus {
 	if s.Reason != "" {
 		return s
 	}
-	// A sidecar is told to end after all others have ended, so that it tells least.
+	// A sidecar ends after all others, so that its state says least about the reason.
 	all := slices.Concat(pod.Status.ContainerStatuses, sidecars(pod))
 	if pod.Status.Phase == corev1.PodFailed {
 		all = slices.Concat(initial(pod), all)

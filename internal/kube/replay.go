@@ -212,8 +212,8 @@ func (c *replayConn) finishLocked() {
 }
 
 // reopen opens the connection again if it failed with an error that allows that. It
-// returns nil if that was done, by this call or another: whoever still uses the failed
-// connection then learns only that it is closed.
+// returns nil if that was done, by this call or another: the error of a connection that
+// was replaced meanwhile may be only that it is closed.
 func (c *replayConn) reopen(failed tunnelConn, err error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -258,7 +258,7 @@ func (c *replayConn) replay() (tunnelConn, error) {
 	if !stop() && err == nil {
 		err = net.ErrClosed
 	}
-	if err != nil && !nothingDone(err) { // else whoever reads finds out, and reopens it once more
+	if err != nil && !nothingDone(err) { // else the next read fails too, and reopens it once more
 		_ = to.Reset()
 		return nil, err
 	}

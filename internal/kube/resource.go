@@ -120,7 +120,7 @@ func hasScale(known []*metav1.APIResourceList, r schema.GroupVersionResource) bo
 	})
 }
 
-// IsResource tells whether a word is a name of one of the resources that are in every cluster.
+// IsResource reports whether a word names one of the resources that every cluster has.
 func IsResource(word string) bool {
 	_, ok := builtin(strings.ToLower(word))
 	return ok

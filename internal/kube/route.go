@@ -60,7 +60,7 @@ type Route struct {
 	balancer *balancer
 	tunnels  *tunnels
 	recheck  chan struct{} // asks the monitor to look whether the route still works
-	reselect chan struct{} // tells that the service selects other pods
+	reselect chan struct{} // signals that the service selects other pods
 	troubled bool          // the last event was not that the route is Ready
 
 	life context.Context // ends with Close
@@ -204,7 +204,7 @@ func (r *Route) Wait(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// emit tells the route's owner. Only Open and then the monitor call it.
+// emit hands an event to the route's owner. Only Open and then the monitor call it.
 func (r *Route) emit(e route.Event) {
 	r.Log.Debug("route", "target", r.resolved.name, "kind", e.Kind, "pod", e.Pod, "err", e.Err)
 	e.Again, r.troubled = r.troubled && e.Kind == route.Ready, e.Kind != route.Ready

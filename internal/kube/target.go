@@ -159,7 +159,7 @@ func (r *Route) followService() {
 }
 
 // serviceChanged notes the service as it is now. While it is deleted its ports stay
-// known, since it may be made anew.
+// known, since it may be created again.
 func (r *Route) serviceChanged(all []*corev1.Service) {
 	r.resolved.deleted.Store(len(all) == 0)
 	if len(all) == 0 {

@@ -67,7 +67,7 @@ func dialOnce(ctx context.Context, network, address string, succeeded chan<- net
 	}
 }
 
-// recovery tells those who wait when the API server answers again after it did not.
+// recovery wakes up those who wait when the API server answers again after it did not.
 type recovery struct {
 	mu   sync.Mutex
 	lost bool

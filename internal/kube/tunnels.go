@@ -12,6 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 
+	"porthole.dev/porthole/internal/pipe"
 	"porthole.dev/porthole/internal/portforward"
 )
 
@@ -109,28 +110,39 @@ func (t *tunnels) close() {
 	t.closing.Wait()
 }
 
-// withTunnels lets do use a pod's tunnels, for attemptLimit at most. If the pod is
-// the reason for a failure, the balancer avoids it for a while.
-func (r *Route) withTunnels(ctx context.Context, e endpoint, do func(context.Context, *portforward.Client) error) error {
+// connect makes one attempt to connect to a pod's port, or without dial only to have
+// a tunnel to the pod. If the pod is the reason for a failure, the balancer avoids it
+// for a while.
+func (r *Route) connect(ctx context.Context, e endpoint, dial bool) (conn pipe.Conn, err error) {
 	client := r.tunnels.to(e)
 	if client == nil {
-		return net.ErrClosed
+		return nil, net.ErrClosed
 	}
 	ctx, cancel := context.WithTimeout(ctx, attemptLimit)
 	defer cancel()
-	err := do(ctx, client)
+	if dial {
+		conn, err = client.Dial(ctx, e.port)
+	} else {
+		err = client.Connect(ctx)
+	}
 	if err == nil {
 		r.balancer.confirm(e.uid)
-		return nil
+		return conn, nil
+	}
+	if dial {
+		select { // the monitor looks whether the route still works
+		case r.recheck <- struct{}{}:
+		default:
+		}
 	}
 	status := refusal(err)
 	if gone := status == http.StatusNotFound; gone || status >= http.StatusInternalServerError || errors.Is(err, context.DeadlineExceeded) {
 		r.balancer.penalize(e.uid, gone)
 	}
 	if errors.Is(err, net.ErrClosed) {
-		return err
+		return nil, err
 	}
-	return r.Cluster.requestError(ctx, err, portForwardTo(r.Namespace, e.pod))
+	return nil, r.Cluster.requestError(ctx, err, portForwardTo(r.Namespace, e.pod))
 }
 
 // warmed is what became of opening a tunnel to a pod.
@@ -159,8 +171,8 @@ func (r *Route) warmPods(ctx context.Context, changed <-chan struct{}) (pod stri
 			results[i] = make(chan warmed, 1) // in their order: connections go to the first pod
 		}
 		r.work.Go(func() {
-			connect := func(ctx context.Context, tunnels *portforward.Client) error { return tunnels.Connect(ctx) }
-			results[i] <- warmed{e.pod, r.withTunnels(r.life, e, connect)}
+			_, err := r.connect(r.life, e, false)
+			results[i] <- warmed{e.pod, err}
 		})
 	}
 	for _, next := range results {
@@ -180,7 +192,7 @@ func (r *Route) warmPods(ctx context.Context, changed <-chan struct{}) (pod stri
 }
 
 // sweep closes the tunnels of pods that are gone, until Close. A pod that merely no
-// longer belongs to the target keeps them: its connections go on.
+// longer belongs to the target keeps them, and its connections with them.
 func (r *Route) sweep() {
 	tick := time.NewTicker(sweepPause)
 	defer tick.Stop()
