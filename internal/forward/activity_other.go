@@ -10,10 +10,10 @@ import (
 	"porthole.dev/porthole/internal/pipe"
 )
 
-// activity tells what passes on a client's connection.
+// activity tells whether a client's connection is in use.
 type activity struct{ *watched }
 
-// watched is a connection that keeps the times of what passes.
+// watched is a connection that keeps the times of its last reads and writes.
 type watched struct {
 	socket     *net.TCPConn
 	born       time.Time
@@ -55,5 +55,5 @@ func (w *watched) Write(p []byte) (int, error) {
 func (w *watched) CloseWrite() error { return w.socket.CloseWrite() }
 func (w *watched) Close() error      { return w.socket.Close() }
 
-// Reset implements what pipe.Reset looks for.
+// Reset is called by pipe.Reset.
 func (w *watched) Reset() error { return pipe.Reset(w.socket) }

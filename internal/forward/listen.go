@@ -26,11 +26,10 @@ type Listener struct {
 // every address.
 const tries = 32
 
-// Listen binds all ports, or none. A port without an address of its own is
-// bound on each of addresses, with the same number on all of them, also when
-// that is chosen by the system. target.Localhost means 127.0.0.1 and ::1, both,
-// save where the machine does not have one of the families at all. An address that
-// others of the list cover already counts once.
+// Listen binds all ports, or none. A port without an address of its own is bound on
+// each of addresses, with the same number on all of them, even if the system chooses
+// it. target.Localhost means both 127.0.0.1 and ::1, unless the machine lacks one of
+// the families. Addresses that others of the list cover are left out.
 // Errors: ErrTwice; *net.OpError as net.Listen returns it.
 func Listen(ctx context.Context, addresses []string, ports []target.Port) (ls []*Listener, err error) {
 	defer func() {
@@ -48,7 +47,7 @@ func Listen(ctx context.Context, addresses []string, ports []target.Port) (ls []
 			if taken[a] {
 				return nil, fmt.Errorf("listen on %s: %w", a, ErrTwice)
 			}
-			taken[a] = p.Local != 0 // or else the system chooses another for each
+			taken[a] = p.Local != 0 // for 0 the system chooses a different one each time
 		}
 	}
 	for i, p := range ports {
@@ -126,7 +125,7 @@ func listen(ctx context.Context, locals []local, p target.Port) (ls []*Listener,
 	for _, at := range locals {
 		network := "tcp4"
 		if at.addr.Is6() {
-			network = "tcp6" // and not IPv4 as well, which has a listener of its own
+			network = "tcp6" // without IPv4, which has a listener of its own
 		}
 		l, err := new(net.ListenConfig).Listen(ctx, network, netip.AddrPortFrom(at.addr, number).String())
 		switch {

@@ -6,7 +6,7 @@ import (
 	"porthole.dev/porthole/internal/target"
 )
 
-// claims are local addresses and ports, and the line that took each.
+// claims are the local addresses and ports that are taken, and the line that took each.
 type claims struct {
 	taken map[netip.AddrPort]int
 	// first is by port, at the unspecified address of a family: the line that
@@ -18,8 +18,8 @@ func newClaims() claims {
 	return claims{taken: map[netip.AddrPort]int{}, first: map[netip.AddrPort]int{}}
 }
 
-// take returns the line that has a already, or gives a to line and returns 0.
-// The unspecified address clashes with every other of its family, as in bind(2).
+// take returns the line that has taken a already, or takes it for line and returns 0.
+// The unspecified address conflicts with every other one of its family, as in bind(2).
 func (c claims) take(a netip.AddrPort, line int) int {
 	all := netip.AddrPortFrom(netip.IPv6Unspecified(), a.Port())
 	if a.Addr().Is4() {
@@ -39,7 +39,7 @@ func (c claims) take(a netip.AddrPort, line int) int {
 	return 0
 }
 
-// expand returns the addresses that a parsed one stands for.
+// expand returns the addresses that a parsed address stands for.
 func expand(address string) []netip.Addr {
 	if address == target.Localhost {
 		return []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}

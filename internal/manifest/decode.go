@@ -12,12 +12,12 @@ import (
 
 const maxLabel = 63 // bytes of a name: RFC 1123
 
-// decoder turns the values of one file into a Manifest, and collects what is wrong with them.
+// decoder turns the values of one file into a Manifest, and collects the errors in them.
 type decoder struct {
 	file   string
-	last   int // line of the file
+	last   int // the number of the file's last line
 	errs   []*Error
-	values int            // looked at
+	values int            // how many were read
 	names  map[string]int // of forwards, and their lines
 	locals claims
 }
@@ -29,7 +29,7 @@ func newDecoder(file string, text []byte) *decoder {
 func (d *decoder) err() error { return join(d.errs) }
 
 func (d *decoder) fail(at value, err error) {
-	if at.line > d.last { // of nothing, where the file ends before a value
+	if at.line > d.last { // the file ends where a value should be
 		at.line, at.column = d.last, 0
 	}
 	d.errs = append(d.errs, &Error{File: d.file, Line: at.line, Column: at.column, Err: err})
@@ -48,7 +48,7 @@ func (d *decoder) manifest(root *yaml.Node) *Manifest {
 	return m
 }
 
-// forward reads one forward. What is wrong with a part of it leaves out that part.
+// forward reads one forward. Parts of it that are wrong are left out.
 func (d *decoder) forward(v value) target.Forward {
 	fields := d.fields(v, "a forward", keysOf[target.Forward](), "target", "ports")
 	f := target.Forward{Line: v.line}
@@ -103,7 +103,7 @@ func (d *decoder) namespace(v value) string {
 	return namespace
 }
 
-// addresses reads what to listen on; none that is wrong is among them.
+// addresses reads the addresses to listen on, and leaves out those that are wrong.
 func (d *decoder) addresses(v value) (addresses []string) {
 	if !v.given() {
 		return []string{target.Localhost}
@@ -140,7 +140,7 @@ func (d *decoder) ports(v value, f target.Forward) (ports []target.Port) {
 		if p.Address != "" {
 			addresses = []string{p.Address}
 		}
-		if p.Local != 0 { // the others are free, or known later
+		if p.Local != 0 { // 0 is any free port, or one that is known later
 			d.claim(d.locals, item, addresses, p.Local)
 		}
 	}
@@ -159,8 +159,8 @@ func (d *decoder) port(v value, parse func(string) (target.Port, error)) (target
 	return p, err == nil
 }
 
-// claim takes the port at all of the addresses, or says which is taken. Port 0
-// is for the addresses alone.
+// claim takes the port at all of the addresses, or reports which is taken. With port 0
+// it takes the addresses alone.
 func (d *decoder) claim(c claims, v value, addresses []string, port uint16) bool {
 	for _, address := range addresses {
 		for _, a := range expand(address) {

@@ -15,7 +15,7 @@ type Error struct {
 	Err    error
 }
 
-// Error puts the place first, in the form that editors jump to.
+// Error puts the place first, in the form that editors recognize.
 func (e *Error) Error() string {
 	if e.Column == 0 {
 		return fmt.Sprintf("%s:%d: %v", e.File, e.Line, e.Err)
@@ -25,11 +25,11 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// maxErrors is how many errors a person is told at once.
+// maxErrors is how many errors are reported at once.
 const maxErrors = 20
 
-// join sorts errors by their place and joins them. Where they are too many,
-// the last one says so.
+// join sorts errors by their place and joins them. If there are too many, the last one
+// says so.
 func join(all []*Error) error {
 	slices.SortStableFunc(all, func(a, b *Error) int {
 		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))

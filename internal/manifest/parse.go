@@ -18,7 +18,7 @@ const (
 	maxDepth = 50      // of values in values: a manifest needs 4
 )
 
-// parse reads the one document that text has. Its Error is without File.
+// parse reads the only document of text. Its Error has no File.
 func parse(text []byte) (root *yaml.Node, fault *Error) {
 	if len(text) > maxSize {
 		return nil, &Error{Line: 1, Err: errors.New("the file is larger than 1 MiB")}
@@ -59,9 +59,8 @@ func invalidUTF8(text []byte) int {
 	return -1
 }
 
-// faultOf words an error of the YAML library and finds its place. A library's
-// error at the end of the text is about something that was begun before, so it
-// is told where that was.
+// faultOf converts an error of the YAML library and finds its place. The library reports
+// what is not closed at the end of the text; the error gets the place where that begins.
 func faultOf(err error, text []byte) *Error {
 	e, ok := errors.AsType[*yaml.LoadError](err)
 	if !ok {
@@ -71,7 +70,7 @@ func faultOf(err error, text []byte) *Error {
 	if e.ContextMsg != "" {
 		message += " " + e.ContextMsg
 	}
-	if e.Mark.Line == 0 { // of a character, for which there is an offset only
+	if e.Mark.Line == 0 { // a wrong character, of which only the offset is known
 		return faultAt(text[:min(max(e.Mark.Index, 0), len(text))], message)
 	}
 	mark, last := e.Mark, lastLine(text)
@@ -84,14 +83,14 @@ func faultOf(err error, text []byte) *Error {
 	return &Error{Line: mark.Line, Column: mark.Column, Err: errors.New(message)}
 }
 
-// lastLine is the last line that has something on it.
+// lastLine returns the number of the last line that is not empty.
 func lastLine(text []byte) int {
 	return faultAt(bytes.TrimRightFunc(text, unicode.IsSpace), "").Line
 }
 
-// faultAt is an error at the character that follows before.
+// faultAt returns an error at the character after the text before.
 func faultAt(before []byte, message string) *Error {
-	// The library takes all of these for the end of a line, as YAML 1.1 does.
+	// To the library all of these end a line, as in YAML 1.1.
 	lines := strings.NewReplacer("\r\n", "\n", "\r", "\n", "\u0085", "\n", "\u2028", "\n", "\u2029", "\n", "\ufeff", "")
 	text := lines.Replace(string(before))
 	last := text[strings.LastIndexByte(text, '\n')+1:]

@@ -17,7 +17,7 @@ const (
 	maxText   = 4096 // of one value, in bytes: the longest path
 )
 
-// text reads a string that is not empty, and returns "" when it has complained, or v is not given.
+// text reads a string that is not empty. It returns "" after an error, and if v is not given.
 func (d *decoder) text(v value, key string) string {
 	switch {
 	case !v.given():
@@ -59,7 +59,7 @@ func (d *decoder) list(v value, key string) (items []value) {
 		d.failf(v, "%s: the list is empty", key)
 		return nil
 	}
-	if !d.spend(v) {
+	if !d.withinLimit(v) {
 		return nil
 	}
 	for _, n := range v.node.Content {
@@ -68,17 +68,17 @@ func (d *decoder) list(v value, key string) (items []value) {
 	return items
 }
 
-// fields returns the values of a mapping by their keys, of which only the known are taken.
+// fields returns the values of a mapping by their keys, without those of unknown keys.
 func (d *decoder) fields(v value, what string, known []string, required ...string) map[string]value {
 	if v.node.Kind != yaml.MappingNode {
 		d.failf(v, "%s: want a mapping with %s, not %s", what, strings.Join(required, " and "), v.kind())
 		return nil
 	}
-	if !d.spend(v) {
+	if !d.withinLimit(v) {
 		return nil
 	}
 	fields := map[string]value{}
-	meant := map[string]bool{} // by keys that were mistyped
+	meant := map[string]bool{} // the keys that mistyped ones stand for
 	for pair := range slices.Chunk(v.node.Content, 2) {
 		key, val := v.part(pair[0]), v.part(pair[1])
 		if d.key(key, known, fields) {
@@ -95,7 +95,7 @@ func (d *decoder) fields(v value, what string, known []string, required ...strin
 	return fields
 }
 
-// key reports whether a mapping's key is known and not among those before it.
+// key reports whether a mapping's key is known, and was not used before in the mapping.
 func (d *decoder) key(key value, known []string, before map[string]value) bool {
 	text := key.node.Value
 	switch {
@@ -113,10 +113,10 @@ func (d *decoder) key(key value, known []string, before map[string]value) bool {
 	return false
 }
 
-// spend counts the parts of v, and reports whether they may be looked at.
-func (d *decoder) spend(v value) bool {
+// withinLimit counts the parts of v, and reports whether they may be read.
+func (d *decoder) withinLimit(v value) bool {
 	if d.values > maxValues {
-		return false // and that was told
+		return false // the error is reported already
 	}
 	d.values += len(v.node.Content)
 	if d.values > maxValues {

@@ -7,9 +7,9 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// value is a node of the file, never an alias, and the place for messages
-// about it: where it is written or, for what an alias brought in, the alias.
-// One without a node is a value that the file does not give.
+// value is a node of the file, never an alias, and its place for messages: where it is
+// written or, if an alias stands for it, the place of the alias. Without a node it is a
+// value that the file does not have.
 type value struct {
 	node         *yaml.Node
 	line, column int
@@ -33,20 +33,20 @@ func (v value) part(n *yaml.Node) value {
 func (v value) given() bool { return v.node != nil }
 
 func (v value) isText() bool {
-	// Without quotes a date is text in the YAML of today.
+	// YAML 1.2 has no dates: an unquoted one is text.
 	tag := v.node.ShortTag()
 	return v.node.Kind == yaml.ScalarNode && (tag == "!!str" || tag == "!!timestamp")
 }
 
-// isCounting reports whether v is a number from 1, in decimal: 0700 and 0x50
-// are not what everybody takes them for.
+// isCounting reports whether v is a decimal number from 1. 0700 and 0x50 are refused,
+// because people read them in different ways.
 func (v value) isCounting() bool {
 	text := v.node.Value
 	return v.node.Kind == yaml.ScalarNode && v.node.ShortTag() == "!!int" &&
 		strings.Trim(text, "0123456789") == "" && strings.TrimLeft(text, "0") == text
 }
 
-// needsQuotes reports whether v is something else than text for want of quotes.
+// needsQuotes reports whether v would be text if it were in quotes.
 func (v value) needsQuotes() bool {
 	tag := v.node.ShortTag()
 	return v.node.Kind == yaml.ScalarNode && (tag == "!!int" || tag == "!!float" || tag == "!!bool")
@@ -84,7 +84,7 @@ func (v value) kind() string {
 	}
 }
 
-// clip keeps what a message cites from the file short.
+// clip shortens text of the file for a message.
 func clip(s string) string {
 	const most = 40
 	if len(s) <= most {

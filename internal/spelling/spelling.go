@@ -1,4 +1,4 @@
-// Package spelling finds the word that somebody may have meant who wrote another.
+// Package spelling finds the known word that a mistyped one may stand for.
 // It must not know what the words are for.
 package spelling
 
@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// Nearest returns the known word that is most like word, if it is like it at all:
+// Nearest returns the known word that is most like word, if there is one:
 // two letters apart at most, and not more than half of them.
 func Nearest(word string, known []string) (string, bool) {
 	if len(known) == 0 {

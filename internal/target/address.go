@@ -26,8 +26,8 @@ func (n Network) String() string {
 }
 
 // Address is what a connection is made to, as the target sees it: a port of the
-// target's own loopback, or a Unix socket in its file system. The zero value of all
-// fields but Port is that of a TCP port.
+// target's own loopback, or a Unix socket in its file system. Address{Port: 80} is a
+// TCP port.
 type Address struct {
 	Network Network
 	Port    uint16 // of TCP and UDP
@@ -37,7 +37,7 @@ type Address struct {
 // TCPPort returns the address of a TCP port.
 func TCPPort(number uint16) Address { return Address{Port: number} }
 
-// TCPOnly returns the number of a TCP port, for those who reach no other network.
+// TCPOnly returns the number of a TCP port, for a Dialer that reaches no other network.
 // Errors: ErrUnsupported.
 func (a Address) TCPOnly() (uint16, error) {
 	if a.Network != TCP {

@@ -10,19 +10,18 @@ type Forward struct {
 	// file have the same; "" when none was given.
 	Name   string `yaml:"name"`
 	Target Target `yaml:"target"`
-	// Context and Namespace are those of Kubernetes, "" for whatever is in
-	// use. They and Pin are never set where Target is not of Kubernetes.
+	// Context and Namespace are those of Kubernetes, "" for the current ones.
+	// They and Pin are set only if Target is an object of Kubernetes.
 	Context   string `yaml:"context"`
 	Namespace string `yaml:"namespace"`
-	// Ports has at least one. Only a target of Kubernetes has ports by name.
+	// Ports has at least one. Only targets in Kubernetes have ports by name.
 	Ports []Port `yaml:"ports"`
-	// Addresses is what ports without an address of their own listen on, as
-	// ParseAddress returns them; localhost alone when none was given.
+	// Addresses are what ports without an address of their own listen on, as
+	// ParseAddress returns them; localhost alone if none was given.
 	Addresses []string `yaml:"address"`
 	// Pin asks to stay with the pod that was chosen first.
 	Pin bool `yaml:"pin"`
-	// Line is where the forward begins in the file, from 1, for messages
-	// about it that come later.
+	// Line is where the forward begins in the file, from 1, for later messages.
 	Line int `yaml:"-"`
 }
 

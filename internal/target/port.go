@@ -132,10 +132,10 @@ func isPortName(s string) bool {
 // remotePath finds the colon before the path of a Unix socket.
 var remotePath = regexp.MustCompile(`:\.{0,2}/`)
 
-// splitLocal takes off what is before LOCAL:REMOTE: an address, or the path to listen
-// on, which leaves :REMOTE.
+// splitLocal cuts off what is before LOCAL:REMOTE: an address, or the path to listen on,
+// which leaves :REMOTE.
 func splitLocal(s string) (p Port, pair string, err error) {
-	near, _, _ := strings.Cut(s, "/") // colons in a path divide nothing
+	near, _, _ := strings.Cut(s, "/") // colons in a path do not separate anything
 	switch end := strings.Index(s, "]:"); {
 	case isPath(s) && strings.Contains(s, ":"):
 		colon := strings.LastIndex(s, ":")
@@ -157,7 +157,7 @@ func splitLocal(s string) (p Port, pair string, err error) {
 }
 
 // ParseAddress checks an address to listen on and returns its usual spelling:
-// localhost, or an IP address, where IPv4 in IPv6 is taken for the IPv4 that it is.
+// localhost, or an IP address. An IPv4 address inside IPv6 becomes that IPv4 address.
 func ParseAddress(s string) (string, error) {
 	if s == Localhost {
 		return s, nil
@@ -180,8 +180,8 @@ func parseNumber(s, number string) (uint16, error) {
 	return uint16(n), nil
 }
 
-// String returns a form that ParseNamedPort reads back to the same Port, where
-// a name's number has not been filled in yet.
+// String returns a form that ParseNamedPort reads back to the same Port, unless the
+// number of a name has been filled in.
 func (p Port) String() string {
 	local, remote := strconv.Itoa(int(p.Local)), p.To().String()
 	if p.Name != "" {

@@ -28,7 +28,7 @@ type Target struct {
 	Scheme Scheme
 	PID    int    // of PID: at least 1
 	Path   string // of NetNS: absolute and clean
-	// Resource is what the object of Kubernetes is, as it was named, in lower
+	// Resource is the type of the object of Kubernetes as it was typed, in lower
 	// case: pod, svc, deployments.apps or deployments.v1.apps.
 	Resource string
 	Name     string // of the object of Kubernetes
@@ -38,8 +38,8 @@ type Target struct {
 const namedDir = "/run/netns"
 
 // Parse reads pid://NUMBER, netns://NAME or netns:///ABSOLUTE/PATH, and POD or
-// RESOURCE/NAME for Kubernetes. A namespace's name is one that ip-netns(8)
-// made, and stands for /run/netns/NAME.
+// RESOURCE/NAME for Kubernetes. netns://NAME stands for /run/netns/NAME, where
+// ip-netns(8) puts the namespaces that it makes.
 func Parse(s string) (Target, error) {
 	scheme, rest, ok := strings.Cut(s, "://")
 	switch {
