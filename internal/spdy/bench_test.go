@@ -64,7 +64,7 @@ func bulk(b *testing.B, w io.WriteCloser, r io.Reader) {
 	}
 	w.Close()
 	if n := <-done; n != int64(b.N)*size {
-		b.Fatalf("%d octets arrived of %d", n, b.N*size)
+		b.Fatalf("%d bytes arrived of %d", n, b.N*size)
 	}
 }
 
@@ -119,7 +119,7 @@ func serveStock(t testing.TB, conn net.Conn, server bool) <-chan *spdystream.Str
 	return streams
 }
 
-// BenchmarkRoundTrip bounces one octet. "tcp" is the same without a tunnel.
+// BenchmarkRoundTrip bounces one byte. "tcp" is the same without a tunnel.
 func BenchmarkRoundTrip(b *testing.B) {
 	b.Run("tcp", func(b *testing.B) {
 		s, r := transports(b)
@@ -167,7 +167,7 @@ func BenchmarkTunnel(b *testing.B) {
 	}
 }
 
-// BenchmarkOpen opens a stream, sends one octet both ways, and closes it.
+// BenchmarkOpen opens a stream, sends one byte both ways, and closes it.
 func BenchmarkOpen(b *testing.B) {
 	client, server := tunnel(b, Config{})
 	go func() {

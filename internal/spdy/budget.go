@@ -5,7 +5,7 @@ import (
 	"sync"
 )
 
-// Budget bounds the octets that the tunnels of a server may hold unread together.
+// Budget bounds the bytes that the tunnels of a server may hold unread together.
 // What is charged is what a peer may send before it has to wait: a window is paid for
 // when it is granted, since nobody can be made to give one back. Without flow control
 // it is the memory in use.
@@ -15,7 +15,7 @@ import (
 // each can get, and those that come always find something (dynamic thresholds, as
 // Choudhury and Hahne described them for the buffers of switches).
 type Budget struct {
-	// Size is the number of octets.
+	// Size is the number of bytes.
 	Size int
 	// MaxShares is how many tunnels there can be at once.
 	MaxShares int
@@ -30,7 +30,7 @@ type Budget struct {
 // NewShare returns the share of a new tunnel.
 func (b *Budget) NewShare() *Share { return &Share{budget: b} }
 
-// Held is how many octets are charged.
+// Held is how many bytes are charged.
 func (b *Budget) Held() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -63,15 +63,15 @@ type waiter struct {
 	granted bool // n is charged
 }
 
-// Reserve charges n octets for what is no stream's, if there is room, until Release.
+// Reserve charges n bytes for what is no stream's, if there is room, until Release.
 func (s *Share) Reserve(n int) bool { return s.take(n, need) }
 
-// Release gives back n octets of Reserve.
+// Release gives back n bytes of Reserve.
 func (s *Share) Release(n int) { s.release(n) }
 
 func (s *Share) unbounded() bool { return s == nil || s.budget == nil }
 
-// take charges n octets, if there is room.
+// take charges n bytes, if there is room.
 func (s *Share) take(n int, u urgency) bool {
 	if s.unbounded() {
 		return true
@@ -126,7 +126,7 @@ func (s *Share) giveUp(w *waiter) {
 	}
 }
 
-// release gives n octets back.
+// release gives n bytes back.
 func (s *Share) release(n int) {
 	if n == 0 || s.unbounded() {
 		return
@@ -153,17 +153,17 @@ func (b *Budget) own() int { return b.Size / 4 / max(b.MaxShares, 1) }
 // free is what is left of what is not set aside; the mutex is held.
 func (b *Budget) free() int { return b.Size - b.Size/4 - b.common }
 
-// beyond is how much of the common part the Share has with n octets more.
+// beyond is how much of the common part the Share has with n bytes more.
 func (s *Share) beyond(n int) int { return max(0, s.held+n-s.budget.own()) }
 
-// fits says whether the Share may have n octets more; the mutex is held.
+// fits says whether the Share may have n bytes more; the mutex is held.
 func (s *Share) fits(n int, u urgency) bool {
 	after := s.beyond(n)
 	free := s.budget.free() - (after - s.beyond(0))
 	return after == 0 || free >= 0 && after <= free*int(u)/2
 }
 
-// charge adds n octets; the mutex is held.
+// charge adds n bytes; the mutex is held.
 func (s *Share) charge(n int) {
 	s.budget.common += s.beyond(n) - s.beyond(0)
 	s.budget.held += n
@@ -171,7 +171,7 @@ func (s *Share) charge(n int) {
 }
 
 // serve has those who wait looked after soon, by a goroutine of its own: who gives
-// octets back may hold what a waiter needs to wake up. The mutex is held.
+// bytes back may hold what a waiter needs to wake up. The mutex is held.
 func (b *Budget) serve() {
 	if len(b.waiting) > 0 && !b.serving {
 		b.serving = true

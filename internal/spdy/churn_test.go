@@ -61,7 +61,7 @@ func churn(t *testing.T, c *Conn, rnd *rand.Rand) {
 		switch ending {
 		case 0:
 			if n, err := io.Copy(io.Discard, s); err != nil || n != int64(size) {
-				t.Errorf("%d octets of %d came back, %v", n, size, err)
+				t.Errorf("%d bytes of %d came back, %v", n, size, err)
 			}
 			s.Close()
 		case 1:

@@ -22,7 +22,7 @@ type Config struct {
 	// the whole tunnel; see Conn.Stalled.
 	FlowControl bool
 
-	// ReceiveBuffer is how many octets wait per stream until they are read;
+	// ReceiveBuffer is how many bytes wait per stream until they are read;
 	// with FlowControl it is the window that a stream begins with, and at least
 	// 64 KiB, since that much may come before the peer knows better. The window
 	// of a stream whose reader keeps up grows to 8 MiB, all of a tunnel by 64
@@ -57,7 +57,7 @@ type Config struct {
 	Probe bool
 
 	// PeerClosed, if set, says whether the transport has lost its peer, although there
-	// may be octets left to read. While the tunnel reads nothing because a stream's
+	// may be bytes left to read. While the tunnel reads nothing because a stream's
 	// buffer is full, a frame is written four times a second so that it can know; it
 	// is asked when that has lasted for two seconds, and true ends the tunnel.
 	PeerClosed func() bool

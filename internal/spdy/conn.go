@@ -8,7 +8,9 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,19 +22,19 @@ const closeGrace = 500 * time.Millisecond
 // Conn is one end of a tunnel. It owns the transport and two goroutines, which
 // read and write it. Its methods are safe to call at the same time.
 type Conn struct {
-	cfg       Config
-	transport io.ReadWriteCloser
-	hangUp    sync.Once // closes transport
-	send      sender
-	chunks    chunkPool
-	reader    frameReader
-	beat      heartbeat
-	vigil     vigil
+	cfg        Config
+	transport  io.ReadWriteCloser
+	hangUp     sync.Once // closes transport
+	send       sender
+	chunks     chunkPool
+	reader     frameReader
+	beat       heartbeat
+	stallWatch stallWatch
 
-	born       time.Time
-	readStall  atomic.Int64 // since when after born the read loop waits, or 0
+	started    time.Time
+	readStall  atomic.Int64 // since when after started the read loop waits, or 0
 	writeStall atomic.Int64 // the same for the write loop
-	heard      atomic.Uint64
+	progress   atomic.Uint64
 
 	loops   sync.WaitGroup
 	done    chan struct{} // closed once err is set
@@ -50,7 +52,7 @@ type Conn struct {
 
 	// Used by the read loop alone.
 	headers     headerDecoder
-	sessionDebt int // octets received and not given back to the session window
+	sessionDebt int // bytes received and not given back to the session window
 }
 
 // New starts a tunnel over transport and owns it from here on. Close must unblock
@@ -60,7 +62,7 @@ func New(transport io.ReadWriteCloser, cfg Config) *Conn {
 	c := &Conn{
 		cfg:       cfg.withDefaults(),
 		transport: transport,
-		born:      time.Now(),
+		started:   time.Now(),
 		done:      make(chan struct{}),
 		arrived:   make(chan struct{}, 1),
 		streams:   make(map[uint32]*Stream),
@@ -95,7 +97,7 @@ func (c *Conn) OpenStream(headers Header, fin bool) (*Stream, error) {
 	if fin {
 		syn.flags = flagFin
 	}
-	if err := c.send.opening(syn, text); err != nil {
+	if err := c.send.enqueueHeaders(syn, text); err != nil {
 		return nil, err
 	}
 	s := c.add(c.nextID, headers)
@@ -198,7 +200,7 @@ func (c *Conn) Stalled() time.Duration {
 }
 
 // now is the time since the tunnel began, in nanoseconds, never 0.
-func (c *Conn) now() int64 { return max(1, int64(time.Since(c.born))) }
+func (c *Conn) now() int64 { return max(1, int64(time.Since(c.started))) }
 
 // LastRead returns when bytes last came from the transport; at first, when the tunnel began.
 func (c *Conn) LastRead() time.Time {
@@ -260,12 +262,12 @@ func (c *Conn) fail(reason error, polite bool, status uint32) {
 		reason = io.ErrUnexpectedEOF
 	}
 	err := tunnelError(reason)
-	streams, unaccepted, first := c.takeAll(err)
+	streams, unaccepted, lastID, first := c.takeAll(err)
 	if !first {
 		return
 	}
 	c.beat.stop()
-	c.vigil.stop()
+	c.stallWatch.stop()
 	for _, s := range streams {
 		c.send.abort(s, err)
 		if errors.Is(reason, net.ErrClosed) {
@@ -283,7 +285,7 @@ func (c *Conn) fail(reason error, polite bool, status uint32) {
 		c.closeTransport()
 		return
 	}
-	c.send.close(control{kind: kindGoAway, streamID: c.lastAccepted(), value: status})
+	c.send.close(control{kind: kindGoAway, streamID: lastID, value: status})
 	time.AfterFunc(closeGrace, c.closeTransport)
 }
 
@@ -292,27 +294,19 @@ func (c *Conn) closeTransport() {
 }
 
 // takeAll sets err and empties the map, unless that was done before.
-func (c *Conn) takeAll(err error) (streams, unaccepted []*Stream, first bool) {
+func (c *Conn) takeAll(err error) (streams, unaccepted []*Stream, lastID uint32, first bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.err != nil {
-		return nil, nil, false
+		return nil, nil, 0, false
 	}
 	c.err = err
 	close(c.done)
 	c.open = [2]int{}
-	for _, s := range c.streams {
-		streams = append(streams, s)
-	}
+	streams = slices.Collect(maps.Values(c.streams))
 	clear(c.streams)
 	unaccepted, c.backlog = c.backlog, nil
-	return streams, unaccepted, true
-}
-
-func (c *Conn) lastAccepted() uint32 {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.lastID
+	return streams, unaccepted, c.lastID, true
 }
 
 // writeLoop writes batches until the sender is closed, and closes the transport.
@@ -321,12 +315,17 @@ func (c *Conn) writeLoop() {
 	defer c.closeTransport()
 	defer c.send.settle()
 	for {
-		batch, s, limit := c.send.batch()
+		batch, s, limit := c.send.next()
 		if batch == nil && s == nil {
 			return
 		}
 		c.writeStall.Store(c.now())
-		err := c.write(batch, s, limit)
+		var err error
+		if s == nil {
+			_, err = c.transport.Write(batch)
+		} else {
+			err = c.writeSpliced(batch, s, limit)
+		}
 		c.writeStall.Store(0)
 		if err != nil {
 			c.fail(err, false, 0)
@@ -335,21 +334,19 @@ func (c *Conn) writeLoop() {
 	}
 }
 
-// write writes a batch, and behind it a frame of up to limit octets of a socket that s
-// draws from, if s is not nil.
-func (c *Conn) write(batch []byte, s *Stream, limit int) error {
-	if s != nil {
-		n, err := c.cfg.Splicer.Load(s.out.draw.src, limit)
-		c.send.drawn(s, n, err)
-		if n > 0 {
-			return c.cfg.Splicer.Send(appendDataHeader(batch, s.id, 0, n))
-		}
+// writeSpliced writes a batch, and behind it a frame of up to limit bytes of the socket that s
+// splices from.
+func (c *Conn) writeSpliced(batch []byte, s *Stream, limit int) error {
+	n, err := c.cfg.Splicer.Load(s.out.splice.src, limit)
+	c.send.spliced(s, n, err)
+	if n > 0 {
+		return c.cfg.Splicer.Send(appendDataHeader(batch, s.id, 0, n))
 	}
-	if len(batch) == 0 {
-		return nil
+	if len(batch) > 0 {
+		_, err = c.transport.Write(batch)
+		return err
 	}
-	_, err := c.transport.Write(batch)
-	return err
+	return nil
 }
 
 // finished notes that the stream has ended in one direction. After both it is
@@ -378,6 +375,6 @@ func (c *Conn) drop(s *Stream, status uint32) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.remove(s) {
-		c.send.must(control{kind: kindRstStream, streamID: s.id, value: status})
+		c.send.enqueueUnbounded(control{kind: kindRstStream, streamID: s.id, value: status})
 	}
 }

@@ -141,7 +141,7 @@ func TestFairness(t *testing.T) {
 	mu.Lock()
 	for i, n := range seen {
 		if n < 4<<20 {
-			t.Errorf("stream %d has %d octets when another has all", i, n)
+			t.Errorf("stream %d has %d bytes when another has all", i, n)
 		}
 	}
 	mu.Unlock()
@@ -273,12 +273,12 @@ func TestPingAnswered(t *testing.T) {
 	if client.Err() != nil || server.Err() != nil {
 		t.Error(client.Err(), server.Err())
 	}
-	if client.heard.Load() == 0 {
+	if client.progress.Load() == 0 {
 		t.Error("no answers")
 	}
 }
 
-// rawPeer is a tunnel whose other end is written octet by octet.
+// rawPeer is a tunnel whose other end is written byte by byte.
 func rawPeer(t *testing.T, cfg Config) (*Conn, net.Conn) {
 	t.Helper()
 	a, b := transports(t)
@@ -374,13 +374,13 @@ func TestUnreadAnswersAreCharged(t *testing.T) {
 		}
 	}
 	if held < answerStep || held > size {
-		t.Errorf("%d octets were charged", held)
+		t.Errorf("%d bytes were charged", held)
 	}
 	for _, c := range tunnels {
 		c.Close()
 	}
 	if left := budget.Held(); left != 0 {
-		t.Errorf("%d octets are charged in the end", left)
+		t.Errorf("%d bytes are charged in the end", left)
 	}
 }
 
@@ -460,7 +460,7 @@ func TestRapidReset(t *testing.T) {
 		s.Reset()
 		last = s
 	}
-	within(t, time.Second, "all seen", func() bool { return server.lastAccepted() == last.ID() })
+	within(t, time.Second, "all seen", func() bool { return lastID(server) == last.ID() })
 	server.mu.Lock()
 	defer server.mu.Unlock()
 	if n := len(server.backlog); n > 8 {

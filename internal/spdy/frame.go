@@ -49,7 +49,7 @@ const (
 const settingInitialWindow = 7
 
 const (
-	headerSize    = 8         // octets of every frame's header
+	headerSize    = 8         // bytes of every frame's header
 	maxStreamID   = 1<<31 - 1 // ids and window sizes have 31 bits
 	maxWindow     = 1<<31 - 1
 	maxDataLength = 1<<24 - 1
@@ -58,17 +58,17 @@ const (
 	maxControlLength = maxHeaderBlock + 10
 )
 
-// header is the 8 octets before every frame (section 2.2).
-type header []byte
+// header is the 8 bytes before every frame (section 2.2).
+type frameHeader []byte
 
-func (h header) control() bool    { return h[0]&0x80 != 0 }
-func (h header) version() uint16  { return binary.BigEndian.Uint16(h) & 0x7fff }
-func (h header) kind() frameKind  { return frameKind(binary.BigEndian.Uint16(h[2:])) }
-func (h header) streamID() uint32 { return binary.BigEndian.Uint32(h) & maxStreamID }
-func (h header) flags() uint8     { return h[4] }
-func (h header) length() int      { return int(binary.BigEndian.Uint32(h[4:]) & maxDataLength) }
+func (h frameHeader) control() bool    { return h[0]&0x80 != 0 }
+func (h frameHeader) version() uint16  { return binary.BigEndian.Uint16(h) & 0x7fff }
+func (h frameHeader) kind() frameKind  { return frameKind(binary.BigEndian.Uint16(h[2:])) }
+func (h frameHeader) streamID() uint32 { return binary.BigEndian.Uint32(h) & maxStreamID }
+func (h frameHeader) flags() uint8     { return h[4] }
+func (h frameHeader) length() int      { return int(binary.BigEndian.Uint32(h[4:]) & maxDataLength) }
 
-// appendDataHeader appends the header of a DATA frame of n octets.
+// appendDataHeader appends the header of a DATA frame of n bytes.
 func appendDataHeader(dst []byte, id uint32, flags uint8, n int) []byte {
 	dst = binary.BigEndian.AppendUint32(dst, id)
 	return binary.BigEndian.AppendUint32(dst, uint32(flags)<<24|uint32(n))
@@ -104,7 +104,7 @@ func (k frameKind) known() bool {
 // parseControl reads the payload of a control frame of a known kind. It takes
 // only what append writes: a reserved bit or an undefined flag that is set, a
 // length that does not fit, or a zero where zero is reserved is ErrProtocol.
-func parseControl(h header, payload []byte) (control, error) {
+func parseControl(h frameHeader, payload []byte) (control, error) {
 	f := control{kind: h.kind(), flags: h.flags()}
 	if h.version() != version {
 		return f, protocolError("version %d", h.version())
@@ -113,7 +113,7 @@ func parseControl(h header, payload []byte) (control, error) {
 		return f, protocolError("flags %#x on control frame %d", f.flags, f.kind)
 	}
 	if !f.kind.fits(len(payload)) {
-		return f, protocolError("control frame %d with %d octets", f.kind, len(payload))
+		return f, protocolError("control frame %d with %d bytes", f.kind, len(payload))
 	}
 	f.parsePayload(payload)
 	return f, f.check(payload)
@@ -131,7 +131,7 @@ func (k frameKind) allowedFlags() uint8 {
 	return 0
 }
 
-// fits says whether a payload of n octets holds the fields of the kind.
+// fits says whether a payload of n bytes holds the fields of the kind.
 func (k frameKind) fits(n int) bool {
 	switch k {
 	case kindSynStream:

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// vectors are frames of each kind, octet for octet after the specification.
+// vectors are frames of each kind, byte for byte after the specification.
 // TestStockReadsVectors holds that the stock library takes them.
 var vectors = []struct {
 	name  string
@@ -63,7 +63,7 @@ func TestDataVector(t *testing.T) {
 	if want := unhex(t, "00000003 01012345"); !bytes.Equal(got, want) {
 		t.Fatalf("written as %x, want %x", got, want)
 	}
-	h := header(got)
+	h := frameHeader(got)
 	if h.control() || h.streamID() != 3 || h.flags() != flagFin || h.length() != 0x012345 {
 		t.Fatalf("read as %d %d %d", h.streamID(), h.flags(), h.length())
 	}
@@ -95,7 +95,7 @@ func TestControlRefuses(t *testing.T) {
 	}
 }
 
-// FuzzControl holds that what is accepted is written back octet for octet.
+// FuzzControl holds that what is accepted is written back byte for byte.
 func FuzzControl(f *testing.F) {
 	for _, v := range vectors {
 		f.Add(unhex(f, v.wire))
@@ -104,7 +104,7 @@ func FuzzControl(f *testing.F) {
 		if len(wire) < headerSize {
 			return
 		}
-		h := header(wire)
+		h := frameHeader(wire)
 		if !h.control() || !h.kind().known() || h.length() != len(wire)-headerSize {
 			return
 		}

@@ -59,7 +59,7 @@ func FuzzConn(f *testing.F) {
 func answer(t *testing.T, s *Stream, limit int) {
 	s.Write([]byte("answer"))
 	if n, _ := io.Copy(io.Discard, s); n > int64(limit) {
-		t.Errorf("read %d octets of %d", n, limit)
+		t.Errorf("read %d bytes of %d", n, limit)
 	}
 	s.Close()
 }

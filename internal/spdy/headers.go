@@ -16,10 +16,10 @@ import (
 // values.
 type Header = textproto.MIMEHeader
 
-// The caps of a header block. What Kubernetes sends is under 200 octets.
+// The caps of a header block. What Kubernetes sends is under 200 bytes.
 const (
-	maxHeaderBlock = 16 << 10 // octets as they come over the wire
-	maxHeaderText  = 64 << 10 // octets after decompression
+	maxHeaderBlock = 16 << 10 // bytes as they come over the wire
+	maxHeaderText  = 64 << 10 // bytes after decompression
 	maxHeaderCount = 64       // names, and values
 )
 
@@ -37,7 +37,7 @@ const zlibHeader = "\x78\x20\xe3\xc6\xa7\xc2"
 // headerEncoder writes the zlib stream of the header blocks of one direction.
 // Its deflate blocks are stored, not compressed: that is as valid (RFC 1951,
 // section 3.2.4), saves the 0.8 MB that a compressor keeps per tunnel, and costs
-// some 120 octets per connection. The zero value is ready to use.
+// some 120 bytes per connection. The zero value is ready to use.
 type headerEncoder struct {
 	begun bool
 }
@@ -56,7 +56,7 @@ func (e *headerEncoder) append(dst, text []byte) []byte {
 }
 
 // headerText lays out h as a name/value block (section 2.6.10): names in lower
-// case and sorted, so that the octets depend on nothing but h. Headers that the
+// case and sorted, so that the bytes depend on nothing but h. Headers that the
 // caps of this package would refuse are an error.
 func headerText(h Header) ([]byte, error) {
 	names := make([]string, 0, len(h))
@@ -74,7 +74,7 @@ func headerText(h Header) ([]byte, error) {
 		text = appendString(text, strings.Join(h[name], valueSeparator))
 	}
 	if len(names) > maxHeaderCount || values > maxHeaderCount || len(text) > maxHeaderBlock-64 {
-		return nil, fmt.Errorf("encode headers: %d names, %d values, %d octets are too many", len(names), values, len(text))
+		return nil, fmt.Errorf("encode headers: %d names, %d values, %d bytes are too many", len(names), values, len(text))
 	}
 	return text, nil
 }
@@ -85,7 +85,7 @@ func appendString(dst []byte, s string) []byte {
 
 // maxTail is what may be left of a block behind its last value: the code that
 // ends a compressed block (RFC 1951, section 3.2.5: at most 15 bits, across three
-// octets) and the empty stored block.
+// bytes) and the empty stored block.
 const maxTail = 3 + len(syncMarker)
 
 // headerDecoder reads the zlib stream of the header blocks of one direction.
@@ -95,10 +95,10 @@ type headerDecoder struct {
 	block  blockFeed
 	tail   []byte        // of the last block, not read yet
 	text   *bufio.Reader // of the decompressed stream
-	budget int           // octets of text that the current block may still have
+	budget int           // bytes of text that the current block may still have
 }
 
-// blockFeed hands the current block to the decompressor, octet by octet, so that
+// blockFeed hands the current block to the decompressor, byte by byte, so that
 // it never reads ahead; at the block's end it has no more, and says so.
 type blockFeed struct {
 	rest []byte
@@ -126,7 +126,7 @@ func (b *blockFeed) ReadByte() (byte, error) {
 // result. Any error is ErrProtocol.
 func (d *headerDecoder) decode(block []byte) (Header, error) {
 	if len(block) > maxHeaderBlock {
-		return nil, protocolError("header block of %d octets", len(block))
+		return nil, protocolError("header block of %d bytes", len(block))
 	}
 	if len(d.tail) > 0 {
 		block = append(d.tail, block...)
@@ -193,7 +193,7 @@ func (d *headerDecoder) parse() (Header, error) {
 }
 
 // pair reads one name with its values into h and returns how many these are, of which it
-// reads no more than are too many: an empty value is one octet here, and more in h.
+// reads no more than are too many: an empty value is one byte here, and more in h.
 func (d *headerDecoder) pair(h Header) (values int, err error) {
 	name, err := d.string()
 	if err != nil {
@@ -218,7 +218,7 @@ func (d *headerDecoder) number() (int, error) {
 	}
 	n := binary.BigEndian.Uint32(b[:])
 	if n > maxHeaderText {
-		return 0, protocolError("header text above %d octets", maxHeaderText)
+		return 0, protocolError("header text above %d bytes", maxHeaderText)
 	}
 	return int(n), nil
 }
@@ -235,7 +235,7 @@ func (d *headerDecoder) string() (string, error) {
 
 func (d *headerDecoder) full(b []byte) error {
 	if d.budget -= len(b); d.budget < 0 {
-		return protocolError("header text above %d octets", maxHeaderText)
+		return protocolError("header text above %d bytes", maxHeaderText)
 	}
 	if _, err := io.ReadFull(d.text, b); err != nil {
 		return protocolError("header block: %v", err)

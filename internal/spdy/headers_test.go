@@ -19,7 +19,7 @@ import (
 // header blocks begins with it.
 func TestDictionary(t *testing.T) {
 	if len(dictionary) != 1423 || adler32.Checksum([]byte(dictionary)) != 0xe3c6a7c2 {
-		t.Fatalf("%d octets, checksum %#x", len(dictionary), adler32.Checksum([]byte(dictionary)))
+		t.Fatalf("%d bytes, checksum %#x", len(dictionary), adler32.Checksum([]byte(dictionary)))
 	}
 	if n := binary.BigEndian.Uint16([]byte(zlibHeader)); n%31 != 0 {
 		t.Fatalf("zlib header %#x fails its check (RFC 1950, section 2.2)", n)
@@ -121,7 +121,7 @@ func TestHeaderRefuses(t *testing.T) {
 		"many values":   pairs("a", strings.Repeat("\x00", maxHeaderCount)),
 		"spread values": pairs("a", strings.Repeat("\x00", maxHeaderCount-2), "b", "\x00"),
 		"2^32 of them":  {0xff, 0xff, 0xff, 0xff},
-		"2^32 octets":   append(pairs()[:0], 0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff),
+		"2^32 bytes":    append(pairs()[:0], 0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff),
 		"cut":           pairs("port", "80")[:15],
 		"goes on":       append(pairs("port", "80"), 0),
 		"goes on a lot": append(pairs("port", "80"), make([]byte, 4<<10)...),
@@ -154,7 +154,7 @@ func TestHeaderBombCostsLittle(t *testing.T) {
 	var c compressor
 	bomb := c.block(t, pairs("bomb", strings.Repeat("0", 14<<20)))
 	if len(bomb) > maxHeaderBlock {
-		t.Fatalf("bomb of %d octets", len(bomb))
+		t.Fatalf("bomb of %d bytes", len(bomb))
 	}
 	result := testing.Benchmark(func(b *testing.B) {
 		b.ReportAllocs()
@@ -164,13 +164,13 @@ func TestHeaderBombCostsLittle(t *testing.T) {
 		}
 	})
 	if result.AllocedBytesPerOp() > 256<<10 {
-		t.Errorf("refusing a bomb takes %d octets", result.AllocedBytesPerOp())
+		t.Errorf("refusing a bomb takes %d bytes", result.AllocedBytesPerOp())
 	}
 }
 
 // The decompressor hands text out when its window of 32 KiB is full, which may be
-// with the last octet of a block and before the empty stored block. SYN_REPLYs
-// without headers, of 4 octets each, come to that after 8192.
+// with the last byte of a block and before the empty stored block. SYN_REPLYs
+// without headers, of 4 bytes each, come to that after 8192.
 func TestHeaderWindowWraps(t *testing.T) {
 	for _, size := range []int{0, 1, 7, 32} {
 		h := Header{}

@@ -11,11 +11,11 @@ import (
 type heartbeat struct {
 	conn *Conn
 
-	mu      sync.Mutex
-	timer   *time.Timer // nil when there are no pings, or no more
-	id      uint32      // of the last ping
-	checked bool        // the last ping's check is done, or there is none
-	heard   uint64      // frames that had come when it was sent
+	mu       sync.Mutex
+	timer    *time.Timer // nil when there are no pings, or no more
+	id       uint32      // of the last ping
+	checked  bool        // the last ping's check is done, or there is none
+	progress uint64      // frames that had come when it was sent
 }
 
 func (b *heartbeat) start(c *Conn) {
@@ -83,16 +83,16 @@ func (b *heartbeat) step() (alive bool) {
 // left unread would tell it nothing.
 func (b *heartbeat) ping() {
 	if b.conn.cfg.Probe {
-		_ = b.conn.send.control(b.conn.cfg.probe())
+		_ = b.conn.send.enqueueControl(b.conn.cfg.probe())
 		return
 	}
 	b.id += 2
-	b.heard = b.conn.heard.Load()
-	_ = b.conn.send.control(control{kind: kindPing, value: b.id})
+	b.progress = b.conn.progress.Load()
+	_ = b.conn.send.enqueueControl(control{kind: kindPing, value: b.id})
 }
 
 // answered says whether anything came since the last ping. While our own reader
 // holds up the read loop, an answer would not be seen.
 func (b *heartbeat) answered() bool {
-	return b.conn.heard.Load() != b.heard || b.conn.readStall.Load() != 0
+	return b.conn.progress.Load() != b.progress || b.conn.readStall.Load() != 0
 }

@@ -164,7 +164,7 @@ func TestStockIsReset(t *testing.T) {
 		}
 		from.Reset()
 		if n, err := to.Read(make([]byte, 1)); err == nil {
-			t.Errorf("read %d octets", n)
+			t.Errorf("read %d bytes", n)
 		}
 	})
 }
@@ -199,7 +199,7 @@ func bulkSize() int64 {
 	return 1 << 30
 }
 
-// pour writes n pseudo-random octets in odd sizes, half-closes, and returns their hash.
+// pour writes n pseudo-random bytes in odd sizes, half-closes, and returns their hash.
 func pour(w duplex, n int64) (hash.Hash, error) {
 	sum := sha256.New()
 	src := io.LimitReader(rand.NewChaCha8([32]byte{7}), n)
@@ -232,7 +232,7 @@ func checkPour(t *testing.T, from, to duplex) {
 	got := sha256.New()
 	n, err := io.Copy(got, to)
 	if err != nil || n != bulkSize() {
-		t.Fatalf("%d octets, %v", n, err)
+		t.Fatalf("%d bytes, %v", n, err)
 	}
 	sent := <-poured
 	if sent.err != nil || !bytes.Equal(sent.sum.Sum(nil), got.Sum(nil)) {
@@ -275,7 +275,7 @@ func TestStockManyStreams(t *testing.T) {
 			defer s.Close()
 			go func() { s.Write(make([]byte, 1<<20)); s.CloseWrite() }()
 			if n, err := io.Copy(io.Discard, s); err != nil || n != 1<<20 {
-				t.Errorf("%d octets came back, %v", n, err)
+				t.Errorf("%d bytes came back, %v", n, err)
 			}
 		})
 	}

@@ -2,7 +2,7 @@ package spdy
 
 import "sync"
 
-// maxLateHeaders is how many octets of headers a stream keeps that came after its
+// maxLateHeaders is how many bytes of headers a stream keeps that came after its
 // opening.
 const maxLateHeaders = 8 << 10
 
@@ -62,9 +62,9 @@ func (l *loss) lateHeaders() Header {
 	return l.late
 }
 
-// headersSize is about what headers take, in octets.
+// headersSize is about what headers take, in bytes.
 func headersSize(headers Header) (n int) {
-	const name, value = 64, 16 // besides the octets
+	const name, value = 64, 16 // besides the bytes
 	for k, values := range headers {
 		n += name + len(k)
 		for _, v := range values {

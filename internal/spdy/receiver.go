@@ -9,38 +9,34 @@ import (
 func (c *Conn) readLoop() {
 	defer c.loops.Done()
 	for {
-		if err := c.readFrame(&c.reader); err != nil {
+		b, err := c.reader.next(headerSize)
+		if err == nil {
+			if h := frameHeader(b); h.control() {
+				err = c.readControl(h)
+			} else {
+				err = c.readData(h.streamID(), h.flags(), h.length())
+			}
+		}
+		if err != nil {
 			c.fail(err, errors.Is(err, ErrProtocol), goAwayProtocolError)
 			return
 		}
-		c.heard.Add(1)
+		c.progress.Add(1)
 	}
 }
 
-func (c *Conn) readFrame(r *frameReader) error {
-	b, err := r.next(headerSize)
-	if err != nil {
-		return err
-	}
-	h := header(b)
-	if h.control() {
-		return c.readControl(r, h)
-	}
-	return c.readData(r, h.streamID(), h.flags(), h.length())
-}
-
-// readData takes in one DATA frame. Data of a stream that has just ended here is
-// nobody's fault and is dropped.
-func (c *Conn) readData(r *frameReader, id uint32, flags uint8, n int) error {
+// readData takes in one DATA frame. Data of a stream that has just ended here is no mistake of
+// the peer, and is dropped.
+func (c *Conn) readData(id uint32, flags uint8, n int) error {
 	s := c.stream(id)
 	if s == nil {
-		return c.discardData(r, id, n)
+		return c.discardData(id, n)
 	}
-	if refusal := c.admit(s, n); refusal != 0 {
+	if refusal := s.in.admit(n); refusal != 0 {
 		c.reset(s, refusal)
-		return c.discardData(r, id, n)
+		return c.discardData(id, n)
 	}
-	if err := c.receive(r, s, n); err != nil {
+	if err := c.receive(s, n); err != nil {
 		return err
 	}
 	c.creditSession(n)
@@ -50,37 +46,23 @@ func (c *Conn) readData(r *frameReader, id uint32, flags uint8, n int) error {
 	return nil
 }
 
-// admit returns the status to reset a stream with that cannot take n octets, or 0.
-func (c *Conn) admit(s *Stream, n int) uint32 {
-	ended, closed := s.in.state()
-	switch {
-	case ended:
-		return statusStreamAlreadyClosed
-	case closed && n > 0:
-		return statusCancel
-	case c.cfg.FlowControl && !s.in.spend(n):
-		return statusFlowControlError
-	}
-	return 0
-}
-
-// receive moves n octets from the transport into the stream, or nowhere once
-// nobody will read them.
-func (c *Conn) receive(r *frameReader, s *Stream, n int) error {
+// receive moves n bytes from the transport into the stream, or drops them once nobody will read
+// them.
+func (c *Conn) receive(s *Stream, n int) error {
 	for n > 0 {
 		dst := s.in.space(n, c.stalled)
 		if dst == nil {
-			if ended, closed := s.in.state(); !ended && !closed { // expendable, and full
+			if !s.in.over() { // expendable, and full
 				c.reset(s, statusFlowControlError)
 			}
-			return r.discard(n)
+			return c.reader.discard(n)
 		}
-		m, err := r.read(dst)
+		m, err := c.reader.read(dst)
 		s.in.commit(m)
 		if err != nil {
 			return err
 		}
-		c.heard.Add(1)
+		c.progress.Add(1)
 		n -= m
 	}
 	return nil
@@ -93,14 +75,14 @@ func (c *Conn) stalled(yes bool) {
 	}
 	c.readStall.Store(since)
 	if yes {
-		c.vigil.begin(c)
+		c.stallWatch.begin(c)
 	}
 }
 
 // discardData drops the payload of a frame for a stream that is not there. One
 // that never was is told so (section 2.2.2).
-func (c *Conn) discardData(r *frameReader, id uint32, n int) error {
-	if err := r.discard(n); err != nil {
+func (c *Conn) discardData(id uint32, n int) error {
+	if err := c.reader.discard(n); err != nil {
 		return err
 	}
 	c.creditSession(n)
@@ -110,20 +92,20 @@ func (c *Conn) discardData(r *frameReader, id uint32, n int) error {
 	if c.wasOpened(id) {
 		return nil
 	}
-	return c.send.control(control{kind: kindRstStream, streamID: id, value: statusInvalidStream})
+	return c.send.enqueueControl(control{kind: kindRstStream, streamID: id, value: statusInvalidStream})
 }
 
 // readControl takes in one control frame.
-func (c *Conn) readControl(r *frameReader, h header) error {
+func (c *Conn) readControl(h frameHeader) error {
 	kind, n := h.kind(), h.length()
 	if n > maxControlLength {
-		return protocolError("control frame %d with %d octets", kind, n)
+		return protocolError("control frame %d with %d bytes", kind, n)
 	}
 	if !kind.known() {
-		return r.discard(n)
+		return c.reader.discard(n)
 	}
-	h = append(header(nil), h...) // the next read reuses its memory
-	payload, err := r.next(n)
+	h = append(frameHeader(nil), h...) // the next read reuses its memory
+	payload, err := c.reader.next(n)
 	if err != nil {
 		return err
 	}
@@ -171,13 +153,13 @@ func (c *Conn) handleSynStream(f control) error {
 		cost, taken = c.afford(headers)
 	}
 	if !taken {
-		return c.send.control(control{kind: kindRstStream, streamID: f.streamID, value: statusRefusedStream})
+		return c.send.enqueueControl(control{kind: kindRstStream, streamID: f.streamID, value: statusRefusedStream})
 	}
 	reply := control{kind: kindSynReply, streamID: f.streamID}
 	if f.flags&flagUnidirectional != 0 {
 		reply.flags = flagFin
 	}
-	if err := c.send.opening(reply, make([]byte, 4)); err != nil {
+	if err := c.send.enqueueHeaders(reply, make([]byte, 4)); err != nil {
 		c.cfg.Share.release(cost)
 		return err
 	}
@@ -253,7 +235,7 @@ func (c *Conn) receivedFin(s *Stream) {
 }
 
 // handleReset ends a stream in both directions. A FIN that came before stays a
-// FIN: all of the peer's octets are here.
+// FIN: all of the peer's bytes are here.
 func (c *Conn) handleReset(f control) {
 	reason := ErrReset
 	if f.value == statusRefusedStream {
@@ -281,7 +263,7 @@ func (c *Conn) handlePing(f control) error {
 		c.windowsShrunk(f.value)
 		return nil
 	}
-	return c.send.control(f)
+	return c.send.enqueueControl(f)
 }
 
 // handleGoAway: the peer takes no new streams, and has not taken those after

@@ -27,11 +27,11 @@ const (
 	unlimited = math.MaxInt64 / 2
 )
 
-// outbox is the sending half of a stream; the sender's mutex guards it.
-type outbox struct {
-	pending  []byte // of the Write that waits: what has not been taken yet
-	draw     *draw  // the SpliceFrom that waits, or nil
-	queued   bool   // the stream is in sender.ready or sender.drawing
+// sendState is the sending half of a stream; the sender's mutex guards it.
+type sendState struct {
+	pending  []byte  // of the Write that waits: what has not been taken yet
+	splice   *splice // the SpliceFrom that waits, or nil
+	queued   bool    // the stream is in sender.ready or sender.splicing
 	window   int64
 	err      error // why there is no more sending; nil while open
 	fin      bool  // sent
@@ -40,18 +40,25 @@ type outbox struct {
 	waiting  waiter // who reserves room
 }
 
-// sender gathers the frames of all streams of a tunnel into batches, one write
-// to the transport each. A control frame joins the batch at once. Data joins
-// while the batch has room; after that streams wait in ready, and each in turn
-// gives one chunk to the next batch. What is drawn from sockets goes between batches, a
-// frame of one stream each time.
+// stopped returns why whoever sends must stop now, or nil.
+func (o *sendState) stopped() error {
+	if o.err == nil && o.deadline.passed {
+		return os.ErrDeadlineExceeded
+	}
+	return o.err
+}
+
+// sender gathers the frames of all streams of a tunnel into batches, one write to the
+// transport each. A control frame joins the batch at once. Data joins while the batch has
+// room; after that streams wait in ready, and each in turn gives one chunk to the next batch.
+// What is spliced from sockets goes between batches, a frame of one stream each time.
 type sender struct {
 	mu       sync.Mutex
 	work     sync.Cond // the write loop waits here
 	out      []byte    // the batch being gathered
 	spare    []byte    // the batch being written, then the memory of the next
-	ready    []*Stream // have pending octets and a window
-	drawing  []*Stream // have a socket to draw from and a window
+	ready    []*Stream // have pending bytes and a window
+	splicing []*Stream // have a socket to splice from and a window
 	last     *Stream   // whose DATA frame ends out, or nil
 	lastAt   int       // where that frame begins
 	corked   int
@@ -86,33 +93,25 @@ func (q *sender) attach(s *Stream) {
 	q.mu.Unlock()
 }
 
-// write sends p as DATA frames. It returns once all of p is in a batch, which
-// is bounded, or with what came between.
-func (q *sender) write(s *Stream, p []byte) (int, error) {
+// write sends p as DATA frames. It returns once all of p is in a batch, which is bounded, or
+// when the stream must stop.
+func (q *sender) write(s *Stream, p []byte) (n int, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	o := &s.out
 	o.pending = p
-	defer func() {
-		o.pending = nil
-		q.unqueue(s)
-	}()
-	for {
-		switch {
-		case o.err != nil:
-			return len(p) - len(o.pending), o.err
-		case o.deadline.passed:
-			return len(p) - len(o.pending), os.ErrDeadlineExceeded
-		case len(o.pending) == 0:
-			return len(p), nil
-		}
+	for err = o.stopped(); err == nil && len(o.pending) > 0; err = o.stopped() {
 		if q.enqueue(s); len(o.pending) > 0 {
 			o.cond.Wait()
 		}
 	}
+	n = len(p) - len(o.pending)
+	o.pending = nil
+	q.unqueue(s)
+	return n, err
 }
 
-// reserve waits until the tunnel's Share has room for n octets, or for what comes
+// reserve waits until the tunnel's Share has room for n bytes, or for what comes
 // between.
 func (q *sender) reserve(s *Stream, n int) error {
 	q.mu.Lock()
@@ -120,25 +119,19 @@ func (q *sender) reserve(s *Stream, n int) error {
 	share, o := s.conn.cfg.Share, &s.out
 	defer share.giveUp(&o.waiting)
 	for {
-		switch {
-		case o.err != nil:
-			return o.err
-		case o.deadline.passed:
-			return os.ErrDeadlineExceeded
-		case share.takeOrWait(n, &o.waiting):
-			return nil
+		if err := o.stopped(); err != nil || share.takeOrWait(n, &o.waiting) {
+			return err
 		}
 		o.cond.Wait()
 	}
 }
 
-// enqueue lets a stream with something to send take its turn, at once if nobody
-// is before it.
+// enqueue lets a stream with something to send take its turn, at once if nobody is before it.
 func (q *sender) enqueue(s *Stream) {
 	if !s.out.queued && s.out.window > 0 {
 		s.out.queued = true
-		if s.out.draw != nil {
-			q.drawing = append(q.drawing, s)
+		if s.out.splice != nil {
+			q.splicing = append(q.splicing, s)
 		} else {
 			q.ready = append(q.ready, s)
 		}
@@ -153,78 +146,64 @@ func (q *sender) unqueue(s *Stream) {
 		s.out.queued = false
 		same := func(other *Stream) bool { return other == s }
 		q.ready = slices.DeleteFunc(q.ready, same)
-		q.drawing = slices.DeleteFunc(q.drawing, same)
+		q.splicing = slices.DeleteFunc(q.splicing, same)
 	}
 }
 
-// gather moves pending octets into the batch until it is full: one chunk per
-// stream and turn.
+// gather moves pending bytes into the batch until it is full: one chunk per stream and turn.
 func (q *sender) gather() {
 	for len(q.ready) > 0 && len(q.out) < batchSize && q.window > 0 {
 		s := q.ready[0]
-		q.take(s)
-		if o := &s.out; len(o.pending) > 0 && o.window > 0 && o.err == nil {
-			copy(q.ready, q.ready[1:])
-			q.ready[len(q.ready)-1] = s
-			continue
+		o := &s.out
+		if n := min(int64(len(o.pending)), chunkSize, o.window, q.window); n > 0 && o.err == nil {
+			q.appendData(s, o.pending[:n])
+			o.window -= n
+			q.window -= n
+			if o.pending = o.pending[n:]; len(o.pending) == 0 {
+				o.cond.Signal()
+			}
 		}
-		s.out.queued = false
-		q.ready = behind(q.ready)
+		again := len(o.pending) > 0 && o.window > 0 && o.err == nil
+		if q.ready = dequeue(q.ready); again {
+			q.ready = append(q.ready, s)
+		}
+		o.queued = again
 	}
 }
 
-// behind is queue without its first stream.
-func behind(queue []*Stream) []*Stream {
+// dequeue returns queue without its first stream.
+func dequeue(queue []*Stream) []*Stream {
 	last := copy(queue, queue[1:])
 	queue[last] = nil
 	return queue[:last]
 }
 
-// take moves one chunk of the stream into the batch.
-func (q *sender) take(s *Stream) {
-	o := &s.out
-	n := int(min(int64(len(o.pending)), chunkSize, o.window, q.window))
-	if n <= 0 || o.err != nil {
-		return
+// appendData adds p to the batch: to the frame that ends it, if that is one of s and stays
+// small, so that many little writes make one frame, or else as a new one.
+func (q *sender) appendData(s *Stream, p []byte) {
+	n := len(p)
+	if q.last == s {
+		if n += frameHeader(q.out[q.lastAt:]).length(); n <= chunkSize {
+			appendDataHeader(q.out[:q.lastAt], s.id, 0, n)
+			q.out = append(q.out, p...)
+			return
+		}
 	}
-	if !q.extend(s, o.pending[:n]) {
-		q.last, q.lastAt = s, len(q.out)
-		q.out = appendDataHeader(q.out, s.id, 0, n)
-		q.out = append(q.out, o.pending[:n]...)
-	}
-	o.window -= int64(n)
-	q.window -= int64(n)
-	if o.pending = o.pending[n:]; len(o.pending) == 0 {
-		o.cond.Signal()
-	}
+	q.last, q.lastAt = s, len(q.out)
+	q.out = append(appendDataHeader(q.out, s.id, 0, len(p)), p...)
 }
 
-// extend adds p to the frame that ends the batch, if that is one of s and stays
-// small: many little writes make one frame.
-func (q *sender) extend(s *Stream, p []byte) bool {
-	if q.last != s {
-		return false
-	}
-	h := header(q.out[q.lastAt:])
-	if h.length()+len(p) > chunkSize {
-		return false
-	}
-	appendDataHeader(q.out[:q.lastAt], s.id, 0, h.length()+len(p))
-	q.out = append(q.out, p...)
-	return true
-}
-
-// must queues a control frame that has to come through. There are few of these:
-// one RST_STREAM per stream, one WINDOW_UPDATE per half window of data.
-func (q *sender) must(f control) {
+// enqueueUnbounded queues a control frame that must get through. There are few of these: one
+// RST_STREAM per stream, one WINDOW_UPDATE per half window of data.
+func (q *sender) enqueueUnbounded(f control) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.append(f)
 }
 
-// control queues an answer to the peer. It fails once the peer has left too many
+// enqueueControl queues an answer to the peer. It fails once the peer has left too many
 // unread.
-func (q *sender) control(f control) error {
+func (q *sender) enqueueControl(f control) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if !q.affords() {
@@ -248,10 +227,9 @@ func (q *sender) affords() bool {
 	return len(q.out) <= controlLimit
 }
 
-// opening queues the frame that opens or answers a stream, its block made of
-// text. Frames with a header block must go out in the order of their
-// compression, hence under one lock.
-func (q *sender) opening(f control, text []byte) error {
+// enqueueHeaders queues a frame with a header block, which is made of text. Such frames must go
+// out in the order of their compression, hence under one lock.
+func (q *sender) enqueueHeaders(f control, text []byte) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if !q.affords() {
@@ -282,7 +260,7 @@ func (q *sender) finish(s *Stream) error {
 		return s.out.err
 	}
 	q.end(s, net.ErrClosed)
-	if len(s.out.pending) > 0 || s.out.draw != nil {
+	if len(s.out.pending) > 0 || s.out.splice != nil {
 		return errCut
 	}
 	if q.last != s {
@@ -328,15 +306,15 @@ func (q *sender) credit(s *Stream, delta int64) bool {
 		return q.window <= maxWindow
 	}
 	s.out.window += delta
-	if len(s.out.pending) > 0 || s.out.draw != nil {
+	if len(s.out.pending) > 0 || s.out.splice != nil {
 		q.enqueue(s)
 	}
 	return s.out.window <= maxWindow
 }
 
-// restart applies the peer's SETTINGS_INITIAL_WINDOW_SIZE: to the streams to
-// come, and by the difference to those that are open (section 2.6.8).
-func (q *sender) restart(size int64) (delta int64) {
+// setInitialWindow applies the peer's SETTINGS_INITIAL_WINDOW_SIZE to the streams to come. By
+// the difference it changes those that are open, too (section 2.6.8).
+func (q *sender) setInitialWindow(size int64) (delta int64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	delta, q.starting = size-q.starting, size
@@ -372,14 +350,18 @@ func (q *sender) settle() {
 	q.waits, q.leaves = 0, 0
 }
 
-// batch waits for something to write and returns it: octets, and behind them up to limit
-// of a socket of s, if s is not nil. It returns nil and nil when the sender is closed and
-// everything was written. The octets are valid until the next call.
-func (q *sender) batch() (out []byte, s *Stream, limit int) {
+// next waits for something to write and returns it: bytes, and behind them up to limit of a
+// socket of s, if s is not nil. It returns nil and nil when the sender is closed and everything
+// was written. The bytes are valid until the next call.
+func (q *sender) next() (out []byte, s *Stream, limit int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for {
-		if q.due() {
+		if len(q.out) == 0 {
+			q.gather()
+		}
+		some := len(q.out) > 0 || len(q.splicing) > 0 && q.window > 0
+		if some && (q.corked == 0 || len(q.out) >= batchSize || q.closed) {
 			if out, s, limit = q.swap(); len(out) > 0 || s != nil {
 				return out, s, limit
 			}
@@ -400,16 +382,7 @@ func (q *sender) swap() (out []byte, s *Stream, limit int) {
 	q.share.release(q.leaves)
 	q.waits, q.leaves = 0, q.waits
 	q.last = nil
-	s, limit = q.turn()
+	s, limit = q.nextSplice()
 	q.gather()
 	return q.spare, s, limit
-}
-
-// due says whether a write is to be made now.
-func (q *sender) due() bool {
-	if len(q.out) == 0 {
-		q.gather()
-	}
-	some := len(q.out) > 0 || len(q.drawing) > 0 && q.window > 0
-	return some && (q.corked == 0 || len(q.out) >= batchSize || q.closed)
 }

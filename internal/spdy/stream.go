@@ -12,7 +12,7 @@ import (
 // Stream is one of the many byte streams of a tunnel. It is a net.Conn with
 // half-close; its methods are safe to call at the same time.
 //
-// The peer's FIN is io.EOF, after all its octets. Everything else that ends a
+// The peer's FIN is io.EOF, after all its bytes. Everything else that ends a
 // stream is an error and never io.EOF: ErrReset, ErrTunnel, net.ErrClosed.
 type Stream struct {
 	conn    *Conn
@@ -23,8 +23,8 @@ type Stream struct {
 
 	reading sync.Mutex // held by the one reader
 	writing sync.Mutex // held by the one writer
-	in      inbox
-	out     outbox
+	in      receiveBuffer
+	out     sendState
 }
 
 // side is a set of the two directions of a stream.
@@ -51,7 +51,7 @@ func (s *Stream) ID() uint32 { return s.id }
 func (s *Stream) Headers() Header { return s.headers }
 
 // Ended says whether nothing more is going to arrive: the peer has sent its FIN, or
-// the stream is over. Octets may be left to read.
+// the stream is over. Bytes may be left to read.
 func (s *Stream) Ended() bool { return s.in.over() }
 
 // SentFin says whether this side's FIN has been sent. The peer does not see it before.
@@ -65,7 +65,7 @@ func (s *Stream) AfterLoss(f func()) { s.loss.watch(f) }
 // SetExpendable says whether the stream is reset, rather than that it holds up the
 // tunnel, when its buffer is full, or when 32 MiB wait in all expendable streams of the
 // tunnel: nobody reads it yet, and perhaps nobody will. Streams begin without it.
-func (s *Stream) SetExpendable(yes bool) { s.in.setSpare(yes) }
+func (s *Stream) SetExpendable(yes bool) { s.in.setExpendable(yes) }
 
 // WaitUntil waits until done returns true, Wake having been called for that. The error is
 // net.ErrClosed if the stream is closed first, and os.ErrDeadlineExceeded if its read deadline
@@ -94,7 +94,7 @@ func (s *Stream) SendHeaders(headers Header) error {
 	if s.conn.stream(s.id) != s {
 		return ErrReset
 	}
-	return s.conn.send.opening(control{kind: kindHeaders, streamID: s.id}, text)
+	return s.conn.send.enqueueHeaders(control{kind: kindHeaders, streamID: s.id}, text)
 }
 
 // LateHeaders returns the headers that the peer has sent last since the stream's
@@ -109,7 +109,7 @@ func (s *Stream) LocalAddr() net.Addr { return s.conn.LocalAddr() }
 // RemoteAddr returns the transport's remote address.
 func (s *Stream) RemoteAddr() net.Addr { return s.conn.RemoteAddr() }
 
-// Read reads what has arrived, at least one octet. What came before a reset or
+// Read reads what has arrived, at least one byte. What came before a reset or
 // before the loss of the tunnel is still read, then comes the error: Kubernetes
 // sends the text of a failure and resets the stream behind it.
 func (s *Stream) Read(p []byte) (int, error) {
@@ -149,13 +149,13 @@ func (s *Stream) WriteTo(w io.Writer) (total int64, err error) {
 func (s *Stream) consume(n int) {
 	credit := s.in.consume(n)
 	if credit > 0 && s.conn.cfg.FlowControl {
-		s.conn.grant(s.id, credit)
+		s.conn.sendWindowUpdate(s.id, credit)
 	}
 }
 
 // Write sends p. It returns once p is on its way to the transport or in the
 // tunnel's bounded queue, hence blocks while the peer takes nothing. After an
-// error n octets may have been sent.
+// error n bytes may have been sent.
 func (s *Stream) Write(p []byte) (n int, err error) {
 	s.writing.Lock()
 	defer s.writing.Unlock()
@@ -164,24 +164,24 @@ func (s *Stream) Write(p []byte) (n int, err error) {
 
 // SpliceFrom sends what a socket has until there is no more for now, by the transport's
 // Splicer; without one it sends nothing. The error is io.EOF when the socket has
-// ended, or the socket's, or why the stream sends no more; n octets were sent.
+// ended, or the socket's, or why the stream sends no more; n bytes were sent.
 func (s *Stream) SpliceFrom(src syscall.RawConn) (n int64, err error) {
 	if s.conn.cfg.Splicer == nil {
 		return 0, nil
 	}
 	s.writing.Lock()
 	defer s.writing.Unlock()
-	return s.conn.send.draw(s, src)
+	return s.conn.send.spliceFrom(s, src)
 }
 
-// TryReserve says whether n octets may be held for the stream by who is about to write
+// TryReserve says whether n bytes may be held for the stream by who is about to write
 // them, and charges them if so, until Release. Without a Share they always may.
 func (s *Stream) TryReserve(n int) bool { return s.conn.cfg.Share.take(n, need) }
 
 // Reserve waits until TryReserve would say yes. The error is that of a Write.
 func (s *Stream) Reserve(n int) error { return s.conn.send.reserve(s, n) }
 
-// Release gives back n octets of TryReserve or Reserve.
+// Release gives back n bytes of TryReserve or Reserve.
 func (s *Stream) Release(n int) { s.conn.cfg.Share.release(n) }
 
 // CloseWrite sends FIN behind what was written: the peer reads io.EOF, and may

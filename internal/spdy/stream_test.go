@@ -135,7 +135,7 @@ func TestResetAfterFin(t *testing.T) {
 	}
 }
 
-// Closing with octets unread tells the peer, whose writing would be for nothing,
+// Closing with bytes unread tells the peer, whose writing would be for nothing,
 // and leaves what was written here intact.
 func TestCloseUnread(t *testing.T) {
 	modes(t, func(t *testing.T, cfg Config) {
@@ -191,11 +191,11 @@ func TestStalledStreamAlone(t *testing.T) {
 		go func() { io.Copy(echo, echo); echo.CloseWrite() }()
 		go func() { other.Write(make([]byte, 4<<20)); other.CloseWrite() }()
 		if n, err := io.Copy(io.Discard, other); err != nil || n != 4<<20 {
-			t.Fatalf("%d octets, %v", n, err)
+			t.Fatalf("%d bytes, %v", n, err)
 		}
 	}
 	if n := <-stuck; n != 128<<10 {
-		t.Errorf("%d octets went to a reader that stood still", n)
+		t.Errorf("%d bytes went to a reader that stood still", n)
 	}
 	if d := server.Stalled(); d > 500*time.Millisecond { // a write under way is none
 		t.Errorf("stalled for %v", d)
@@ -224,7 +224,7 @@ func TestStalledTunnel(t *testing.T) {
 			}
 			b.in.mu.Unlock()
 			if held > 256<<10 {
-				t.Errorf("stream holds %d octets", held)
+				t.Errorf("stream holds %d bytes", held)
 			}
 			release(b)
 			other, echo := pair(t, client, server)
@@ -283,7 +283,7 @@ func TestManySizes(t *testing.T) {
 		}()
 		var got bytes.Buffer
 		if _, err := b.WriteTo(&got); err != nil || !bytes.Equal(got.Bytes(), sent.Bytes()) {
-			t.Fatalf("%d octets of %d, %v", got.Len(), sent.Len(), err)
+			t.Fatalf("%d bytes of %d, %v", got.Len(), sent.Len(), err)
 		}
 	})
 }
@@ -301,7 +301,7 @@ func TestWriteDeadlinePart(t *testing.T) {
 	go func() { a.Write([]byte("end")); a.CloseWrite() }()
 	got, err := io.ReadAll(b)
 	if err != nil || len(got) != n+3 {
-		t.Fatalf("%d octets of %d, %v", len(got), n+3, err)
+		t.Fatalf("%d bytes of %d, %v", len(got), n+3, err)
 	}
 }
 
@@ -346,10 +346,10 @@ func TestExpendable(t *testing.T) {
 		s[1].SetExpendable(false)
 		s[0].CloseWrite()
 		if n, err := io.Copy(io.Discard, s[1]); n != size-1 || err != nil {
-			t.Fatalf("stream %d: %d octets, %v", i, n, err)
+			t.Fatalf("stream %d: %d bytes, %v", i, n, err)
 		}
 	}
 	if n := server.chunks.expendable.Load(); n != 0 {
-		t.Errorf("%d octets are still counted", n)
+		t.Errorf("%d bytes are still counted", n)
 	}
 }

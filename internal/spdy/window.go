@@ -20,28 +20,28 @@ func (c *Conn) announce() {
 		return
 	}
 	c.sendSettings()
-	c.grant(0, maxWindow-initialWindow)
+	c.sendWindowUpdate(0, maxWindow-initialWindow)
 }
 
 func (c *Conn) sendSettings() {
-	c.send.must(control{kind: kindSettings, settings: []setting{
+	c.send.enqueueUnbounded(control{kind: kindSettings, settings: []setting{
 		{id: settingInitialWindow, value: uint32(c.windows.announced)},
 	}})
 }
 
 // grant widens the peer's window for a stream, or for the session with id 0.
-func (c *Conn) grant(id uint32, octets int) {
-	c.send.must(control{kind: kindWindowUpdate, streamID: id, value: uint32(octets)})
+func (c *Conn) sendWindowUpdate(id uint32, bytes int) {
+	c.send.enqueueUnbounded(control{kind: kindWindowUpdate, streamID: id, value: uint32(bytes)})
 }
 
-// creditSession counts octets that came in, whether or not anybody reads them,
+// creditSession counts bytes that came in, whether or not anybody reads them,
 // and gives them back to the session window. The read loop alone calls it.
 func (c *Conn) creditSession(n int) {
 	if !c.cfg.FlowControl {
 		return
 	}
 	if c.sessionDebt += n; c.sessionDebt >= maxWindow/2 {
-		c.grant(0, c.sessionDebt)
+		c.sendWindowUpdate(0, c.sessionDebt)
 		c.sessionDebt = 0
 	}
 }
@@ -88,7 +88,7 @@ func (c *Conn) resizeWindows(size int64) (ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	ok = true
-	delta := c.send.restart(size)
+	delta := c.send.setInitialWindow(size)
 	for _, s := range c.streams {
 		ok = c.send.credit(s, delta) && ok
 	}

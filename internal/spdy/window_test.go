@@ -36,14 +36,14 @@ func TestWindowGrows(t *testing.T) {
 
 // A reader that the peer is ahead of does not need more.
 func TestWindowOfSlowReader(t *testing.T) {
-	b := &inbox{flows: true}
+	b := &receiveBuffer{flows: true}
 	b.init(&chunkPool{}, initialWindow)
 	for range 20 {
 		for b.buffered < b.limit { // the peer uses its window up
 			b.commit(len(b.space(b.limit-b.buffered, func(bool) {})))
 		}
 		for credit := 0; credit == 0; {
-			credit = b.consume(min(4<<10, len(b.first())))
+			credit = b.consume(min(4<<10, len(first(b))))
 		}
 	}
 	if b.limit != initialWindow {
@@ -51,7 +51,7 @@ func TestWindowOfSlowReader(t *testing.T) {
 	}
 	for range 3 { // it has caught up
 		for b.buffered > 0 {
-			b.consume(len(b.first()))
+			b.consume(len(first(b)))
 		}
 		b.commit(len(b.space(b.limit, func(bool) {})))
 	}
@@ -62,17 +62,17 @@ func TestWindowOfSlowReader(t *testing.T) {
 
 // However large a window is, the peer hears of each mebibyte that was read.
 func TestLargeWindowIsGivenBackInPieces(t *testing.T) {
-	b := &inbox{flows: true}
+	b := &receiveBuffer{flows: true}
 	b.init(&chunkPool{}, maxStreamWindow)
 	read := 0
 	for credit := 0; credit == 0; {
 		b.commit(len(b.space(64<<10, func(bool) {})))
-		n := len(b.first())
+		n := len(first(b))
 		credit = b.consume(n)
 		read += n
 	}
 	if read > maxUnacked+64<<10 {
-		t.Errorf("nothing is given back before %d octets are read", read)
+		t.Errorf("nothing is given back before %d bytes are read", read)
 	}
 }
 
@@ -97,7 +97,7 @@ func TestSmallerWindowIsNotStuck(t *testing.T) {
 			peer.Write(wire(f)) // that the peer knows the smaller window
 		case f.kind == kindWindowUpdate && f.streamID == 1:
 			if f.value != sent {
-				t.Errorf("%d octets are given back, %d were read", f.value, sent)
+				t.Errorf("%d bytes are given back, %d were read", f.value, sent)
 			}
 			return
 		}
@@ -110,7 +110,7 @@ func readControlFrame(t *testing.T, r *frameReader) control {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := append(header(nil), b...)
+	h := append(frameHeader(nil), b...)
 	payload, err := r.next(h.length())
 	if err != nil {
 		t.Fatal(err)
@@ -127,7 +127,7 @@ func TestWindowGrowthIsBounded(t *testing.T) {
 	pool := &chunkPool{}
 	var total int
 	for range 100 {
-		b := &inbox{}
+		b := &receiveBuffer{}
 		b.init(pool, 256<<10)
 		for range 20 {
 			b.grow()
@@ -165,7 +165,7 @@ func TestLateHeaders(t *testing.T) {
 	mustWrite(t, b, "x")
 	mustRead(t, a, "x")
 	if got := a.LateHeaders(); got != nil {
-		t.Errorf("%d octets of headers are kept", headersSize(got))
+		t.Errorf("%d bytes of headers are kept", headersSize(got))
 	}
 }
 
@@ -219,7 +219,7 @@ func TestGone(t *testing.T) {
 	defer client.Close()
 	s, peer := pair(t, client, server)
 	go s.Write(make([]byte, 1<<20))
-	time.Sleep(3 * vigilPause)
+	time.Sleep(3 * watchPause)
 	if err := server.Err(); err != nil {
 		t.Fatal(err)
 	}
@@ -239,18 +239,24 @@ func TestNudge(t *testing.T) {
 	a, b := transports(t)
 	server := New(b, Config{Server: true, Probe: true, PingInterval: 5 * time.Millisecond, PingTimeout: time.Millisecond})
 	defer server.Close()
-	var heard bytes.Buffer
+	var progress bytes.Buffer
 	c := New(struct {
 		io.Reader
 		io.Writer
 		io.Closer
-	}{io.TeeReader(a, &heard), a, a}, Config{})
-	within(t, 10*time.Second, "frames", func() bool { return c.heard.Load() > 5 })
+	}{io.TeeReader(a, &progress), a, a}, Config{})
+	within(t, 10*time.Second, "frames", func() bool { return c.progress.Load() > 5 })
 	c.Close()
-	if !bytes.HasPrefix(heard.Bytes(), unhex(t, "80030006 00000004 7fffffff")) {
-		t.Errorf("heard %x", heard.Bytes())
+	if !bytes.HasPrefix(progress.Bytes(), unhex(t, "80030006 00000004 7fffffff")) {
+		t.Errorf("progress %x", progress.Bytes())
 	}
-	if got := server.heard.Load(); got > 1 { // GOAWAY
+	if got := server.progress.Load(); got > 1 { // GOAWAY
 		t.Errorf("%d answers", got)
 	}
+}
+
+// first returns what can be read at once.
+func first(b *receiveBuffer) []byte {
+	p, _ := b.view()
+	return p
 }

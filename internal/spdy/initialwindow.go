@@ -2,7 +2,7 @@ package spdy
 
 const (
 	// streamCost is what a stream is charged for what it takes by itself, and by
-	// what serves it, in octets.
+	// what serves it, in bytes.
 	streamCost = 8 << 10
 	// smallWindow is what streams begin with while a tunnel's Share is short.
 	smallWindow = 16 << 10
@@ -57,7 +57,7 @@ func (c *Conn) topUp(s *Stream) {
 		return
 	}
 	if more := s.in.widen(c.cfg.ReceiveBuffer - initialWindow); more > 0 {
-		c.grant(s.id, more)
+		c.sendWindowUpdate(s.id, more)
 		return
 	}
 	c.mu.Lock()
@@ -87,7 +87,7 @@ func (c *Conn) setWindow(size int) {
 	if delta < 0 {
 		w.ping = shrinkPing + w.pings*2&(shrinkPing-1) + c.cfg.firstID()&1
 		w.pings++
-		c.send.must(control{kind: kindPing, value: w.ping})
+		c.send.enqueueUnbounded(control{kind: kindPing, value: w.ping})
 	}
 }
 
@@ -109,7 +109,7 @@ func (c *Conn) windowsShrunk(ping uint32) {
 func (c *Conn) resize(delta int) {
 	for _, s := range c.streams {
 		if credit := s.in.resize(delta); credit > 0 {
-			c.grant(s.id, credit)
+			c.sendWindowUpdate(s.id, credit)
 		}
 	}
 }

@@ -15,8 +15,8 @@ import (
 	"porthole.dev/porthole/internal/pipe"
 )
 
-// drawTunnel is a tunnel whose server draws from sockets.
-func drawTunnel(t *testing.T, cfg Config) (client, server *Conn) {
+// spliceTunnel is a tunnel whose server splices from sockets.
+func spliceTunnel(t *testing.T, cfg Config) (client, server *Conn) {
 	t.Helper()
 	a, b := transports(t)
 	copier := &pipe.Copier{}
@@ -28,7 +28,7 @@ func drawTunnel(t *testing.T, cfg Config) (client, server *Conn) {
 	return client, server
 }
 
-// source is a socket to draw from, and what feeds it.
+// source is a socket to splice from, and what feeds it.
 func source(t *testing.T) (src syscall.RawConn, feed *net.TCPConn) {
 	t.Helper()
 	a, b := transports(t)
@@ -39,8 +39,8 @@ func source(t *testing.T) (src syscall.RawConn, feed *net.TCPConn) {
 	return src, a.(*net.TCPConn)
 }
 
-// drawAll draws until that fails.
-func drawAll(s *Stream, src syscall.RawConn) (total int64, err error) {
+// spliceAll splices until that fails.
+func spliceAll(s *Stream, src syscall.RawConn) (total int64, err error) {
 	for {
 		n, err := s.SpliceFrom(src)
 		total += n
@@ -59,13 +59,13 @@ func noise(n int) []byte {
 
 // What a socket says arrives whole, within the windows and without any, while others
 // write.
-func TestDraw(t *testing.T) {
+func TestSplice(t *testing.T) {
 	for name, cfg := range map[string]Config{
 		"stock":   {},
 		"windows": {FlowControl: true, ReceiveBuffer: initialWindow},
 	} {
 		t.Run(name, func(t *testing.T) {
-			client, server := drawTunnel(t, cfg)
+			client, server := spliceTunnel(t, cfg)
 			var wg sync.WaitGroup
 			defer wg.Wait()
 			for range 3 {
@@ -78,8 +78,8 @@ func TestDraw(t *testing.T) {
 				})
 				wg.Go(func() {
 					b.Write([]byte("ahead"))
-					if n, err := drawAll(b, src); n != int64(len(want)) || !errors.Is(err, io.EOF) {
-						t.Errorf("drew %d octets, %v", n, err)
+					if n, err := spliceAll(b, src); n != int64(len(want)) || !errors.Is(err, io.EOF) {
+						t.Errorf("drew %d bytes, %v", n, err)
 					}
 					b.Write([]byte("behind"))
 					b.CloseWrite()
@@ -87,7 +87,7 @@ func TestDraw(t *testing.T) {
 				wg.Go(func() {
 					got, err := io.ReadAll(a)
 					if err != nil || !bytes.Equal(got, append(append([]byte("ahead"), want...), "behind"...)) {
-						t.Errorf("read %d octets, %v, want %d", len(got), err, len(want)+11)
+						t.Errorf("read %d bytes, %v, want %d", len(got), err, len(want)+11)
 					}
 					a.Close()
 				})
@@ -101,26 +101,26 @@ func TestDraw(t *testing.T) {
 	}
 }
 
-// Without a Splicer there is nothing to draw with.
-func TestDrawWithoutSplicer(t *testing.T) {
+// Without a Splicer there is nothing to splice with.
+func TestSpliceWithoutSplicer(t *testing.T) {
 	client, server := tunnel(t, Config{})
 	_, b := pair(t, client, server)
 	src, feed := source(t)
 	feed.Close()
 	if n, err := b.SpliceFrom(src); n != 0 || err != nil {
-		t.Errorf("drew %d octets, %v", n, err)
+		t.Errorf("drew %d bytes, %v", n, err)
 	}
 }
 
 // A source that was reset has not ended.
-func TestDrawReset(t *testing.T) {
-	client, server := drawTunnel(t, Config{})
+func TestSpliceReset(t *testing.T) {
+	client, server := spliceTunnel(t, Config{})
 	_, b := pair(t, client, server)
 	src, feed := source(t)
 	feed.SetLinger(0)
 	feed.Close()
-	if _, err := drawAll(b, src); !errors.Is(err, syscall.ECONNRESET) {
-		t.Errorf("drawing from a socket that was reset: %v", err)
+	if _, err := spliceAll(b, src); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("splicing from a socket that was reset: %v", err)
 	}
 }
 
@@ -138,15 +138,15 @@ func endless(t *testing.T) syscall.RawConn {
 	return src
 }
 
-// drawStalled draws from an endless source into a stream whose peer reads nothing.
-func drawStalled(t *testing.T) (a, b *Stream, failed chan error) {
+// spliceStalled splices from an endless source into a stream whose peer reads nothing.
+func spliceStalled(t *testing.T) (a, b *Stream, failed chan error) {
 	t.Helper()
-	client, server := drawTunnel(t, Config{FlowControl: true, ReceiveBuffer: initialWindow})
+	client, server := spliceTunnel(t, Config{FlowControl: true, ReceiveBuffer: initialWindow})
 	a, b = pair(t, client, server)
 	src := endless(t)
 	failed = make(chan error, 1)
 	go func() {
-		_, err := drawAll(b, src)
+		_, err := spliceAll(b, src)
 		failed <- err
 	}()
 	within(t, 10*time.Second, "the window used up", func() bool {
@@ -159,7 +159,7 @@ func drawStalled(t *testing.T) (a, b *Stream, failed chan error) {
 
 // Whatever ends a stream ends its SpliceFrom, and half of what there was does not look like
 // the whole.
-func TestDrawEnds(t *testing.T) {
+func TestSpliceEnds(t *testing.T) {
 	for name, c := range map[string]struct {
 		end  func(a, b *Stream)
 		want error
@@ -171,7 +171,7 @@ func TestDrawEnds(t *testing.T) {
 		"tunnel lost":       {func(a, _ *Stream) { a.conn.transport.Close() }, ErrTunnel},
 	} {
 		t.Run(name, func(t *testing.T) {
-			a, b, failed := drawStalled(t)
+			a, b, failed := spliceStalled(t)
 			c.end(a, b)
 			select {
 			case err := <-failed:
@@ -189,8 +189,8 @@ func TestDrawEnds(t *testing.T) {
 }
 
 // A deadline ends a SpliceFrom or a Write and nothing else: what comes after it goes through.
-func TestDrawDeadline(t *testing.T) {
-	a, b, failed := drawStalled(t)
+func TestSpliceDeadline(t *testing.T) {
+	a, b, failed := spliceStalled(t)
 	past := time.Unix(0, 0)
 	b.SetWriteDeadline(past)
 	if err := <-failed; !errors.Is(err, os.ErrDeadlineExceeded) {
@@ -203,10 +203,10 @@ func TestDrawDeadline(t *testing.T) {
 	b.SetWriteDeadline(time.Time{})
 	go io.Copy(io.Discard, a)
 	src, feed := source(t)
-	feed.Write([]byte("drawn"))
+	feed.Write([]byte("moved"))
 	feed.Close()
-	if n, err := drawAll(b, src); n != 5 || !errors.Is(err, io.EOF) {
-		t.Errorf("drew %d octets, %v", n, err)
+	if n, err := spliceAll(b, src); n != 5 || !errors.Is(err, io.EOF) {
+		t.Errorf("drew %d bytes, %v", n, err)
 	}
 	mustWrite(t, b, "written")
 	b.Close()
@@ -214,7 +214,7 @@ func TestDrawDeadline(t *testing.T) {
 }
 
 // In a tunnel that nobody reads a SpliceFrom ends with its deadline, and is over with the tunnel.
-func TestDrawIntoStalledTransport(t *testing.T) {
+func TestSpliceIntoStalledTransport(t *testing.T) {
 	a, b := transports(t)
 	copier := &pipe.Copier{}
 	defer copier.Close()
@@ -227,7 +227,7 @@ func TestDrawIntoStalledTransport(t *testing.T) {
 	src := endless(t)
 	failed := make(chan error, 1)
 	go func() {
-		_, err := drawAll(s, src)
+		_, err := spliceAll(s, src)
 		failed <- err
 	}()
 	within(t, 10*time.Second, "a stalled tunnel", func() bool { return server.Stalled() > 100*time.Millisecond })

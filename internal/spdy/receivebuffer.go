@@ -23,7 +23,7 @@ const (
 	// maxGrowth is by how much all windows of a tunnel grow together.
 	maxGrowth = 64 << 20
 
-	// maxExpendable is how many octets wait in all expendable streams of a tunnel
+	// maxExpendable is how many bytes wait in all expendable streams of a tunnel
 	// together.
 	maxExpendable = 32 << 20
 )
@@ -41,11 +41,11 @@ type chunkPool struct {
 	share                *Share
 	small, medium, large sync.Pool
 	growth               atomic.Int64
-	expendable           atomic.Int64 // octets that wait in expendable streams
+	expendable           atomic.Int64 // bytes that wait in expendable streams
 }
 
-// chunkFor is how large a chunk is for a payload of which n octets are still to come
-// to a stream that may hold limit.
+// chunkFor returns how large a chunk is for a payload of which n bytes are still to come to a
+// stream that may hold limit.
 func chunkFor(n, limit int) int {
 	switch {
 	case n <= smallPayload:
@@ -67,51 +67,40 @@ func (p *chunkPool) of(size int) *sync.Pool {
 	return &p.large
 }
 
-// get returns an empty chunk.
-func (p *chunkPool) get(size int) *chunk {
-	if c, ok := p.of(size).Get().(*chunk); ok {
-		c.r, c.w = 0, 0
-		return c
-	}
-	return &chunk{buf: make([]byte, size)}
-}
-
-func (p *chunkPool) put(c *chunk) { p.of(len(c.buf)).Put(c) }
-
-// maxUnacked is how many octets may be read without the peer hearing of it. Through a
+// maxUnacked is how many bytes may be read without the peer hearing of it. Through a
 // slow network half of a large window would take seconds, which look like a standstill.
 const maxUnacked = 1 << 20
 
-// inbox is the receiving half of a stream: a bounded queue between the tunnel's
+// receiveBuffer is the receiving half of a stream: a bounded queue between the tunnel's
 // read loop, which is its only writer, and the stream's reader.
-type inbox struct {
+type receiveBuffer struct {
 	pool  *chunkPool
-	limit int // octets that may wait
+	limit int // bytes that may wait
 
-	mu       sync.Mutex
-	more     sync.Cond // the reader waits here for octets or an end
-	room     sync.Cond // the read loop waits here for space
-	chunks   []*chunk
-	filling  *chunk // the last of chunks while the read loop writes into it
-	buffered int    // octets waiting in chunks
-	end      error  // what follows them: io.EOF, ErrReset, ErrTunnel; nil while open
-	closed   bool   // the stream's owner takes no more
-	spare    bool   // expendable: rather reset than waited for
-	deadline deadline
+	mu         sync.Mutex
+	more       sync.Cond // the reader waits here for bytes or an end
+	room       sync.Cond // the read loop waits here for space
+	chunks     []*chunk
+	filling    *chunk // the last of chunks while the read loop writes into it
+	buffered   int    // bytes waiting in chunks
+	end        error  // what follows them: io.EOF, ErrReset, ErrTunnel; nil while open
+	closed     bool   // the stream's owner takes no more
+	expendable bool   // rather reset than waited for when full
+	deadline   deadline
 
 	base    int    // what the stream costs whatever it holds
-	memory  int    // octets in chunks
-	charged int    // to the tunnel's Share; see due
+	memory  int    // bytes in chunks
+	charged int    // to the tunnel's Share; see settle
 	waiting waiter // the read loop, for the Share to have room
 
 	// Flow control (section 2.6.8); unused without.
 	flows   bool
-	window  int // octets the peer may still send
-	unacked int // octets consumed since the last WINDOW_UPDATE
+	window  int // bytes the peer may still send
+	unacked int // bytes consumed since the last WINDOW_UPDATE
 	grown   int // how much limit has grown
 }
 
-func (b *inbox) init(pool *chunkPool, limit int) {
+func (b *receiveBuffer) init(pool *chunkPool, limit int) {
 	b.pool, b.limit, b.window = pool, limit, limit
 	b.waiting.wake = func() {
 		b.mu.Lock()
@@ -122,26 +111,28 @@ func (b *inbox) init(pool *chunkPool, limit int) {
 	b.deadline = deadline{mu: &b.mu, wake: b.more.Broadcast}
 }
 
-// space returns where the next of n octets go: at least one octet, at most n.
+// space returns where the next of n bytes go: at least one byte, at most n.
 // Beyond its length the slice has capacity that may be scribbled on. Without
 // room it calls stalled and waits, and it returns nil once nobody will read
 // what comes.
-func (b *inbox) space(n int, stalled func(bool)) []byte {
+func (b *receiveBuffer) space(n int, stalled func(bool)) []byte {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for b.end == nil && !b.closed && !b.prepare(n) {
-		if b.spare {
+		if b.expendable {
 			break
 		}
 		stalled(true)
 		b.room.Wait()
 		stalled(false)
 	}
-	b.pool.share.giveUp(&b.waiting)
+	if !b.flows {
+		b.pool.share.giveUp(&b.waiting)
+	}
 	if b.filling == nil {
 		return nil
 	}
-	if b.end != nil || b.closed || b.spare && b.pool.expendable.Load() >= maxExpendable {
+	if b.end != nil || b.closed || b.expendable && b.pool.expendable.Load() >= maxExpendable {
 		b.filling = nil
 		return nil
 	}
@@ -153,7 +144,7 @@ func (b *inbox) space(n int, stalled func(bool)) []byte {
 // what is left of it would cut the payload into crumbs. Without flow control a new one
 // is charged to the tunnel's Share, which may have room for a small one alone; with it
 // the window has been.
-func (b *inbox) prepare(n int) bool {
+func (b *receiveBuffer) prepare(n int) bool {
 	b.filling = nil
 	if b.buffered >= b.limit {
 		return false
@@ -171,7 +162,11 @@ func (b *inbox) prepare(n int) bool {
 			return false
 		}
 	}
-	b.filling = b.pool.get(size)
+	b.filling, _ = b.pool.of(size).Get().(*chunk)
+	if b.filling == nil {
+		b.filling = &chunk{buf: make([]byte, size)}
+	}
+	b.filling.r, b.filling.w = 0, 0
 	b.chunks = append(b.chunks, b.filling)
 	if b.memory += size; !b.flows {
 		b.charged += size
@@ -179,38 +174,33 @@ func (b *inbox) prepare(n int) bool {
 	return true
 }
 
-// due is what the stream is to be charged: what the peer has of its windows and what
-// is unread, or, once nothing more can come, the memory that the latter is in.
-func (b *inbox) due() int {
+// settle gives back what is charged and no longer due; b.mu is held. Due is what the peer has of
+// its windows and what is unread, or, once nothing more can come, the memory that the latter is
+// in.
+func (b *receiveBuffer) settle() {
 	//nolint:errorlint // io.EOF itself: after it the stream goes on in the other direction
 	failed := b.end != nil && b.end != io.EOF
+	due := b.base + b.memory
 	switch {
 	case b.closed, failed && b.buffered == 0:
-		return 0
-	case !b.flows:
-		return b.base + b.memory
-	case b.end != nil:
-		return b.base + b.memory
+		due = 0
+	case b.flows && b.end == nil:
+		due = b.base + b.limit + max(0, -b.window)
 	}
-	return b.base + b.limit + max(0, -b.window)
-}
-
-// settle gives back what is charged and not due any more; b.mu is held.
-func (b *inbox) settle() {
-	if more := b.charged - b.due(); more > 0 {
+	if more := b.charged - due; more > 0 {
 		b.charged -= more
 		b.pool.share.release(more)
 	}
 }
 
-// commit hands the first n octets of what space returned to the reader.
-func (b *inbox) commit(n int) {
+// commit hands the first n bytes of what space returned to the reader.
+func (b *receiveBuffer) commit(n int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.filling != nil {
 		b.filling.w += n
 		b.buffered += n
-		if b.spare {
+		if b.expendable {
 			b.pool.expendable.Add(int64(n))
 		}
 		b.filling = nil
@@ -218,10 +208,10 @@ func (b *inbox) commit(n int) {
 	}
 }
 
-// view waits for octets and returns some of them without copying. They stay in
-// the inbox until consume. After the last one it returns what ended the stream.
+// view waits for bytes and returns some of them without copying. They stay in
+// the receiveBuffer until consume. After the last one it returns what ended the stream.
 // One reader at a time.
-func (b *inbox) view() ([]byte, error) {
+func (b *receiveBuffer) view() ([]byte, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for {
@@ -231,7 +221,11 @@ func (b *inbox) view() ([]byte, error) {
 		case b.deadline.passed:
 			return nil, os.ErrDeadlineExceeded
 		case b.buffered > 0:
-			return b.first(), nil
+			for b.chunks[0].r == b.chunks[0].w {
+				b.pop()
+			}
+			c := b.chunks[0]
+			return c.buf[c.r:c.w], nil
 		case b.end != nil:
 			return nil, b.end
 		}
@@ -240,7 +234,7 @@ func (b *inbox) view() ([]byte, error) {
 }
 
 // waitUntil is for Stream.WaitUntil.
-func (b *inbox) waitUntil(done func() bool) error {
+func (b *receiveBuffer) waitUntil(done func() bool) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for {
@@ -256,20 +250,11 @@ func (b *inbox) waitUntil(done func() bool) error {
 	}
 }
 
-// first returns the octets of the first chunk that has any.
-func (b *inbox) first() []byte {
-	for b.chunks[0].r == b.chunks[0].w {
-		b.pop()
-	}
-	c := b.chunks[0]
-	return c.buf[c.r:c.w]
-}
-
-// consume drops the first n octets of what view returned. With flow control it
+// consume drops the first n bytes of what view returned. With flow control it
 // returns the credit that is due to the peer: 0 until half a window or maxUnacked is
 // used up, so that a WINDOW_UPDATE goes out for many frames. A reader that keeps up may be
 // waiting for the window: it grows.
-func (b *inbox) consume(n int) (credit int) {
+func (b *receiveBuffer) consume(n int) (credit int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if len(b.chunks) == 0 { // thrown away meanwhile
@@ -278,7 +263,7 @@ func (b *inbox) consume(n int) (credit int) {
 	c := b.chunks[0]
 	c.r += n
 	b.buffered -= n
-	if b.spare {
+	if b.expendable {
 		b.pool.expendable.Add(int64(-n))
 	}
 	b.room.Signal()
@@ -300,7 +285,7 @@ func (b *inbox) consume(n int) (credit int) {
 }
 
 // credit gives the peer back what was read, if that is worth telling; b.mu is held.
-func (b *inbox) credit() (credit int) {
+func (b *receiveBuffer) credit() (credit int) {
 	if b.unacked < min(b.limit/2, maxUnacked) || b.end != nil {
 		return 0
 	}
@@ -311,7 +296,7 @@ func (b *inbox) credit() (credit int) {
 
 // grow doubles the limit, if the stream and the tunnel may have more, and returns by
 // how much; b.mu is held.
-func (b *inbox) grow() int {
+func (b *receiveBuffer) grow() int {
 	more := min(b.limit, maxStreamWindow-b.limit)
 	if more <= 0 {
 		return 0
@@ -330,7 +315,7 @@ func (b *inbox) grow() int {
 
 // widenBy lets the stream hold more, if the tunnel's Share has that to spare; b.mu is
 // held.
-func (b *inbox) widenBy(more int) int {
+func (b *receiveBuffer) widenBy(more int) int {
 	if !b.pool.share.take(more, speed) {
 		return 0
 	}
@@ -340,7 +325,7 @@ func (b *inbox) widenBy(more int) int {
 }
 
 // widen is widenBy for who grants the peer what it returns.
-func (b *inbox) widen(more int) int {
+func (b *receiveBuffer) widen(more int) int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.end != nil || b.closed {
@@ -355,7 +340,7 @@ func (b *inbox) widen(more int) int {
 // left with less than nothing. More than before must have been charged. With a smaller
 // one, what was too little to be told before may be all that there is: it returns the
 // credit that is due to the peer then.
-func (b *inbox) resize(delta int) (credit int) {
+func (b *receiveBuffer) resize(delta int) (credit int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.limit += delta
@@ -369,31 +354,42 @@ func (b *inbox) resize(delta int) (credit int) {
 }
 
 // shrink leaves to other streams what this one holds no more; b.mu is held.
-func (b *inbox) shrink() {
+func (b *receiveBuffer) shrink() {
 	b.pool.growth.Add(-int64(b.grown))
 	b.grown = 0
 }
 
 // pop takes the first chunk, which is empty, out of the queue.
-func (b *inbox) pop() {
-	b.pool.put(b.chunks[0])
+func (b *receiveBuffer) pop() {
+	b.pool.of(len(b.chunks[0].buf)).Put(b.chunks[0])
 	b.memory -= len(b.chunks[0].buf)
 	last := copy(b.chunks, b.chunks[1:])
 	b.chunks[last] = nil
 	b.chunks = b.chunks[:last]
 }
 
-// spend takes n octets out of the peer's window, and says whether it had them.
-func (b *inbox) spend(n int) bool {
+// admit takes a payload of n bytes out of the peer's window. It returns the status to reset the
+// stream with if it cannot have them, or 0.
+func (b *receiveBuffer) admit(n int) uint32 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.window -= n
-	return n == 0 || b.window >= 0
+	switch {
+	case b.end == io.EOF: //nolint:errorlint // io.EOF itself: a tunnel that ended in one is something else
+		return statusStreamAlreadyClosed
+	case b.closed && n > 0:
+		return statusCancel
+	case !b.flows:
+		return 0
+	}
+	if b.window -= n; n > 0 && b.window < 0 {
+		return statusFlowControlError
+	}
+	return 0
 }
 
 // finish says that nothing will follow what is buffered but err; the first call
 // counts.
-func (b *inbox) finish(err error) {
+func (b *receiveBuffer) finish(err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.end == nil {
@@ -404,7 +400,7 @@ func (b *inbox) finish(err error) {
 }
 
 // abort is finish that also replaces a clean end and throws away what is buffered.
-func (b *inbox) abort(err error) {
+func (b *receiveBuffer) abort(err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.end = err
@@ -413,8 +409,8 @@ func (b *inbox) abort(err error) {
 }
 
 // close is the owner's end: it throws away what is buffered and what may still
-// come. It says whether octets were lost by that.
-func (b *inbox) close() (lost bool) {
+// come. It says whether bytes were lost by that.
+func (b *receiveBuffer) close() (lost bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	lost = b.buffered > 0
@@ -427,8 +423,8 @@ func (b *inbox) close() (lost bool) {
 
 // drop leaves the chunks to the garbage collector: the reader and the read loop
 // may each still hold one.
-func (b *inbox) drop() {
-	if b.spare {
+func (b *receiveBuffer) drop() {
+	if b.expendable {
 		b.pool.expendable.Add(int64(-b.buffered))
 	}
 	b.chunks, b.filling, b.buffered, b.memory = nil, nil, 0, 0
@@ -436,38 +432,29 @@ func (b *inbox) drop() {
 	b.settle()
 }
 
-func (b *inbox) wake() {
+func (b *receiveBuffer) wake() {
 	b.more.Broadcast()
 	b.room.Broadcast()
 }
 
-// setSpare makes the stream expendable, or no longer. A read loop that waits for room
+// setExpendable makes the stream expendable, or no longer. A read loop that waits for room
 // looks again.
-func (b *inbox) setSpare(yes bool) {
+func (b *receiveBuffer) setExpendable(yes bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	switch {
-	case yes && !b.spare:
+	case yes && !b.expendable:
 		b.pool.expendable.Add(int64(b.buffered))
-	case !yes && b.spare:
+	case !yes && b.expendable:
 		b.pool.expendable.Add(int64(-b.buffered))
 	}
-	b.spare = yes
+	b.expendable = yes
 	b.room.Broadcast()
 }
 
 // over says whether nothing follows what is buffered.
-func (b *inbox) over() bool {
+func (b *receiveBuffer) over() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.end != nil || b.closed
-}
-
-// state tells the read loop how the stream stands: ended is true once the peer
-// has sent its FIN, closed once the owner takes no more.
-func (b *inbox) state() (ended, closed bool) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	//nolint:errorlint // io.EOF itself: a tunnel that ended in one is something else
-	return b.end == io.EOF, b.closed
 }
