@@ -39,8 +39,8 @@ const (
 	wakeTime = 10 * time.Second
 )
 
-// pool keeps a Client's tunnels: who is where, which take more, when to open and
-// when to close one. At most one is being opened at a time.
+// pool keeps a Client's tunnels: which connections are in which, which take more, when to open
+// and when to close one. At most one is being opened at a time.
 type pool struct {
 	open     func(context.Context) (*clientTunnel, error)
 	max      int
@@ -60,7 +60,7 @@ type pool struct {
 	tunnels  []*clientTunnel
 	opening  *opening      // under way, or nil
 	growing  bool          // grow is running
-	restTil  time.Time     // grow rests until then
+	restUntil time.Time     // grow rests until then
 	sweeper  *time.Timer   // runs sweep; nil without tunnels
 	slept    time.Duration // what asleep said last
 	looked   time.Time     // when sweep ran last
@@ -127,7 +127,10 @@ func (p *pool) take() (*clientTunnel, *opening, error) {
 		return nil, p.begin(), nil
 	}
 	t.conns++
-	p.growSoon()
+	if !p.growing && p.needsSpare() && !time.Now().Before(p.restUntil) {
+		p.growing = true
+		p.work.Go(p.grow)
+	}
 	return t, nil, nil
 }
 
@@ -265,7 +268,10 @@ func (p *pool) finish(o *opening, failures int) {
 	}
 	if err == nil {
 		p.tunnels = append(p.tunnels, t)
-		p.sweepSoon()
+		if p.sweeper == nil {
+			p.looked = time.Now()
+			p.sweeper = time.AfterFunc(p.sweepTime(), p.sweep)
+		}
 	}
 	if p.failed = err; err != nil {
 		p.failures++
@@ -305,61 +311,31 @@ func (p *pool) stats() (used, idle, sharing int) {
 	return used, idle, sharing
 }
 
-// growSoon has tunnels opened for connections to come, if they are short; p.mu is
-// held.
-func (p *pool) growSoon() {
-	if p.growing || !p.needsSpare() || time.Now().Before(p.restTil) {
-		return
-	}
-	p.growing = true
-	p.work.Go(p.grow)
-}
-
-// grow opens tunnels, one after the other, for as long as they are short.
+// grow opens tunnels, one after the other, for as long as more are needed. After a failure it
+// stops, and nothing is opened ahead for a while.
 func (p *pool) grow() {
 	for {
 		select {
 		case <-time.After(growPause):
 		case <-p.life.Done():
 		}
-		o := p.growOne()
-		if o == nil {
+		p.mu.Lock()
+		p.clean()
+		if p.closed || !p.needsSpare() {
+			p.growing = false
+			p.mu.Unlock()
 			return
 		}
+		o := p.begin()
+		p.mu.Unlock()
 		<-o.done
 		if o.err != nil {
-			p.rest(o.err)
+			p.log.Debug("no spare tunnel", "err", o.err)
+			p.mu.Lock()
+			p.growing, p.restUntil = false, time.Now().Add(growRest)
+			p.mu.Unlock()
 			return
 		}
-	}
-}
-
-// growOne begins a tunnel if they are short. Without need growing ends.
-func (p *pool) growOne() *opening {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.clean()
-	if p.closed || !p.needsSpare() {
-		p.growing = false
-		return nil
-	}
-	return p.begin()
-}
-
-// rest ends growing for a while.
-func (p *pool) rest(err error) {
-	p.log.Debug("no spare tunnel", "err", err)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.growing = false
-	p.restTil = time.Now().Add(growRest)
-}
-
-// sweepSoon sees to it that sweep runs while there are tunnels; p.mu is held.
-func (p *pool) sweepSoon() {
-	if p.sweeper == nil {
-		p.looked = time.Now()
-		p.sweeper = time.AfterFunc(p.sweepTime(), p.sweep)
 	}
 }
 

@@ -100,19 +100,23 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		http.Error(w, "server is closing", http.StatusServiceUnavailable)
 		return
 	}
-	if err := s.tunnels.admit(r); err != nil {
-		s.log.Warn("upgrade refused", "client", r.client, "pod", pending.Pod, "err", err)
+	if !s.open(r, w, req) {
 		r.release()
 		s.work.Done()
+	}
+}
+
+// open answers a request and has its tunnel served; false if it was refused.
+func (s *Server) open(r *upgradeRequest, w http.ResponseWriter, req *http.Request) bool {
+	if err := s.tunnels.admit(r); err != nil {
+		s.log.Warn("upgrade refused", "client", r.client, "pod", r.pending.Pod, "err", err)
 		http.Error(w, "unable to upgrade: "+err.Error(), http.StatusServiceUnavailable)
-		return
+		return false
 	}
 	t, err := r.accept(w, req)
 	if err != nil {
 		s.log.Debug("upgrade refused", "client", r.client, "err", err)
-		r.release()
-		s.work.Done()
-		return
+		return false
 	}
 	s.tunnels.open(r, t)
 	go func() {
@@ -123,6 +127,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 			s.log.Debug("tunnel closed", "client", r.client, "age", time.Since(began), "err", err)
 		}
 	}()
+	return true
 }
 
 // enter counts a tunnel in, if the Server is open.

@@ -64,10 +64,17 @@ type way struct {
 // request is made each time, by either in turn, until one is not.
 func (c *Client) upgrade(ctx context.Context) (u upgraded, via string, err error) {
 	first, second := c.ways()
-	if turn := c.refusals.Load(); turn > 0 {
-		return c.upgradeInTurn(ctx, []way{second, first}[turn%2])
+	turn := c.refusals.Load()
+	if turn > 0 {
+		first, second = []way{second, first}[turn%2], way{}
 	}
 	u, err = first.open(ctx)
+	switch {
+	case turn > 0 && err == nil:
+		c.refusals.Store(0)
+	case turn > 0 && refused(err):
+		c.refusals.Add(1)
+	}
 	if err == nil || !refused(err) || second.open == nil || busy(err) {
 		return u, first.name, err
 	}
@@ -84,18 +91,6 @@ func (c *Client) upgrade(ctx context.Context) (u upgraded, via string, err error
 		c.refusals.Store(1)
 	}
 	return u, second.name, again
-}
-
-// upgradeInTurn tries one way, where both were refused the last time.
-func (c *Client) upgradeInTurn(ctx context.Context, w way) (u upgraded, via string, err error) {
-	u, err = w.open(ctx)
-	switch {
-	case err == nil:
-		c.refusals.Store(0)
-	case refused(err):
-		c.refusals.Add(1)
-	}
-	return u, w.name, err
 }
 
 // ways are the two ways in the order in which they are to be tried. The second may be
