@@ -55,18 +55,18 @@ type pool struct {
 	end  context.CancelFunc
 	work sync.WaitGroup // goroutines of the pool and of its connections
 
-	mu       sync.Mutex
-	closed   bool
-	tunnels  []*clientTunnel
-	opening  *opening      // under way, or nil
-	growing  bool          // grow is running
+	mu        sync.Mutex
+	closed    bool
+	tunnels   []*clientTunnel
+	opening   *opening      // under way, or nil
+	growing   bool          // grow is running
 	restUntil time.Time     // grow rests until then
-	sweeper  *time.Timer   // runs sweep; nil without tunnels
-	slept    time.Duration // what asleep said last
-	looked   time.Time     // when sweep ran last
-	woke     time.Time     // when the last sleep was noticed
-	failed   error         // why there is no tunnel: the last opening's failure, or a new tunnel's
-	failures int           // in a row
+	sweeper   *time.Timer   // runs sweep; nil without tunnels
+	slept     time.Duration // what asleep said last
+	looked    time.Time     // when sweep ran last
+	woke      time.Time     // when the last sleep was noticed
+	failed    error         // why there is no tunnel: the last opening's failure, or a new tunnel's
+	failures  int           // in a row
 }
 
 // opening is a tunnel on its way. After another one that failed, it begins when
