@@ -15,7 +15,7 @@ import (
 // connectTime is how long socat is watched. One that has neither exited nor
 // connected by then, or that cannot be seen behind a script of its name, is taken
 // for one that works.
-const connectTime = time.Second
+const connectTime = 5 * time.Second
 
 // awaitConnect waits until the programs are connected to the port, or have exited
 // because they cannot. socat tells nobody of the former, so its sockets are looked at.
