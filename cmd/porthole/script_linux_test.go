@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -34,6 +35,8 @@ func TestMain(m *testing.M) {
 // $HOSTILE the URL of an API server whose words are for terminals.
 func TestScripts(t *testing.T) {
 	testenv.Root(t)
+	// What is started from here does not ignore SIGHUP, also where this is run by nohup.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,

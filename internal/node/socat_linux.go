@@ -209,7 +209,7 @@ func (s *stderrText) String() string {
 // connectTime is how long socat is watched. If it has neither exited nor connected by
 // then, for instance because a script of that name has started it, it counts as
 // connected.
-const connectTime = time.Second
+const connectTime = 5 * time.Second
 
 // awaitConnect waits until the programs are connected to the port, or have exited
 // because they cannot. socat does not signal that it is connected, so its sockets are

@@ -45,9 +45,12 @@ func TestPoolGrowsAndShrinks(t *testing.T) {
 		conn.Close()
 	}
 	within(t, 5*time.Second, "one tunnel left", func() bool { return s.open() == 1 })
-	opened := s.opened()
-	exchange(t, c)
-	if s.opened() != opened {
+	c.tunnels.mu.Lock()
+	last := c.tunnels.tunnels[0]
+	c.tunnels.mu.Unlock()
+	conn := dial(t, c, 80)
+	defer conn.Close()
+	if conn.tunnel != last {
 		t.Error("the last tunnel was not used")
 	}
 }

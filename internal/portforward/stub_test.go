@@ -36,6 +36,7 @@ type server struct {
 	mu      sync.Mutex
 	methods []string // of the requests that came
 	tunnels []*spdy.Conn
+	stopped bool // takes no more tunnels
 }
 
 // request is a connection as its server sees it.
@@ -74,7 +75,10 @@ func start(t testing.TB, serve func(*request)) *server {
 }
 
 func (s *server) stop() {
-	s.http.Close()
+	s.mu.Lock()
+	s.stopped = true
+	s.mu.Unlock()
+	s.http.Close() // which does not wait for requests that were upgraded
 	s.cut()
 	s.work.Wait()
 }
@@ -151,8 +155,12 @@ func acceptSPDY(w http.ResponseWriter) io.ReadWriteCloser {
 
 func (s *server) add(c *spdy.Conn) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopped {
+		c.Close()
+		return
+	}
 	s.tunnels = append(s.tunnels, c)
-	s.mu.Unlock()
 	s.work.Go(func() { s.accept(c) })
 }
 

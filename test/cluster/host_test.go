@@ -66,10 +66,11 @@ func processesOfClusters(t *testing.T) []string {
 	for _, dir := range glob(t, "/proc/[0-9]*") {
 		cgroups, _ := os.ReadFile(filepath.Join(dir, "cgroup"))
 		program, _ := os.Readlink(filepath.Join(dir, "exe"))
+		arguments, _ := os.ReadFile(filepath.Join(dir, "cmdline")) // another test's API server has other folders
 		if program == "" {
 			continue // dead, and not buried yet by its parent, or one of the kernel's
 		}
-		if strings.Contains(string(cgroups), "/porthole-cluster") || strings.Contains(program, "cluster/bin/") {
+		if strings.Contains(string(cgroups), "/porthole-cluster") || strings.Contains(program, "cluster/bin/") && strings.Contains(string(arguments), "cluster/state") {
 			found = append(found, filepath.Base(dir)+" "+program)
 		}
 	}

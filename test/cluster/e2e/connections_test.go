@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"regexp"
 	"slices"
 	"strings"
@@ -14,6 +15,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // wantDownload wants n bytes as the server sends them, and then the end.
@@ -149,13 +152,32 @@ func TestStalled(t *testing.T) {
 				n, err := io.CopyN(one, rand.NewChaCha8([32]byte{}), 1<<30)
 				t.Logf("the server that does not read was sent %d bytes, then %v", n, err)
 			}
-			time.Sleep(time.Second)
+			awaitStandstill(t, one)
 			others := []*echoer{early}
 			for range 30 {
 				others = append(others, newEchoer(t, address))
 			}
 			wantLively(t, others)
 		})
+	}
+}
+
+// awaitStandstill waits until nothing more has come for a connection that is not read, for
+// long enough that everything on the way is full.
+func awaitStandstill(t *testing.T, c *net.TCPConn) {
+	t.Helper()
+	raw, err := c.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for unread, since := 0, time.Now(); time.Since(since) < 2*time.Second; time.Sleep(50 * time.Millisecond) {
+		now := 0
+		if cerr := raw.Control(func(fd uintptr) { now, err = unix.IoctlGetInt(int(fd), unix.SIOCINQ) }); cerr != nil || err != nil {
+			t.Fatal(cerr, err)
+		}
+		if now != unread {
+			unread, since = now, time.Now()
+		}
 	}
 }
 
