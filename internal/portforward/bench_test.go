@@ -44,7 +44,7 @@ func benchWays(b *testing.B, bench func(b *testing.B, way func(*Client))) {
 	b.Run("spdy", func(b *testing.B) { bench(b, spdyOnly) })
 }
 
-// BenchmarkConnect is a connection with one octet there and back.
+// BenchmarkConnect is a connection with one byte there and back.
 func BenchmarkConnect(b *testing.B) {
 	benchWays(b, func(b *testing.B, way func(*Client)) {
 		var writes *atomic.Int64
@@ -157,7 +157,7 @@ func BenchmarkNode(b *testing.B) {
 	})
 }
 
-// BenchmarkNodeConnect is a connection with one octet there and back.
+// BenchmarkNodeConnect is a connection with one byte there and back.
 func BenchmarkNodeConnect(b *testing.B) {
 	benchForms(b, func(b *testing.B, form func(*Client)) {
 		c := newNode(b).client(b, form)

@@ -150,7 +150,7 @@ func (t *channels) probe() {
 	}
 }
 
-// receive hands messages to their channels until the WebSocket ends, and says why
+// receive hands messages to their channels until the WebSocket ends, and returns why
 // it did. A client that says goodbye ends all its connections, so that ports see
 // an end of file; what they still answer is lost.
 func (t *channels) receive(ctx context.Context) error {

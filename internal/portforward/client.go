@@ -21,11 +21,10 @@ import (
 // fields, of which URL and Transport are needed, and call Close in the end. Its
 // methods are safe to call at the same time.
 //
-// A connection has a tunnel to itself if one is idle; then nothing that happens
-// to other connections can hold it up. If none is, it shares one at once, and
-// more are opened behind it for those to come. With a Server at the other end all
-// share one tunnel, since there none can hold up another. docs/protocol.md has the
-// promises.
+// A connection has a tunnel to itself if one is idle; then other connections cannot hold it
+// up. If none is, it shares one at once, and more are opened for the connections to come. With
+// a Server at the other end all share one tunnel, since in porthole.v1 none can hold up
+// another. docs/protocol.md has the promises.
 type Client struct {
 	// URL is the endpoint: .../api/v1/namespaces/NS/pods/POD/portforward.
 	URL *url.URL
@@ -39,8 +38,8 @@ type Client struct {
 	SPDYOnly bool
 	// KeepWebSocket has the WebSocket tried first.
 	KeepWebSocket bool
-	// Ways is what is known of the way to the server, and is shared by the Clients of
-	// one API server's pods; nil is for this Client alone.
+	// Ways is what is known of the way to the server. The Clients of one API server's pods
+	// share it; nil means that this Client shares it with no other.
 	Ways *Ways
 	// MaxTunnels is how many tunnels may exist at once; 0 means 64. Beyond
 	// it connections share.
@@ -63,8 +62,7 @@ type Client struct {
 	// Client. However many connections wait, there is one call at a time. nil has
 	// tunnels opened whenever they are wanted.
 	Again func(ctx context.Context, failures int, err error)
-	// Log gets what explains a Client's behaviour at level debug; nil is for
-	// nobody.
+	// Log gets what explains a Client's behaviour at level debug; nil means no log.
 	Log *slog.Logger
 
 	asleep   func() time.Duration // a test's, or nil
@@ -91,8 +89,7 @@ const (
 //
 // If the tunnel turns out to be broken before anything was sent, another is taken.
 // The error is of the opening: *StatusError if the server refused, net.ErrClosed
-// after Close. The Conn is a net.Conn with half-close and Reset; with a stock server
-// it is a *Conn.
+// after Close. The Conn is a net.Conn with half-close and Reset.
 func (c *Client) Dial(ctx context.Context, port uint16) (pipe.Conn, error) {
 	c.init()
 	for attempt := 1; ; attempt++ {
@@ -111,7 +108,7 @@ func (c *Client) Dial(ctx context.Context, port uint16) (pipe.Conn, error) {
 	}
 }
 
-// Connect makes sure that there is a tunnel for a Dial to come, and says why
+// Connect makes sure that there is a tunnel for a Dial to come, and returns why
 // there cannot be one: *StatusError if the server refuses.
 func (c *Client) Connect(ctx context.Context) error {
 	c.init()

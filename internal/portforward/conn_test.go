@@ -60,7 +60,7 @@ func TestBulk(t *testing.T) {
 	})
 }
 
-// With a warm tunnel the first octet is back after one round trip.
+// With a warm tunnel the first byte is back after one round trip.
 func TestFirstByteTakesOneRoundTrip(t *testing.T) {
 	ways(t, func(t *testing.T, way func(*Client)) {
 		const oneWay = 400 * time.Millisecond // a busy machine may add as much
@@ -125,7 +125,7 @@ func TestServerHalfCloses(t *testing.T) {
 
 // An end of file without a word is held back for as long as it takes when there
 // is nothing more to send.
-func TestEndWaitsForVerdict(t *testing.T) {
+func TestEndWaitsForResult(t *testing.T) {
 	go1 := make(chan struct{})
 	conn := dial(t, start(t, func(r *request) {
 		io.Copy(io.Discard, r.data)

@@ -3,8 +3,6 @@ package portforward
 import (
 	"sync"
 	"time"
-
-	"porthole.dev/porthole/internal/spdy"
 )
 
 const (
@@ -123,10 +121,4 @@ func (s *Server) Load() Load {
 	n := len(s.tunnels.all)
 	s.tunnels.mu.Unlock()
 	return Load{Tunnels: n, Memory: s.memory.Held()}
-}
-
-func (s *Server) initLimits() {
-	s.tunnels.max = orDefault(s.MaxTunnels, defaultServerTunnels)
-	s.tunnels.maxPerPod = orDefault(s.MaxPodTunnels, defaultPodTunnels)
-	s.memory = &spdy.Budget{Size: orDefault(s.Memory, defaultServerMemory), MaxShares: s.tunnels.max}
 }

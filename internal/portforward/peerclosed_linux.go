@@ -7,9 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// gone says whether the peer of conn has closed it or is dead, although there may
-// be octets of it left to read: poll(2) tells by POLLRDHUP. What is no socket
-// never is gone.
+// gone reports whether the peer of conn has closed it or is dead, although there may
+// be bytes of it left to read: poll(2) tells by POLLRDHUP. The answer for
+// what is no socket is no.
 func peerClosed(conn net.Conn) bool {
 	for { // TLS, and what else wraps one
 		t, ok := conn.(interface{ NetConn() net.Conn })

@@ -78,9 +78,9 @@ type opening struct {
 	err   error
 }
 
-// acquire returns a tunnel with room for one more connection, and counts it in.
-// It waits only if there is none worth sharing. An opening that was under way before
-// may have met a server that was going; only the failure of a later one counts.
+// acquire returns a tunnel with room for one more connection, and counts that in. It waits only
+// if there is none worth sharing. An opening that was under way before may have met a server
+// that was shutting down; only the failure of a later one counts.
 func (p *pool) acquire(ctx context.Context) (*clientTunnel, error) {
 	for asked := time.Now(); ; {
 		if err := context.Cause(ctx); err != nil {
@@ -157,7 +157,7 @@ func (p *pool) pick() *clientTunnel {
 	return last
 }
 
-// mayOpen says whether there is room for one more tunnel; p.mu is held.
+// mayOpen reports whether there is room for one more tunnel; p.mu is held.
 func (p *pool) mayOpen() bool {
 	n := 0
 	for _, t := range p.tunnels {
@@ -168,7 +168,7 @@ func (p *pool) mayOpen() bool {
 	return n < p.max
 }
 
-// preferred says whether a is a better place than b.
+// preferred reports whether a is a better place than b.
 func preferred(a, b *clientTunnel) bool {
 	if (a.v1 != nil) != (b.v1 != nil) {
 		return a.v1 != nil
@@ -212,8 +212,8 @@ func (p *pool) retireOlder(opened time.Time) {
 	p.clean()
 }
 
-// clean throws out tunnels that are broken, that only their last connection kept,
-// or that lie idle and have fallen silent; p.mu is held.
+// clean closes tunnels that are broken, that were only kept for their last connection, or that
+// are idle and silent; p.mu is held.
 func (p *pool) clean() {
 	p.drop(func(t *clientTunnel) bool {
 		return t.conn.Err() != nil || t.conns == 0 && (t.retired || time.Since(t.conn.LastRead()) >= p.silence)
@@ -235,8 +235,8 @@ func (p *pool) drop(bad func(*clientTunnel) bool) {
 	})
 }
 
-// begin opens a tunnel, or joins who does; p.mu is held. Whoever waits for it may
-// leave: the tunnel will be there for the next.
+// begin starts to open a tunnel, unless one is being opened; p.mu is held. It goes on when those
+// who wait for it give up: the tunnel is for the next connection then.
 func (p *pool) begin() *opening {
 	if p.opening == nil {
 		if p.failed == nil {
@@ -341,8 +341,8 @@ func (p *pool) grow() {
 
 func (p *pool) sweepTime() time.Duration { return min(p.idleTime/4, p.silence, lookTime) }
 
-// notice finds out whether the machine has slept, or this process was stopped, since the
-// last look. Then the tunnels have to show that they live; p.mu is held.
+// notice checks whether the machine has slept, or this process was stopped, since the last
+// check. If so, the tunnels have to prove that they still work; p.mu is held.
 func (p *pool) notice() {
 	slept := p.asleep()
 	woke := slept-p.slept >= sleepLimit || p.sweeper != nil && time.Since(p.looked) >= p.sweepTime()+lateLimit

@@ -160,7 +160,7 @@ func TestUnconfirmedEndRetiresTunnel(t *testing.T) {
 
 // What was sent to a server that is through may clog its reading, so the tunnel is
 // not used again.
-func TestCloggedTunnelIsLeft(t *testing.T) {
+func TestUndrainedTunnelIsLeft(t *testing.T) {
 	s := start(t, func(r *request) {
 		io.ReadFull(r.data, make([]byte, 1))
 		r.finish()

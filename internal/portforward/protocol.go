@@ -28,5 +28,5 @@ func webSocketProtocols() []string {
 	return []string{webSocketProtocolV1, webSocketProtocol, channelProtocol, base64ChannelProtocol}
 }
 
-// isV1 says whether a negotiated name means porthole.v1.
+// isV1 reports whether a negotiated name means porthole.v1.
 func isV1(name string) bool { return name == tunnel.Protocol || name == v1Alias }

@@ -163,7 +163,9 @@ func (s *Server) init() {
 		}
 		s.pending.time = orDefault(s.TokenTime, defaultTokenTime)
 		s.pending.max = orDefault(s.MaxPending, defaultMaxPending)
-		s.initLimits()
+		s.tunnels.max = orDefault(s.MaxTunnels, defaultServerTunnels)
+		s.tunnels.maxPerPod = orDefault(s.MaxPodTunnels, defaultPodTunnels)
+		s.memory = &spdy.Budget{Size: orDefault(s.Memory, defaultServerMemory), MaxShares: s.tunnels.max}
 		s.life, s.end = context.WithCancel(context.Background())
 	})
 }

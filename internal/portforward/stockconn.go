@@ -92,7 +92,7 @@ func (c *stockConn) Write(p []byte) (int, error) {
 func (c *stockConn) CloseWrite() error {
 	err := c.data.CloseWrite()
 	switch {
-	case err == nil:
+	case err == nil && !c.isOver():
 		return nil
 	case c.isClosed():
 		return net.ErrClosed
@@ -118,7 +118,7 @@ func (c *stockConn) Reset() error {
 // Loss then says how. What came before is still read.
 func (c *stockConn) AfterLoss(f func()) { c.data.AfterLoss(f) }
 
-// Loss says why the connection was lost, nil if it was not.
+// Loss returns why the connection was lost, nil if it was not.
 func (c *stockConn) Loss() error { return c.explain(c.data.Loss()) }
 
 func (c *stockConn) giveUp(how func(*spdy.Stream) error) (err error) {

@@ -40,9 +40,9 @@ type pair struct {
 // pairs are the streams of a tunnel that wait for each other. The zero value is
 // ready.
 //
-// A data stream that waits must not hold up the tunnel, in which the other one is yet
-// to come: it is expendable until it is taken. What is refused is remembered by name,
-// since a client that has not heard of it yet opens the other stream all the same.
+// A data stream that waits must not hold up the tunnel, through which the other one has yet to
+// come: it is expendable while it waits. The names of refused streams are remembered, since a
+// client that does not know of the refusal yet opens the other stream all the same.
 type pairs struct {
 	mu      sync.Mutex
 	closed  bool

@@ -58,10 +58,10 @@ type way struct {
 // proxies that let nothing else pass. It tells by which. A server of ours is told from
 // a stock one by the protocol that it chooses of those that are offered.
 //
-// Refused is every HTTP answer that is not the upgrade asked for: proxies and old
-// servers answer what they like, and to RBAC the two are different verbs. What is not
-// an answer would not be another by the other way. Where both were refused, one
-// request is made each time, by either in turn, until one is not.
+// Every HTTP answer that is not the upgrade asked for is a refusal: proxies and old servers
+// give all kinds of answers, and to RBAC the two ways are different verbs. A failure without an
+// answer would be the same the other way. Where both ways were refused, one request is made
+// each time, by either in turn, until one succeeds.
 func (c *Client) upgrade(ctx context.Context) (u upgraded, via string, err error) {
 	first, second := c.ways()
 	turn := c.refusals.Load()
@@ -108,7 +108,7 @@ func (c *Client) ways() (first, second way) {
 	return spdy, webSocket
 }
 
-// trySPDY is upgradeSPDY that does not wait for long: no answer is a refusal.
+// trySPDY is upgradeSPDY with a short time limit: no answer counts as a refusal.
 func (c *Client) trySPDY(ctx context.Context) (upgraded, error) {
 	limited, cancel := context.WithTimeout(ctx, spdyTime)
 	defer cancel()
@@ -119,8 +119,8 @@ func (c *Client) trySPDY(ctx context.Context) (upgraded, error) {
 	return u, err
 }
 
-// lasting says whether a refusal is of the way, and not of a server that is in trouble
-// at the moment.
+// lasting reports whether a refusal means that this way does not work, rather than that the
+// server is in trouble at the moment.
 func lasting(err error) bool {
 	var status *StatusError
 	if !errors.As(err, &status) {
@@ -133,13 +133,13 @@ func lasting(err error) bool {
 	return true
 }
 
-// refused says whether err is an answer of the server.
+// refused reports whether err is an answer of the server.
 func refused(err error) bool {
 	var status *StatusError
 	return errors.As(err, &status) || errors.Is(err, errUpgrade)
 }
 
-// busy says whether the server asks to be left alone for now, in whatever way.
+// busy reports whether the server asks for a pause, whichever way is used.
 func busy(err error) bool {
 	var status *StatusError
 	return errors.As(err, &status) && (status.Code == http.StatusTooManyRequests || status.RetryAfter > 0)

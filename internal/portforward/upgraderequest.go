@@ -220,7 +220,7 @@ func (r *upgradeRequest) acceptWebSocket(w http.ResponseWriter, req *http.Reques
 	return r.newTunnel(m, out.conn, strings.TrimPrefix(chosen, tunnelPrefix), nil), nil
 }
 
-// gatheringWriter lets a gatherer have a hand in what the WebSocket library writes.
+// gatheringWriter passes what the WebSocket library writes through a gatherer.
 type gatheringWriter struct {
 	http.ResponseWriter
 	conn     net.Conn

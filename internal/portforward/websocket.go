@@ -41,8 +41,8 @@ func (c *Client) upgradeWebSocket(ctx context.Context) (upgraded, error) {
 }
 
 // handshake is the Client's Transport for one WebSocket. It keeps the server's
-// refusal, of which the WebSocket library hands on one kilobyte, and has a hand
-// in what the library writes.
+// refusal, of which the WebSocket library keeps one kilobyte, and gathers what the library
+// writes.
 type handshake struct {
 	transport http.RoundTripper
 	out       *gatherer    // set when the answer was 101
@@ -198,6 +198,6 @@ func (m *messages) write(kind websocket.MessageType, p []byte) error {
 	return errors.Join(err, m.out.release())
 }
 
-// Close closes the connection without the closing handshake of RFC 6455: SPDY has
-// said goodbye in its own words.
+// Close closes the connection without the closing handshake of RFC 6455: SPDY has a farewell of
+// its own (GOAWAY).
 func (m *messages) Close() error { return m.ws.CloseNow() }

@@ -6,9 +6,9 @@ import (
 )
 
 // Budget bounds the bytes that the tunnels of a server may hold unread together.
-// What is charged is what a peer may send before it has to wait: a window is paid for
-// when it is granted, since nobody can be made to give one back. Without flow control
-// it is the memory in use.
+// What is charged is what a peer may send before it has to wait: a window is charged when it is
+// granted, since a peer cannot be made to give one back. Without flow control it is the memory
+// in use.
 //
 // A quarter is set aside, in equal parts, for each of MaxShares. Of the rest a tunnel
 // may have some multiple of what is left free, so that the more tunnels hold, the less
@@ -54,7 +54,7 @@ const (
 	need urgency = 8
 )
 
-// waiter is somebody who waits for a Share to have room; the budget's mutex guards it.
+// waiter waits for a Share to have room; the budget's mutex guards it.
 type waiter struct {
 	wake    func() // called without the mutex
 	share   *Share
@@ -63,11 +63,8 @@ type waiter struct {
 	granted bool // n is charged
 }
 
-// Reserve charges n bytes for what is no stream's, if there is room, until Release.
+// Reserve charges n bytes for what belongs to no stream, if there is room, until Release.
 func (s *Share) Reserve(n int) bool { return s.take(n, need) }
-
-// Release gives back n bytes of Reserve.
-func (s *Share) Release(n int) { s.release(n) }
 
 func (s *Share) unbounded() bool { return s == nil || s.budget == nil }
 
@@ -85,8 +82,8 @@ func (s *Share) take(n int, u urgency) bool {
 	return true
 }
 
-// takeOrWait is take of what is needed, for somebody who is woken once it can be had
-// and then calls again.
+// takeOrWait is take of what is needed. If there is no room, w is woken once there is, and calls
+// again.
 func (s *Share) takeOrWait(n int, w *waiter) bool {
 	if s.unbounded() {
 		return true
@@ -108,7 +105,7 @@ func (s *Share) takeOrWait(n int, w *waiter) bool {
 	return false
 }
 
-// giveUp is for a waiter who does not wait any more.
+// giveUp ends the waiting of a waiter.
 func (s *Share) giveUp(w *waiter) {
 	if s.unbounded() {
 		return
@@ -126,8 +123,8 @@ func (s *Share) giveUp(w *waiter) {
 	}
 }
 
-// release gives n bytes back.
-func (s *Share) release(n int) {
+// Release gives n bytes back.
+func (s *Share) Release(n int) {
 	if n == 0 || s.unbounded() {
 		return
 	}
@@ -137,7 +134,7 @@ func (s *Share) release(n int) {
 	s.budget.serve()
 }
 
-// relaxed says whether the tunnel holds so little that it need not save.
+// relaxed reports whether the tunnel holds so little that it need not save.
 func (s *Share) relaxed() bool {
 	if s.unbounded() {
 		return true
@@ -156,7 +153,7 @@ func (b *Budget) free() int { return b.Size - b.Size/4 - b.common }
 // beyond is how much of the common part the Share has with n bytes more.
 func (s *Share) beyond(n int) int { return max(0, s.held+n-s.budget.own()) }
 
-// fits says whether the Share may have n bytes more; the mutex is held.
+// fits reports whether the Share may have n bytes more; the mutex is held.
 func (s *Share) fits(n int, u urgency) bool {
 	after := s.beyond(n)
 	free := s.budget.free() - (after - s.beyond(0))
@@ -170,8 +167,8 @@ func (s *Share) charge(n int) {
 	s.held += n
 }
 
-// serve has those who wait looked after soon, by a goroutine of its own: who gives
-// bytes back may hold what a waiter needs to wake up. The mutex is held.
+// serve starts serveWaiting, on a goroutine of its own: the caller may hold a lock that a waiter
+// needs to wake up. The mutex is held.
 func (b *Budget) serve() {
 	if len(b.waiting) > 0 && !b.serving {
 		b.serving = true

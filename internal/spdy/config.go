@@ -56,7 +56,7 @@ type Config struct {
 	// stalled stream of its own, holds up one of them. PingTimeout means nothing.
 	Probe bool
 
-	// PeerClosed, if set, says whether the transport has lost its peer, although there
+	// PeerClosed, if set, reports whether the transport has lost its peer, although there
 	// may be bytes left to read. While the tunnel reads nothing because a stream's
 	// buffer is full, a frame is written four times a second so that it can know; it
 	// is asked when that has lasted for two seconds, and true ends the tunnel.

@@ -109,7 +109,7 @@ func (c *Conn) OpenStream(headers Header, fin bool) (*Stream, error) {
 	return s, nil
 }
 
-// mayOpen says why no stream can be opened from here; c.mu is held.
+// mayOpen returns why no stream can be opened from here; c.mu is held.
 func (c *Conn) mayOpen() error {
 	switch {
 	case c.err != nil:
@@ -130,8 +130,8 @@ func (c *Conn) add(id uint32, headers Header) *Stream {
 	return s
 }
 
-// Accept waits for a stream that the peer opened. It was answered already; to
-// refuse it, Reset it. Until it is accepted it counts as open. The error is the
+// Accept waits for a stream that the peer opened. The peer has got an answer already; to
+// refuse the stream, Reset it. Before it is accepted it counts as open. The error is the
 // context's, or ErrTunnel.
 func (c *Conn) Accept(ctx context.Context) (*Stream, error) {
 	for {
@@ -169,9 +169,9 @@ func (c *Conn) announceArrival() {
 	}
 }
 
-// Cork holds frames back until Uncork, so that all that is opened and written in
-// between goes to the transport in one Write. Each Cork needs its Uncork. More
-// than 128 KiB go out all the same.
+// Cork holds frames back until Uncork, so that everything opened and written in between goes to
+// the transport in one Write. Each Cork needs its Uncork. Once there are more than 128 KiB they
+// are written all the same.
 func (c *Conn) Cork() { c.send.cork(1) }
 
 // Uncork lets go what Cork held back.
@@ -187,7 +187,7 @@ func (c *Conn) Streams() int {
 // Stalled returns for how long the tunnel has now been stuck: its reading, since
 // one stream's buffer is full (never with FlowControl), or its writing, since the
 // peer takes nothing. It is 0 while both move. A tunnel that has been stuck for
-// some time is no place for a new stream.
+// some time should get no new streams.
 func (c *Conn) Stalled() time.Duration {
 	now := c.now()
 	longest := int64(0)
@@ -210,11 +210,11 @@ func (c *Conn) LastRead() time.Time {
 // Ping sends a PING at once, if this end sends any.
 func (c *Conn) Ping() { c.beat.now() }
 
-// GiveUp ends the tunnel as one that is lost: every stream brings what has come, and then
-// fails with ErrTunnel and the reason. It does not wait.
+// GiveUp ends the tunnel as lost: every stream delivers what was received, and then fails with
+// ErrTunnel and the reason. It does not wait.
 func (c *Conn) GiveUp(reason error) { c.fail(reason, true, goAwayOK) }
 
-// Done is closed when the tunnel is gone; Err then says why.
+// Done is closed when the tunnel is gone; Err then returns why.
 func (c *Conn) Done() <-chan struct{} { return c.done }
 
 // Err returns nil while the tunnel works, then ErrTunnel wrapping the reason.
@@ -359,7 +359,7 @@ func (c *Conn) finished(s *Stream, which side) {
 	}
 }
 
-// remove takes the stream out of the map and says whether it was in it; c.mu is held.
+// remove takes the stream out of the map and reports whether it was in it; c.mu is held.
 func (c *Conn) remove(s *Stream) bool {
 	if c.streams[s.id] != s {
 		return false

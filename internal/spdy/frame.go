@@ -95,7 +95,7 @@ type setting struct {
 	value uint32
 }
 
-// known says whether parseControl understands the kind. Section 2.2.1 wants
+// known reports whether parseControl understands the kind. Section 2.2.1 wants
 // other kinds skipped.
 func (k frameKind) known() bool {
 	return k >= kindSynStream && k <= kindWindowUpdate && k != 5
@@ -131,7 +131,7 @@ func (k frameKind) allowedFlags() uint8 {
 	return 0
 }
 
-// fits says whether a payload of n bytes holds the fields of the kind.
+// fits reports whether a payload of n bytes holds the fields of the kind.
 func (k frameKind) fits(n int) bool {
 	switch k {
 	case kindSynStream:
@@ -155,20 +155,16 @@ func (f *control) parsePayload(p []byte) {
 	case kindSynReply, kindHeaders:
 		f.streamID, f.block = first, p[4:]
 	case kindSettings:
-		f.parseSettings(p[4:])
+		for p = p[4:]; len(p) >= 8; p = p[8:] {
+			word := binary.BigEndian.Uint32(p)
+			f.settings = append(f.settings, setting{
+				flags: uint8(word >> 24), id: word & 0xffffff, value: binary.BigEndian.Uint32(p[4:]),
+			})
+		}
 	case kindPing:
 		f.value = first
 	default:
 		f.streamID, f.value = first, binary.BigEndian.Uint32(p[4:])
-	}
-}
-
-func (f *control) parseSettings(p []byte) {
-	for ; len(p) >= 8; p = p[8:] {
-		word := binary.BigEndian.Uint32(p)
-		f.settings = append(f.settings, setting{
-			flags: uint8(word >> 24), id: word & 0xffffff, value: binary.BigEndian.Uint32(p[4:]),
-		})
 	}
 }
 

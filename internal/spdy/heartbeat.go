@@ -91,7 +91,7 @@ func (b *heartbeat) ping() {
 	_ = b.conn.send.enqueueControl(control{kind: kindPing, value: b.id})
 }
 
-// answered says whether anything came since the last ping. While our own reader
+// answered reports whether anything came since the last ping. While our own reader
 // holds up the read loop, an answer would not be seen.
 func (b *heartbeat) answered() bool {
 	return b.conn.progress.Load() != b.progress || b.conn.readStall.Load() != 0

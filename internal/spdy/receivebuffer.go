@@ -189,7 +189,7 @@ func (b *receiveBuffer) settle() {
 	}
 	if more := b.charged - due; more > 0 {
 		b.charged -= more
-		b.pool.share.release(more)
+		b.pool.share.Release(more)
 	}
 }
 
@@ -228,23 +228,6 @@ func (b *receiveBuffer) view() ([]byte, error) {
 			return c.buf[c.r:c.w], nil
 		case b.end != nil:
 			return nil, b.end
-		}
-		b.more.Wait()
-	}
-}
-
-// waitUntil is for Stream.WaitUntil.
-func (b *receiveBuffer) waitUntil(done func() bool) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for {
-		switch {
-		case done():
-			return nil
-		case b.closed:
-			return net.ErrClosed
-		case b.deadline.passed:
-			return os.ErrDeadlineExceeded
 		}
 		b.more.Wait()
 	}
@@ -409,7 +392,7 @@ func (b *receiveBuffer) abort(err error) {
 }
 
 // close is the owner's end: it throws away what is buffered and what may still
-// come. It says whether bytes were lost by that.
+// come. It reports whether bytes were lost by that.
 func (b *receiveBuffer) close() (lost bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -452,7 +435,7 @@ func (b *receiveBuffer) setExpendable(yes bool) {
 	b.room.Broadcast()
 }
 
-// over says whether nothing follows what is buffered.
+// over reports whether nothing follows what is buffered.
 func (b *receiveBuffer) over() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -160,7 +160,7 @@ func (c *Conn) handleSynStream(f control) error {
 		reply.flags = flagFin
 	}
 	if err := c.send.enqueueHeaders(reply, make([]byte, 4)); err != nil {
-		c.cfg.Share.release(cost)
+		c.cfg.Share.Release(cost)
 		return err
 	}
 	if s := c.arrive(f, headers, cost); s != nil {
@@ -170,7 +170,7 @@ func (c *Conn) handleSynStream(f control) error {
 }
 
 // claim checks the id of a stream of the peer, which must have the peer's parity
-// and grow (section 2.3.2), and says whether there is room for it. The backlog
+// and grow (section 2.3.2), and reports whether there is room for it. The backlog
 // counts too: streams that were reset before they were accepted are no longer open.
 func (c *Conn) claim(id uint32) (bool, error) {
 	c.mu.Lock()
@@ -188,7 +188,7 @@ func (c *Conn) arrive(f control, headers map[string][]string, cost int) *Stream 
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.err != nil {
-		c.cfg.Share.release(cost)
+		c.cfg.Share.Release(cost)
 		return nil
 	}
 	s := c.add(f.streamID, headers)
@@ -304,7 +304,7 @@ func (c *Conn) forget(id uint32) *Stream {
 	return s
 }
 
-// wasOpened says whether either side has used the id.
+// wasOpened reports whether either side has used the id.
 func (c *Conn) wasOpened(id uint32) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -213,7 +213,7 @@ func (q *sender) enqueueControl(f control) error {
 	return nil
 }
 
-// affords says whether one more answer may wait, and charges for those that do.
+// affords reports whether one more answer may wait, and charges for those that do.
 func (q *sender) affords() bool {
 	if q.closed {
 		return true // and is not queued
@@ -346,7 +346,7 @@ func (q *sender) settle() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.closed = true
-	q.share.release(q.waits + q.leaves)
+	q.share.Release(q.waits + q.leaves)
 	q.waits, q.leaves = 0, 0
 }
 
@@ -379,7 +379,7 @@ func (q *sender) swap() (out []byte, s *Stream, limit int) {
 		q.spare = nil
 	}
 	q.out, q.spare = q.spare[:0], q.out
-	q.share.release(q.leaves)
+	q.share.Release(q.leaves)
 	q.waits, q.leaves = 0, q.waits
 	q.last = nil
 	s, limit = q.nextSplice()

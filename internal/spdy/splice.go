@@ -65,7 +65,7 @@ func (q *sender) nextSplice() (s *Stream, limit int) {
 }
 
 // spliced notes that a stream's turn has brought n bytes, and queues it for the next one,
-// unless there was nothing: then err says why, if there is a reason.
+// unless there was nothing: then err returns why, if there is a reason.
 func (q *sender) spliced(s *Stream, n int, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

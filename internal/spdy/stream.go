@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"syscall"
 	"time"
@@ -50,11 +51,11 @@ func (s *Stream) ID() uint32 { return s.id }
 // do not change them.
 func (s *Stream) Headers() Header { return s.headers }
 
-// Ended says whether nothing more is going to arrive: the peer has sent its FIN, or
+// Ended reports whether nothing more is going to arrive: the peer has sent its FIN, or
 // the stream is over. Bytes may be left to read.
 func (s *Stream) Ended() bool { return s.in.over() }
 
-// SentFin says whether this side's FIN has been sent. The peer does not see it before.
+// SentFin reports whether this side's FIN has been sent. The peer does not see it before.
 func (s *Stream) SentFin() bool { return s.conn.send.sentFin(s) }
 
 // AfterLoss calls f on a goroutine of its own once the peer has reset the stream or
@@ -62,15 +63,30 @@ func (s *Stream) SentFin() bool { return s.conn.send.sentFin(s) }
 // in any other way never calls it. There is one such f, the last.
 func (s *Stream) AfterLoss(f func()) { s.loss.watch(f) }
 
-// SetExpendable says whether the stream is reset, rather than that it holds up the
+// SetExpendable sets whether the stream is reset, rather than that it holds up the
 // tunnel, when its buffer is full, or when 32 MiB wait in all expendable streams of the
-// tunnel: nobody reads it yet, and perhaps nobody will. Streams begin without it.
+// tunnel: it has no reader yet, and may never get one. Streams are not expendable at first.
 func (s *Stream) SetExpendable(yes bool) { s.in.setExpendable(yes) }
 
 // WaitUntil waits until done returns true, Wake having been called for that. The error is
 // net.ErrClosed if the stream is closed first, and os.ErrDeadlineExceeded if its read deadline
 // passes. done must not use the stream.
-func (s *Stream) WaitUntil(done func() bool) error { return s.in.waitUntil(done) }
+func (s *Stream) WaitUntil(done func() bool) error {
+	b := &s.in
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for {
+		switch {
+		case done():
+			return nil
+		case b.closed:
+			return net.ErrClosed
+		case b.deadline.passed:
+			return os.ErrDeadlineExceeded
+		}
+		b.more.Wait()
+	}
+}
 
 // Wake has WaitUntil ask again.
 func (s *Stream) Wake() {
@@ -79,7 +95,7 @@ func (s *Stream) Wake() {
 	s.in.more.Broadcast()
 }
 
-// Loss says why the peer has reset the stream or the tunnel has gone away under it, nil
+// Loss returns why the peer has reset the stream or the tunnel has gone away under it, nil
 // if neither has happened.
 func (s *Stream) Loss() error { return s.loss.why() }
 
@@ -174,7 +190,7 @@ func (s *Stream) SpliceFrom(src syscall.RawConn) (n int64, err error) {
 	return s.conn.send.spliceFrom(s, src)
 }
 
-// TryReserve says whether n bytes may be held for the stream by who is about to write
+// TryReserve reports whether n bytes may be held for the stream by who is about to write
 // them, and charges them if so, until Release. Without a Share they always may.
 func (s *Stream) TryReserve(n int) bool { return s.conn.cfg.Share.take(n, need) }
 
@@ -182,7 +198,7 @@ func (s *Stream) TryReserve(n int) bool { return s.conn.cfg.Share.take(n, need) 
 func (s *Stream) Reserve(n int) error { return s.conn.send.reserve(s, n) }
 
 // Release gives back n bytes of TryReserve or Reserve.
-func (s *Stream) Release(n int) { s.conn.cfg.Share.release(n) }
+func (s *Stream) Release(n int) { s.conn.cfg.Share.Release(n) }
 
 // CloseWrite sends FIN behind what was written: the peer reads io.EOF, and may
 // answer for as long as it likes. It waits for a Write under way.
@@ -214,8 +230,8 @@ func (s *Stream) Close() error {
 	return nil
 }
 
-// Reset gives the stream up in both directions at once: the peer's reads and
-// writes fail. After both directions have ended it does nothing but Close.
+// Reset gives the stream up in both directions at once: the peer's reads and writes fail. After
+// both directions have ended it is the same as Close.
 func (s *Stream) Reset() error {
 	s.in.close()
 	s.conn.send.abort(s, net.ErrClosed)

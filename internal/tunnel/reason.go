@@ -8,7 +8,7 @@ import (
 	"syscall"
 )
 
-// Reason says why a connection failed, as a server of porthole.v1 tells its client.
+// Reason returns why a connection failed, as a server of porthole.v1 tells its client.
 type Reason string
 
 // The Reasons. One that is not known here counts as ReasonFailed. Each is followed by the errors
