@@ -30,7 +30,8 @@ type Session struct {
 	// Retry keeps trying what cannot be reached, and tells of it. Without it the first
 	// failure ends the session.
 	Retry bool
-	// Events is called for everything that happens, from many goroutines at once.
+	// Events is called for everything that happens, from many goroutines at once. A
+	// connection waits until the call about it returns.
 	Events func(route.Event)
 	// Ready is called once every forward has been opened, or with ReadyAny once one has,
 	// and after that whenever one is opened or lost; its error ends the session. If it is

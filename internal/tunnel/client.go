@@ -11,8 +11,8 @@ import (
 // ClientConfig says how the end of a tunnel behaves that opens connections. The zero value
 // works.
 type ClientConfig struct {
-	// SPDY is the configuration of the layer below, of which PingInterval and PeerClosed
-	// are of use here. Flow control is always on.
+	// SPDY is the configuration of the layer below, of which PingInterval, PingTimeout and
+	// PeerClosed are of use here. Flow control is always on.
 	SPDY spdy.Config
 	// ConnClosed, if set, is called once for each connection, when it was closed or reset
 	// on this side.
