@@ -27,7 +27,7 @@ import (
 	"porthole.dev/porthole/internal/tunnel"
 )
 
-// apiAction is what a request of the API does, in the words that RBAC has for it.
+// apiAction is what a request to the API server does, as RBAC names it.
 type apiAction struct {
 	verb        string
 	resource    schema.GroupVersionResource

@@ -129,15 +129,15 @@ func (r *Route) connect(ctx context.Context, e endpoint, dial bool) (conn pipe.C
 		r.balancer.confirm(e.uid)
 		return conn, nil
 	}
+	status := refusal(err)
+	if gone := status == http.StatusNotFound; gone || status >= http.StatusInternalServerError || errors.Is(err, context.DeadlineExceeded) {
+		r.balancer.penalize(e.uid, gone) // before the monitor looks, so that it avoids the pod too
+	}
 	if dial {
 		select { // the monitor looks whether the route still works
 		case r.recheck <- struct{}{}:
 		default:
 		}
-	}
-	status := refusal(err)
-	if gone := status == http.StatusNotFound; gone || status >= http.StatusInternalServerError || errors.Is(err, context.DeadlineExceeded) {
-		r.balancer.penalize(e.uid, gone)
 	}
 	if errors.Is(err, net.ErrClosed) {
 		return nil, err
