@@ -46,9 +46,10 @@ func (f *forwarding) run(cmd *cobra.Command) error {
 // serve runs the session until ctx ends or the command does. Once the command runs, it
 // alone handles signals, and its exit status counts, unless the session fails first.
 func (f *forwarding) serve(ctx context.Context, p *printer, ready *readyFile, end *ending) error {
-	life, stop := context.WithCancel(context.WithoutCancel(ctx))
+	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := func() { ready.remove(); cancel() } // the file does not wait for connections to finish
 	defer stop()
-	detach := context.AfterFunc(ctx, func() { ready.remove(); stop() })
+	detach := context.AfterFunc(ctx, stop)
 	openers, clusters := f.openers()
 	defer clusters.Close()
 	s := &session.Session{
