@@ -1,6 +1,6 @@
 // Porthole makes a port inside any process' or container's network namespace
 // reachable at a local address. This package is its command line: it alone
-// prints, turns errors into words and chooses exit codes.
+// prints, describes errors and chooses exit codes.
 package main
 
 import (

@@ -29,7 +29,7 @@ func (f *forwarding) openers() (openers map[target.Scheme]route.Opener, clusters
 	}, clusters
 }
 
-// likeKubectl puts kubectl's words, for which scripts look, before some errors. It also keeps
+// likeKubectl puts kubectl's own text before some errors, because scripts look for it. It also keeps
 // the process to one processor, as is best for tunnels.
 func likeKubectl(open route.Opener) route.Opener {
 	return func(ctx context.Context, f target.Forward, events func(route.Event)) (*route.Result, error) {

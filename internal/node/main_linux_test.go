@@ -190,7 +190,7 @@ func (r *runtimeServer) start(t testing.TB, path string, more ...func(*grpc.Serv
 	return stop
 }
 
-// call connects to a socket as the kubelet does, until the test ends.
+// callSocket connects to a socket as the kubelet does, until the test ends.
 func callSocket(t testing.TB, path string) *grpc.ClientConn {
 	t.Helper()
 	conn, err := grpc.NewClient("unix://"+path, grpc.WithTransportCredentials(insecure.NewCredentials()),

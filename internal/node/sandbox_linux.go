@@ -32,7 +32,7 @@ type resolver struct {
 }
 
 // find looks a sandbox up. The error is the runtime's own status, or one of ours:
-// FailedPrecondition if the sandbox does not run, or nobody tells where it is.
+// FailedPrecondition if the sandbox does not run, or its namespace cannot be found.
 func (r *resolver) find(ctx context.Context, id string) (*sandbox, error) {
 	s, err := r.query(ctx, id)
 	if err != nil || s.passThrough || s.netns.path != "" {

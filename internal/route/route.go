@@ -23,7 +23,7 @@ type Route interface {
 	Close() error
 }
 
-// Result is a Route that can be used, and what its opening brought to light.
+// Result is a Route that is open, and what was found out by opening it.
 type Result struct {
 	Route
 	Ports []target.Port // those of the forward, all of them numbered

@@ -40,7 +40,7 @@ func (loopback) Dial(ctx context.Context, to target.Address) (pipe.Conn, error) 
 	return conn.(*net.TCPConn), nil
 }
 
-// node is our Server, which makes an Offer for whoever comes, behind an API
+// node is our Server, which expects an upgrade from every client, behind an API
 // server's proxy.
 type node struct {
 	*cluster

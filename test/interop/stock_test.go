@@ -15,8 +15,8 @@ import (
 
 	"porthole.dev/porthole/internal/pipe"
 	ours "porthole.dev/porthole/internal/portforward"
-	"porthole.dev/porthole/internal/tunnel"
 	"porthole.dev/porthole/internal/testenv"
+	"porthole.dev/porthole/internal/tunnel"
 )
 
 // servers runs a test against a server that half-closes exactly and against one
