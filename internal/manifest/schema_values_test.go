@@ -1,0 +1,235 @@
+package manifest_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
+
+	"porthole.dev/porthole/internal/target"
+)
+
+// forwardSchema is the schema of one forward.
+func forwardSchema(t *testing.T) *jsonschema.Schema {
+	t.Helper()
+	return compile(t).Properties["forwards"].Items2020.Ref
+}
+
+// with is a file with one forward, which has one more key.
+func with(key, value string) string {
+	keys := map[string]string{"target": "a", "ports": "[80]"}
+	keys[key] = value
+	var fields []string
+	for key, value := range keys {
+		fields = append(fields, key+": "+value)
+	}
+	return "forwards: [{" + strings.Join(fields, ", ") + "}]"
+}
+
+// same fails the test where one of the schema and Read takes a text, and the other refuses it.
+func same(t *testing.T, schema *jsonschema.Schema, text string) {
+	t.Helper()
+	_, err := read(text)
+	if refused := validate(schema, text); (refused == nil) != (err == nil) {
+		t.Errorf("%q: the schema says %v, and Read %v", text, refused, err)
+	}
+}
+
+// TestSchemaHasTheTypes holds that the schema and Read take values of the same types everywhere,
+// and refuse the same empty ones.
+func TestSchemaHasTheTypes(t *testing.T) {
+	schema := compile(t)
+	values := []string{"null", "true", "false", "-1", "0", "1", "1.5", "''", "localhost", "'1'", "[]", "[null]", "[true]",
+		"[-1]", "[0]", "[1]", "[65535]", "[1.5]", "['']", "['1']", "[localhost]", "['::']", "[[]]", "[[1]]", "[{}]", "[1, {}]", "[localhost, null]", "{}", "{a: b}"}
+	for _, value := range values {
+		same(t, schema, value)
+		same(t, schema, "forwards: "+value)
+		for key := range forwardSchema(t).Properties {
+			if value == "['1']" && key == "address" {
+				continue // text that is no address, which the schema does not tell
+			}
+			same(t, schema, with(key, value))
+		}
+		same(t, schema, with("unknown", value))
+		same(t, schema, "{forwards: [{target: a, ports: [80]}], unknown: "+value+"}")
+	}
+	if err := validate(schema, with("ports", "[65536]")); err == nil {
+		t.Error("the schema takes port 65536")
+	}
+}
+
+// TestSchemaHasTheNames holds that the schema's patterns of names are those of Read.
+func TestSchemaHasTheNames(t *testing.T) {
+	schema := compile(t)
+	letters := []string{"a", "0", "-", "A", "_", "\n", "é"}
+	texts := []string{"z", "9", "Z", "/", ":", "`", "{", ".", " ", strings.Repeat("a", 63), strings.Repeat("a", 64), strings.Repeat("é", 32), "a-" + strings.Repeat("0", 61), "a" + strings.Repeat("-", 62)}
+	for _, a := range letters {
+		for _, b := range append(letters, "") {
+			for _, c := range append(letters, "") {
+				texts = append(texts, a+b+c)
+			}
+		}
+	}
+	for key, property := range forwardSchema(t).Properties {
+		if property.Pattern == nil {
+			continue
+		}
+		for _, text := range texts {
+			same(t, schema, with(key, quote(t, text)))
+		}
+	}
+}
+
+// TestSchemaHasTheFormOfPorts holds that the schema takes every port that Read takes, and no other
+// form: what it takes is right once its address, numbers and names are replaced with valid ones.
+func TestSchemaHasTheFormOfPorts(t *testing.T) {
+	port := forwardSchema(t).Properties["ports"].Items2020
+	address := regexp.MustCompile(`^(\[[^\[\]]+\]|[^:\[\]]+):([^:]*:[^:]*)$`)
+	names := regexp.MustCompile(`[0-9a-z-]+`)
+	takes := map[string]bool{}
+	for _, text := range portTexts() {
+		form, protocol := strings.CutSuffix(text, "/tcp")
+		form = names.ReplaceAllString(address.ReplaceAllString(form, "127.0.0.1:$2"), "1")
+		if protocol {
+			form += "/tcp"
+		}
+		if _, known := takes[form]; !known {
+			_, err := read(with("ports", "["+quote(t, form)+"]"))
+			takes[form] = err == nil
+		}
+		refused := port.Validate(text)
+		if (refused == nil) != takes[form] {
+			t.Errorf("%q: the schema says %v, and that Read takes %q is %v", text, refused, form, takes[form])
+		}
+		if _, err := read(with("ports", "["+quote(t, text)+"]")); err == nil && refused != nil {
+			t.Errorf("%q: the schema refuses what Read takes: %v", text, refused)
+		} else if err != nil && !errors.Is(err, target.ErrPort) && !errors.Is(err, target.ErrUnsupported) {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
+// portTexts are up to four parts with colons between them.
+func portTexts() (texts []string) {
+	parts := []string{"", "80", "a-b", "HTTP", "8 0", "127.0.0.1", "[::1]", "1]", "80/tcp", "80/udp", "./a"}
+	before := []string{""}
+	for range 3 {
+		var next []string
+		for _, b := range before {
+			for _, part := range parts {
+				texts, next = append(texts, b+part), append(next, b+part+":")
+			}
+		}
+		before = next
+	}
+	for i := 0; i < len(before); i += 7 {
+		texts = append(texts, before[i], before[i]+"80")
+	}
+	return texts
+}
+
+// quote writes a text as YAML and JSON have it.
+func quote(t *testing.T, text string) string {
+	t.Helper()
+	quoted, err := json.Marshal(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(quoted)
+}
+
+// TestSchemaHasTheDefaults holds that what the schema calls a default is what Read fills in.
+func TestSchemaHasTheDefaults(t *testing.T) {
+	want, err := read(with("target", "a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for key, property := range forwardSchema(t).Properties {
+		if property.Default == nil {
+			continue
+		}
+		value, err := json.Marshal(*property.Default)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := read(with(key, string(value))); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: %s: got %+v, %v, want %+v", key, value, got, err, want)
+		}
+	}
+}
+
+// compared are the keywords of the schema that the tests here compare with Read, whatever has them.
+const compared = "$schema $defs $ref title description examples default type additionalProperties required properties items minItems minLength"
+
+// comparedAt are further ones, where a test has values on both sides of them.
+var comparedAt = map[string]string{
+	"/$defs/forward/properties/name":      "maxLength pattern",
+	"/$defs/forward/properties/namespace": "maxLength pattern",
+	"/$defs/port":                         "anyOf",
+	"/$defs/port/anyOf/0":                 "minimum maximum",
+	"/$defs/port/anyOf/1":                 "pattern",
+}
+
+// TestSchemaHasNoOtherRules holds that the tests here compare all that the schema says.
+func TestSchemaHasNoOtherRules(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(root, "docs/forwards.schema.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var schema any
+	if err := json.Unmarshal(text, &schema); err != nil {
+		t.Fatal(err)
+	}
+	onlyCompared(t, "", schema, true)
+}
+
+// onlyCompared walks part of the schema; keywords says that a mapping's keys are keywords there, not names.
+func onlyCompared(t *testing.T, path string, part any, keywords bool) {
+	t.Helper()
+	switch part := part.(type) {
+	case map[string]any:
+		for key, value := range part {
+			if keywords && !slices.Contains(strings.Fields(compared+" "+comparedAt[path]), key) {
+				t.Errorf("%s: no test compares %s with Read", path, key)
+			}
+			onlyCompared(t, path+"/"+key, value, !keywords || key != "properties" && key != "$defs")
+		}
+	case []any:
+		for i, value := range part {
+			onlyCompared(t, fmt.Sprintf("%s/%d", path, i), value, true)
+		}
+	}
+}
+
+// TestDocsHaveTheKeys holds that the table of keys in the documentation is that of the schema.
+func TestDocsHaveTheKeys(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(root, "docs/manifest.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	forward := forwardSchema(t)
+	words := map[string]string{"[string]": "text", "[array]": "list", "[boolean]": "`true` or `false`"}
+	got := map[string]string{}
+	for _, row := range regexp.MustCompile("(?m)^\\| `(\\w+)` \\| ([^|]+) \\|").FindAllStringSubmatch(string(text), -1) {
+		got[row[1]] = strings.TrimSuffix(row[2], " of text")
+	}
+	want := map[string]string{}
+	for key, property := range forward.Properties {
+		want[key] = words[property.Types.String()]
+		if slices.Contains(forward.Required, key) {
+			want[key] += ", required"
+		}
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("the documentation has %q, and the schema %q", got, want)
+	}
+}
