@@ -26,8 +26,6 @@ func newDecoder(file string, text []byte) *decoder {
 	return &decoder{file: file, last: lastLine(text), names: map[string]int{}, locals: newClaims()}
 }
 
-func (d *decoder) err() error { return join(d.errs) }
-
 func (d *decoder) fail(at value, err error) {
 	if at.line > d.last { // the file ends where a value should be
 		at.line, at.column = d.last, 0

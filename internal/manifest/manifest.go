@@ -32,7 +32,7 @@ func Read(r io.Reader, file string) (*Manifest, error) {
 	}
 	d := newDecoder(file, text)
 	m := d.manifest(root)
-	if err := d.err(); err != nil {
+	if err := join(d.errs); err != nil {
 		return nil, err
 	}
 	return m, nil
