@@ -22,13 +22,28 @@ func portForward(ctx context.Context, c *cluster.Cluster, kubeconfig string) *ex
 	return exec.CommandContext(ctx, c.KubectlPath(), "--kubeconfig", kubeconfig, "port-forward", "--address=127.0.0.1", "pod/hello", ":8080")
 }
 
-// forward runs kubectl until the test ends and returns the local address.
+// forward runs kubectl until the test ends and returns the local address. A kubelet looks
+// for a runtime that was restarted a second later, and until then kubectl ends at once.
 func forward(t *testing.T, c *cluster.Cluster, kubeconfig string) string {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+		address, complaint := tryForward(t, c, kubeconfig)
+		if address != "" {
+			return address
+		}
+		if time.Now().After(end) {
+			t.Fatal("kubectl: ", complaint)
+		}
+	}
+}
+
+// tryForward returns the local address, or what kubectl said when it ended.
+func tryForward(t *testing.T, c *cluster.Cluster, kubeconfig string) (address, complaint string) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	cmd := portForward(ctx, c, kubeconfig)
-	var complaint strings.Builder
-	cmd.Stderr = &complaint
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -36,18 +51,17 @@ func forward(t *testing.T, c *cluster.Cluster, kubeconfig string) string {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		cancel()
-		// It was killed, and says so.
-		cmd.Wait()
-	})
-	line, err := bufio.NewReader(stdout).ReadString('\n')
-	found := regexp.MustCompile(`Forwarding from (\S+) ->`).FindStringSubmatch(line)
-	if found == nil {
-		cmd.Wait()
-		t.Fatalf("kubectl printed %q: %v: %s", line, err, complaint.String())
+	line, _ := bufio.NewReader(stdout).ReadString('\n')
+	if found := regexp.MustCompile(`Forwarding from (\S+) ->`).FindStringSubmatch(line); found != nil {
+		t.Cleanup(func() {
+			cancel()
+			_ = cmd.Wait() // it was killed, and says so
+		})
+		return found[1], ""
 	}
-	return found[1]
+	cancel()
+	_ = cmd.Wait()
+	return "", line + stderr.String()
 }
 
 // wantForbidden wants kubectl to end by itself with a complaint.

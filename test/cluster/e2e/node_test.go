@@ -158,9 +158,9 @@ func nodeOneTunnel(t *testing.T, _ context.Context, n *node) {
 func followJSON(t *testing.T, n *node, address string) *program {
 	t.Helper()
 	follow := start(t, "trace", "forward", "--events", "unix://"+n.socket("events"), "-o", "json")
-	eventually(t, 10*time.Second, "events come", func() bool {
+	eventually(t, patience, "events come", func() bool {
 		who(t, address)
-		return follow.stdout() != ""
+		return strings.Contains(follow.stdout(), `"event":"closed"`)
 	})
 	return follow
 }
