@@ -47,6 +47,8 @@ type Conn struct {
 	open    [2]int // streams by the parity of their id
 	nextID  uint32 // of our next stream
 	lastID  uint32 // of the peer's last stream
+	leaving bool   // GOAWAY was sent: the peer's further streams are refused
+	leftID  uint32 // lastID when it was
 	backlog []*Stream
 	windows windows
 
@@ -214,6 +216,18 @@ func (c *Conn) Ping() { c.beat.now() }
 // ErrTunnel and the reason. It does not wait.
 func (c *Conn) GiveUp(reason error) { c.fail(reason, true, goAwayOK) }
 
+// GoAway tells the peer that no further streams are taken (section 2.6.6): those that are on
+// their way fail with ErrRefused there, and it knows that nothing was done for them. Streams
+// that have arrived go on.
+func (c *Conn) GoAway() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err == nil && !c.leaving {
+		c.leaving, c.leftID = true, c.lastID
+		c.send.enqueueUnbounded(control{kind: kindGoAway, streamID: c.leftID, value: goAwayOK})
+	}
+}
+
 // Done is closed when the tunnel is gone; Err then returns why.
 func (c *Conn) Done() <-chan struct{} { return c.done }
 
@@ -306,7 +320,10 @@ func (c *Conn) takeAll(err error) (streams, unaccepted []*Stream, lastID uint32,
 	streams = slices.Collect(maps.Values(c.streams))
 	clear(c.streams)
 	unaccepted, c.backlog = c.backlog, nil
-	return streams, unaccepted, c.lastID, true
+	if lastID = c.lastID; c.leaving {
+		lastID = c.leftID
+	}
+	return streams, unaccepted, lastID, true
 }
 
 // writeLoop writes batches until the sender is closed, and closes the transport.

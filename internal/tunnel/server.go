@@ -19,6 +19,10 @@ const (
 	// maxConns is how many connections of a tunnel are served at once. Streams that were
 	// opened and reset no longer count as open in spdy, but still cost work.
 	maxConns = 2048
+	// leaveTime is how long a tunnel stays after the client was told that it ends. What
+	// arrives meanwhile is refused, and opened again by another tunnel; closed at once, what
+	// is on its way could not be told from what was served.
+	leaveTime = time.Second
 )
 
 // ServerConfig says what a tunnel leads to. Only the fields of Proxy are needed.
@@ -30,7 +34,7 @@ type ServerConfig struct {
 	// IdleTime is how long the tunnel may be without connections; 0 means for ever.
 	IdleTime time.Duration
 	// Sandbox, if set, ends when what the tunnel leads to is gone. The tunnel then ends
-	// with its last connection, and at once if it has none.
+	// with its last connection, and soon if it has none.
 	Sandbox context.Context
 	// Accept, if set, handles the streams of a tunnel that speaks another protocol than
 	// porthole.v1, and calls Serve for each connection.
@@ -40,17 +44,19 @@ type ServerConfig struct {
 // Server is the far end of one tunnel: it connects each connection that the client opens to
 // its port.
 type Server struct {
-	cfg  ServerConfig
-	conn *spdy.Conn
-	ctx  context.Context // of connections: ends with the tunnel, whose error is its cause
-	end  context.CancelCauseFunc
-	work sync.WaitGroup // connections
+	cfg   ServerConfig
+	conn  *spdy.Conn
+	stock bool            // another protocol than porthole.v1
+	ctx   context.Context // of connections: ends with the tunnel, whose error is its cause
+	end   context.CancelCauseFunc
+	work  sync.WaitGroup // connections
 
 	mu        sync.Mutex
 	conns     int
 	idle      *time.Timer // runs while conns is 0
 	idleSince time.Time   // when conns became 0
 	gone      bool        // the sandbox is: no more connections are waited for
+	left      time.Time   // when the client was told that the tunnel ends; zero before
 }
 
 // NewServer starts a tunnel over transport, which it owns from here on; see spdy.New. Run
@@ -61,7 +67,7 @@ func NewServer(transport io.ReadWriteCloser, cfg ServerConfig) *Server {
 		cfg.SPDY.FlowControl, cfg.SPDY.PingInterval, cfg.SPDY.PingTimeout = true, pingTime, pingTime
 	}
 	cfg.IdleTime = cmp.Or(cfg.IdleTime, math.MaxInt64)
-	s := &Server{cfg: cfg, conn: spdy.New(transport, cfg.SPDY), idleSince: time.Now()}
+	s := &Server{cfg: cfg, conn: spdy.New(transport, cfg.SPDY), stock: cfg.Accept != nil, idleSince: time.Now()}
 	if cfg.Accept == nil {
 		s.cfg.Accept = s.accept
 	}
@@ -143,10 +149,32 @@ func (s *Server) sandboxGone() {
 	s.closeIfIdle()
 }
 
+// closeIfIdle ends the tunnel if it has no connections, by and by if the client speaks
+// porthole.v1.
 func (s *Server) closeIfIdle() {
-	if _, idle := s.IdleSince(); idle {
+	if s.mayClose() {
 		s.conn.Close()
 	}
+}
+
+// mayClose reports whether the tunnel can be closed without losing a connection. If that
+// takes until the client knows, it tells it, and has closeIfIdle called again.
+func (s *Server) mayClose() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.conns > 0:
+		return false
+	case s.stock:
+		return true
+	case s.left.IsZero():
+		s.gone, s.left = true, time.Now()
+		s.conn.GoAway()
+	case time.Since(s.left) >= leaveTime && s.conn.Streams() == 0:
+		return true
+	}
+	s.idle.Reset(leaveTime)
+	return false
 }
 
 // IdleSince returns since when the tunnel has had no connections, and whether it has none.
