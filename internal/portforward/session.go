@@ -22,6 +22,10 @@ const (
 	// maxServed is how many connections of a tunnel are served at once. Streams
 	// that are opened and reset no longer count as open, and are still work.
 	maxServed = 2048
+	// leaveTime is how long a tunnel stays after its client was told that it ends. What
+	// arrives meanwhile is refused, and opened again by another tunnel; closed at once, what
+	// is on its way could not be told from what was served.
+	leaveTime = time.Second
 )
 
 // session is a SPDY tunnel at the server's end.
@@ -40,6 +44,7 @@ type session struct {
 	idle  *time.Timer // runs while conns is 0
 	since time.Time   // when conns became 0
 	gone  bool        // the pod is: conns are the last
+	left  time.Time   // when the client was told that the tunnel ends; zero before
 }
 
 // newSession begins to serve a tunnel over transport, which conn carries. The splicer
@@ -98,14 +103,32 @@ func (s *session) idleSince() (time.Time, bool) {
 // end implements served. The run loop does the rest.
 func (s *session) end() { s.conn.Close() }
 
-// expire closes a tunnel that nobody uses. The run loop does the rest.
+// expire closes a tunnel that nobody uses, by and by if the client speaks porthole.v1.
+// The run loop does the rest.
 func (s *session) expire() {
-	s.mu.Lock()
-	idle := s.conns == 0
-	s.mu.Unlock()
-	if idle {
+	if s.mayClose() {
 		s.conn.Close()
 	}
+}
+
+// mayClose reports whether the tunnel can be closed without losing a connection. If that
+// takes until the client knows, it tells it, and has expire called again.
+func (s *session) mayClose() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.conns > 0:
+		return false
+	case s.protocol != protocolV1:
+		return true
+	case s.left.IsZero():
+		s.gone, s.left = true, time.Now()
+		s.conn.GoAway()
+	case time.Since(s.left) >= leaveTime && s.conn.Streams() == 0:
+		return true
+	}
+	s.idle.Reset(leaveTime)
+	return false
 }
 
 // podGone ends the tunnel of a pod that is no more: its client finds the next one by a

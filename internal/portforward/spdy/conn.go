@@ -45,6 +45,8 @@ type Conn struct {
 	open    [2]int // streams by the parity of their id
 	nextID  uint32 // of our next stream
 	lastID  uint32 // of the peer's last stream
+	leaving bool   // GOAWAY was sent: the peer's further streams are refused
+	leftID  uint32 // lastID when it was
 	backlog []*Stream
 	windows windows
 
@@ -206,6 +208,18 @@ func (c *Conn) Ping() { c.beat.now() }
 // fails with ErrTunnel and the reason. It does not wait.
 func (c *Conn) GiveUp(reason error) { c.fail(reason, true, goAwayOK) }
 
+// GoAway tells the peer that no further streams are taken (section 2.6.6): those that are on
+// their way fail with ErrRefused there, and it knows that nothing was done for them. Streams
+// that have arrived go on.
+func (c *Conn) GoAway() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err == nil && !c.leaving {
+		c.leaving, c.leftID = true, c.lastID
+		c.send.must(control{kind: kindGoAway, streamID: c.leftID, value: goAwayOK})
+	}
+}
+
 // Done is closed when the tunnel is gone; Err then says why.
 func (c *Conn) Done() <-chan struct{} { return c.done }
 
@@ -306,6 +320,9 @@ func (c *Conn) takeAll(err error) (streams, unaccepted []*Stream, first bool) {
 func (c *Conn) lastAccepted() uint32 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.leaving {
+		return c.leftID
+	}
 	return c.lastID
 }
 

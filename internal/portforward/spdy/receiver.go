@@ -198,7 +198,7 @@ func (c *Conn) claim(id uint32) (bool, error) {
 		return false, protocolError("stream %d opened after %d", id, c.lastID)
 	}
 	c.lastID = id
-	return c.open[id&1] < c.cfg.MaxStreams && len(c.backlog) < c.cfg.MaxStreams, nil
+	return !c.leaving && c.open[id&1] < c.cfg.MaxStreams && len(c.backlog) < c.cfg.MaxStreams, nil
 }
 
 // arrive puts the peer's new stream, which has been charged cost, where Accept finds
