@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -74,6 +75,36 @@ func TestSandboxMadeAnew(t *testing.T) {
 		}
 		within(t, 10*time.Second, "the server ends the tunnel", func() bool { return first.Err() != nil })
 	})
+}
+
+// Connections that are made while the tunnel to a sandbox that is gone ends are served, or
+// their client knows that nothing was done for them.
+func TestEndOfTunnelLosesNothing(t *testing.T) {
+	for range 30 {
+		sandbox, end := context.WithCancel(t.Context())
+		n := newNode(t, func(n *node) { n.Pending.Sandbox = sandbox })
+		c, port := n.client(t, spdyOnly), listen(t, echoing)
+		exchangeWith(t, c, port, 10)
+		var work sync.WaitGroup
+		for range 20 {
+			work.Go(func() {
+				conn := reach(t, c, port)
+				defer conn.Close()
+				_, err := conn.Write([]byte("x"))
+				if err == nil {
+					_, err = io.ReadFull(conn, make([]byte, 1))
+				}
+				if err != nil && !errors.Is(err, tunnel.ErrRefused) {
+					t.Error(err)
+				}
+			})
+		}
+		n.mu.Lock()
+		n.Pending.Sandbox = nil // the next one
+		n.mu.Unlock()
+		end()
+		work.Wait()
+	}
 }
 
 var goneTexts = []string{
