@@ -150,7 +150,7 @@ func routeEvent(name string, e kube.Event) forward.Event {
 // what can come. With more processors the goroutines of a tunnel, of its connections
 // and of a call to the runtime wake each other up across them for every piece, which
 // takes more than the pieces do; docs/performance.md has the figures. GOMAXPROCS in the
-// environment has the last word.
+// environment overrides it.
 func keepToOneProcessor() {
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(1)

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// The environment has the last word on how many processors are used.
+// GOMAXPROCS in the environment decides how many processors are used.
 func TestKeepToOneProcessor(t *testing.T) {
 	before := runtime.GOMAXPROCS(0)
 	defer runtime.GOMAXPROCS(before)

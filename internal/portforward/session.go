@@ -103,16 +103,16 @@ func (s *session) idleSince() (time.Time, bool) {
 // end implements served. The run loop does the rest.
 func (s *session) end() { s.conn.Close() }
 
-// expire closes a tunnel that nobody uses, by and by if the client speaks porthole.v1.
-// The run loop does the rest.
+// expire closes a tunnel that has no connections; the run loop then ends. It is called again
+// by the timer where a client of porthole.v1 has to be told first.
 func (s *session) expire() {
 	if s.mayClose() {
 		s.conn.Close()
 	}
 }
 
-// mayClose reports whether the tunnel can be closed without losing a connection. If that
-// takes until the client knows, it tells it, and has expire called again.
+// mayClose reports whether the tunnel can be closed without losing a connection. A client of
+// porthole.v1 is sent a GOAWAY, and expire is called again after leaveTime.
 func (s *session) mayClose() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
