@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// GOMAXPROCS in the environment wins over our own choice.
+// GOMAXPROCS in the environment decides how many processors are used.
 func TestKeepToOneProcessor(t *testing.T) {
 	before := runtime.GOMAXPROCS(0)
 	defer runtime.GOMAXPROCS(before)

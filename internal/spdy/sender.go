@@ -64,8 +64,8 @@ type sender struct {
 	corked   int
 	closed   bool
 	share    *Share
-	waits    int // charged to share for out
-	leaves   int // the same for spare
+	waits    int // bytes charged to share for answers in out
+	leaves   int // the same for spare, which is being written
 	headers  headerEncoder
 	window   int64 // of the session
 	starting int64 // window of a new stream

@@ -149,16 +149,16 @@ func (s *Server) sandboxGone() {
 	s.closeIfIdle()
 }
 
-// closeIfIdle ends the tunnel if it has no connections, by and by if the client speaks
-// porthole.v1.
+// closeIfIdle ends the tunnel if it has no connections. It is called again by the timer
+// where a client of porthole.v1 has to be told first.
 func (s *Server) closeIfIdle() {
 	if s.mayClose() {
 		s.conn.Close()
 	}
 }
 
-// mayClose reports whether the tunnel can be closed without losing a connection. If that
-// takes until the client knows, it tells it, and has closeIfIdle called again.
+// mayClose reports whether the tunnel can be closed without losing a connection. A client of
+// porthole.v1 is sent a GOAWAY, and closeIfIdle is called again after leaveTime.
 func (s *Server) mayClose() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
