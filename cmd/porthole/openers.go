@@ -25,15 +25,13 @@ func (f *forwarding) openers() (openers map[target.Scheme]route.Opener, clusters
 	return map[target.Scheme]route.Opener{
 		target.PID:        container.Open,
 		target.NetNS:      container.Open,
-		target.Kubernetes: likeKubectl(clusters.Open),
+		target.Kubernetes: onOneProcessor(withKubectlErrors(clusters.Open)),
 	}, clusters
 }
 
-// likeKubectl puts kubectl's own text before some errors, because scripts look for it. It also keeps
-// the process to one processor, as is best for tunnels.
-func likeKubectl(open route.Opener) route.Opener {
+// withKubectlErrors puts kubectl's own text before some errors, because scripts look for it.
+func withKubectlErrors(open route.Opener) route.Opener {
 	return func(ctx context.Context, f target.Forward, events func(route.Event)) (*route.Result, error) {
-		keepToOneProcessor()
 		opened, err := open(ctx, f, events)
 		var status *portforward.StatusError
 		var forbidden *kube.ForbiddenError
@@ -44,6 +42,14 @@ func likeKubectl(open route.Opener) route.Opener {
 			err = fmt.Errorf("unable to forward: %w", err)
 		}
 		return opened, err
+	}
+}
+
+// onOneProcessor calls keepToOneProcessor before the first route is opened.
+func onOneProcessor(open route.Opener) route.Opener {
+	return func(ctx context.Context, f target.Forward, events func(route.Event)) (*route.Result, error) {
+		keepToOneProcessor()
+		return open(ctx, f, events)
 	}
 }
 
