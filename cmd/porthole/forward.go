@@ -170,16 +170,16 @@ func (f *forwarding) parseArgs(args []string) (err error) {
 	if only.Target, err = target.Parse(args[0]); err != nil {
 		return f.targetHint(args[0], err)
 	}
-	parse := target.ParsePort
+	parse := target.ParsePorts
 	if only.Target.Scheme == target.Kubernetes {
-		parse = target.ParseNamedPort
+		parse = target.ParseNamedPorts
 	}
 	for _, arg := range args[1:] {
-		p, err := parse(arg)
+		ports, err := parse(arg)
 		if err != nil {
 			return f.portHint(arg, err)
 		}
-		only.Ports = append(only.Ports, p)
+		only.Ports = append(only.Ports, ports...)
 	}
 	f.forwards = []target.Forward{only}
 	return nil

@@ -114,8 +114,8 @@ func isProgram(name string) bool {
 
 // isPort reports whether s can only be meant as ports.
 func isPort(s string) bool {
-	p, err := target.ParseNamedPort(s)
-	return (err == nil || errors.Is(err, target.ErrUnsupported)) && (p.Name == "" || strings.Contains(s, ":"))
+	ports, err := target.ParseNamedPorts(s)
+	return err == nil && (ports[0].Name == "" || strings.Contains(s, ":"))
 }
 
 func isNumber(s string) bool { return s != "" && strings.Trim(s, "0123456789") == "" }

@@ -2,7 +2,9 @@ package manifest
 
 import (
 	"fmt"
+	"math"
 	"net/netip"
+	"path/filepath"
 	"strings"
 
 	"go.yaml.in/yaml/v4"
@@ -10,7 +12,10 @@ import (
 	"porthole.dev/porthole/internal/target"
 )
 
-const maxLabel = 63 // bytes of a name: RFC 1123
+const (
+	maxLabel = 63     // bytes of a name: RFC 1123
+	maxPorts = 10_000 // of a file: each is a socket at least
+)
 
 // decoder turns the values of one file into a Manifest, and collects the errors in them.
 type decoder struct {
@@ -19,11 +24,14 @@ type decoder struct {
 	errs   []*Error
 	values int            // how many were read
 	names  map[string]int // of forwards, and their lines
-	locals claims
+	tcp    claims
+	udp    claims
+	paths  map[string]int // of Unix sockets to listen on, and their lines
+	count  int            // of ports
 }
 
 func newDecoder(file string, text []byte) *decoder {
-	return &decoder{file: file, last: lastLine(text), names: map[string]int{}, locals: newClaims()}
+	return &decoder{file: file, last: lastLine(text), names: map[string]int{}, tcp: newClaims(), udp: newClaims(), paths: map[string]int{}}
 }
 
 func (d *decoder) fail(at value, err error) {
@@ -124,37 +132,54 @@ func (d *decoder) addresses(v value) (addresses []string) {
 
 // ports reads the ports of f, whose target and addresses have been read.
 func (d *decoder) ports(v value, f target.Forward) (ports []target.Port) {
-	parse := target.ParseNamedPort
+	parse := target.ParseNamedPorts
 	if f.Target.Scheme != "" && f.Target.Scheme != target.Kubernetes {
-		parse = target.ParsePort
+		parse = target.ParsePorts
 	}
 	for _, item := range d.list(v, "ports") {
-		p, ok := d.port(item, parse)
-		if !ok {
-			continue
+		more := d.port(item, parse)
+		if d.count += len(more); d.count > maxPorts {
+			d.failf(item, "there are more than %d ports", maxPorts)
+			d.count = math.MinInt // said once
+			return nil
 		}
-		ports = append(ports, p)
-		addresses := f.Addresses
-		if p.Address != "" {
-			addresses = []string{p.Address}
+		for _, p := range more {
+			d.claimPort(item, f, p)
 		}
-		if p.Local != 0 { // 0 is any free port, or one that is known later
-			d.claim(d.locals, item, addresses, p.Local)
-		}
+		ports = append(ports, more...)
 	}
 	return ports
 }
 
-func (d *decoder) port(v value, parse func(string) (target.Port, error)) (target.Port, bool) {
+// claimPort takes what a port listens on.
+func (d *decoder) claimPort(v value, f target.Forward, p target.Port) {
+	addresses := f.Addresses
+	if p.Address != "" {
+		addresses = []string{p.Address}
+	}
+	switch before := d.paths[filepath.Clean(p.LocalPath)]; {
+	case p.LocalPath != "" && before > 0:
+		d.failf(v, "local socket %s is taken on line %d", p.LocalPath, before)
+	case p.LocalPath != "":
+		d.paths[filepath.Clean(p.LocalPath)] = v.line
+	case p.Local == 0: // any free port, or one that is known later
+	case p.Network == target.UDP:
+		d.claim(d.udp, v, addresses, p.Local)
+	default:
+		d.claim(d.tcp, v, addresses, p.Local)
+	}
+}
+
+func (d *decoder) port(v value, parse func(string) ([]target.Port, error)) []target.Port {
 	if !v.isCounting() && !v.isText() || len(v.node.Value) > maxText {
 		d.failf(v, "want a port such as 8080 or \"8080:80\", not %s", v.kind())
-		return target.Port{}, false
+		return nil
 	}
-	p, err := parse(v.node.Value)
+	ports, err := parse(v.node.Value)
 	if err != nil {
 		d.fail(v, err)
 	}
-	return p, err == nil
+	return ports
 }
 
 // claim takes the port at all of the addresses, or reports which is taken. With port 0

@@ -162,10 +162,17 @@ func wrongShapes() []rejected {
 		{name: "numbers that are no port", text: one("ports: [-1, 99999999999999999999]"), want: []string{
 			`3:11: want a port such as 8080 or "8080:80", not the number -1`,
 			`3:15: want a port such as 8080 or "8080:80", not the number 99999999999999999999`}},
-		{name: "networks that are not forwarded yet", text: one(`ports: ["53:53/udp", "5432:/run/x.sock", "./x.sock:80"]`), want: []string{
-			`3:11: port "53:53/udp": udp: not yet supported`,
-			`3:24: port "5432:/run/x.sock": unix: not yet supported`,
-			`3:44: port "./x.sock:80": unix: not yet supported`}},
+		{name: "ranges", text: one(`ports: ["8010-8000", "1-1025", "1-2:1-3", "./x.sock:1-2"]`), lax: true, want: []string{
+			`3:11: port "8010-8000": the range 8010-8000 goes backwards: not a port`,
+			`3:24: port "1-1025": the range 1-1025 has 1025 ports, of 1024 at most: not a port`,
+			`3:34: port "1-2:1-3": 2 local ports for 3 remote ones: not a port`,
+			`3:45: port "./x.sock:1-2": one Unix socket cannot stand for 2 ports: not a port`}},
+		{name: "too many ports", text: one("ports: [" + strings.Repeat("':1-1024', ", 12) + "80]"), lax: true, want: []string{
+			"3:110: there are more than 10000 ports"}},
+		{name: "taken local ports and sockets", text: one(`ports: ["53/udp", "53:80", "50-60:50-60/udp", "./x.sock:80", "x/../x.sock:80", "./y/../x.sock:81"]`), want: []string{
+			`3:30: local port 127.0.0.1:53 is taken on line 3`,
+			`3:64: port "x/../x.sock:80": "x/../x.sock" is not a number: not a port`,
+			`3:82: local socket ./y/../x.sock is taken on line 3`}},
 		{name: "numbers that are not plain", text: one("ports: [0700, 0x50, 1_0]"), lax: true, want: []string{
 			`3:11: want a port such as 8080 or "8080:80", not the number 0700`,
 			`3:17: want a port such as 8080 or "8080:80", not the number 0x50`,
@@ -174,7 +181,7 @@ func wrongShapes() []rejected {
 			`3:11: port "": "" is not a number: not a port`,
 			`3:15: port ":": the remote port is missing: not a port`,
 			`3:20: port "a b": "a b" is not a number: not a port`,
-			`3:27: port "1:2:3:4": "2:3:4" is not a number: not a port`,
+			`3:27: port "1:2:3:4": address "1": neither an IP address nor localhost`,
 			`3:38: port "HTTP": "HTTP" is not a number: not a port`,
 			`3:44: port "[::1]:80": want [[ADDRESS:]LOCAL:]REMOTE: not a port`,
 			`3:56: port "80 ": "80 " is not a number: not a port`}},
@@ -200,7 +207,7 @@ func wrongValues() []rejected {
 		{name: "a long port", text: one("ports: [" + strings.Repeat("a", 4097) + "]"), want: []string{
 			`3:11: want a port such as 8080 or "8080:80", not the text "` + strings.Repeat("a", 40) + `..."`}},
 		{name: "addresses", text: one("ports: ['example.com:8080:80']\n  address: [example.com, '127.1']"), want: []string{
-			`3:11: port "example.com:8080:80": want [[ADDRESS:]LOCAL:]REMOTE: not a port`,
+			`3:11: port "example.com:8080:80": address "example.com": neither an IP address nor localhost`,
 			`4:13: address "example.com": neither an IP address nor localhost`,
 			`4:26: address "127.1": neither an IP address nor localhost`}},
 		{name: "an address twice", text: one("ports: [80]\n  address: [localhost, '::ffff:127.0.0.1']"), want: []string{

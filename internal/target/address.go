@@ -2,10 +2,11 @@ package target
 
 import (
 	"fmt"
+	"net"
 	"strconv"
 )
 
-// Network is the kind of socket that a port is. The zero value is TCP.
+// Network is the kind of port at the remote end. The zero value is TCP.
 type Network uint8
 
 // The networks.
@@ -15,6 +16,7 @@ const (
 	Unix
 )
 
+// String returns the name of the network: tcp, udp or unix.
 func (n Network) String() string {
 	switch n {
 	case UDP:
@@ -25,34 +27,38 @@ func (n Network) String() string {
 	return "tcp"
 }
 
-// Address is what a connection is made to, as the target sees it: a port of the
-// target's own loopback, or a Unix socket in its file system. Address{Port: 80} is a
-// TCP port.
+// Address is what a connection is made to at a target: a port or a Unix socket of the target
+// itself, or a port of a host as the target sees it.
 type Address struct {
 	Network Network
+	Host    string // of TCP and UDP: a name or an IP address; "" is the target's own loopback
 	Port    uint16 // of TCP and UDP
-	Path    string // of Unix
+	Path    string // of Unix, as the target sees it
 }
 
-// TCPPort returns the address of a TCP port.
+// TCPPort returns the address of a TCP port of the target itself.
 func TCPPort(number uint16) Address { return Address{Port: number} }
 
-// TCPOnly returns the number of a TCP port, for a Dialer that reaches no other network.
-// Errors: ErrUnsupported.
+// TCPOnly returns the number of a TCP port of the target itself. Other addresses are an error,
+// ErrUnsupported: a Dialer that reaches nothing else begins with it.
 func (a Address) TCPOnly() (uint16, error) {
-	if a.Network != TCP {
+	if a.Network != TCP || a.Host != "" {
 		return 0, fmt.Errorf("%s: %w", a, ErrUnsupported)
 	}
 	return a.Port, nil
 }
 
-// String returns the address as it stands in a Port: 80, 53/udp or /run/db.sock.
+// String returns the form that REMOTE has in ParsePorts: 8080, 53/udp, db:5432 or /run/x.sock.
 func (a Address) String() string {
-	switch a.Network {
-	case Unix:
+	if a.Network == Unix {
 		return a.Path
-	case UDP:
-		return strconv.Itoa(int(a.Port)) + "/udp"
 	}
-	return strconv.Itoa(int(a.Port))
+	text := strconv.Itoa(int(a.Port))
+	if a.Host != "" {
+		text = net.JoinHostPort(a.Host, text)
+	}
+	if a.Network == UDP {
+		text += "/udp"
+	}
+	return text
 }
