@@ -29,7 +29,7 @@ type Forwarder struct {
 	// DialTimeout is how long one connection to the target may take to come
 	// up; 0 means 30 s.
 	DialTimeout time.Duration
-	// Drain is how long connections may go on after Run's context has ended,
+	// Drain is how long connections may last after Run's context has ended,
 	// before they are reset; 0 resets them at once. Those that nothing moves on,
 	// such as a browser's that waits for the next request, are reset at once too.
 	Drain time.Duration

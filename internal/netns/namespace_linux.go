@@ -81,7 +81,7 @@ func (ns *Namespace) Check() error {
 	return err
 }
 
-// Close gives back the descriptors. Connections made through ns go on.
+// Close gives back the descriptors. Connections made through ns stay open.
 func (ns *Namespace) Close() error {
 	var errs []error
 	if ns.process != nil {

@@ -52,7 +52,7 @@ type Copier struct {
 // Copy moves bytes both ways between a and b until both directions have ended, and closes both.
 //
 // The end of file on one side becomes CloseWrite on the other, and nothing
-// else: no timer runs, and the other direction goes on for as long as it has
+// else: no timer runs, and the other direction stays open for as long as it has
 // to. When one side fails, what it had sent before is delivered first, as long as
 // the other side takes it. Then both are reset, so that nobody mistakes half an answer
 // for a whole one; the error is the first failure, and nil after two ends of

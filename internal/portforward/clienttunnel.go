@@ -62,7 +62,7 @@ func (c *Client) openTunnel(ctx context.Context, pingInterval time.Duration) (*c
 	return t, nil
 }
 
-// beforeWake reports whether nothing has come since this process went on after a sleep: the
+// beforeWake reports whether nothing has come since this process woke up after a sleep: the
 // network may be another one by now; pool.mu is held.
 func (t *clientTunnel) beforeWake() bool { return t.conn.LastRead().Before(t.pool.woke) }
 

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"porthole.dev/porthole/internal/backoff"
 )
 
 const (
@@ -199,7 +201,7 @@ func (p *pool) retire(t *clientTunnel) {
 }
 
 // retireOlder lets the tunnels that are older than the given time take no more connections: a
-// connection that was opened then has found that what they lead to is gone. A pod may go on in
+// connection that was opened then has found that what they lead to is gone. A pod may continue in
 // another sandbox, to which new tunnels lead.
 func (p *pool) retireOlder(opened time.Time) {
 	p.mu.Lock()
@@ -235,7 +237,7 @@ func (p *pool) drop(bad func(*clientTunnel) bool) {
 	})
 }
 
-// begin starts to open a tunnel, unless one is being opened; p.mu is held. It goes on when those
+// begin starts to open a tunnel, unless one is being opened; p.mu is held. It continues when those
 // who wait for it give up: the tunnel is for the next connection then.
 func (p *pool) begin() *opening {
 	if p.opening == nil {
@@ -315,10 +317,7 @@ func (p *pool) stats() (used, idle, sharing int) {
 // stops, and nothing is opened ahead for a while.
 func (p *pool) grow() {
 	for {
-		select {
-		case <-time.After(growPause):
-		case <-p.life.Done():
-		}
+		backoff.Sleep(p.life, growPause, nil)
 		p.mu.Lock()
 		p.clean()
 		if p.closed || !p.needsSpare() {

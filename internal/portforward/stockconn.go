@@ -88,7 +88,7 @@ func (c *stockConn) Write(p []byte) (int, error) {
 	return n, c.explain(err)
 }
 
-// CloseWrite tells the port that no more bytes follow. Reading goes on.
+// CloseWrite tells the port that no more bytes follow. Reading stays possible.
 func (c *stockConn) CloseWrite() error {
 	err := c.data.CloseWrite()
 	switch {

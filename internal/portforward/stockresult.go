@@ -14,7 +14,7 @@ import (
 
 const (
 	// openEnd is how long an end of file is held back while the error stream stays open
-	// and this side still sends. Servers end both at once unless they go on taking what
+	// and this side still sends. Servers end both at once unless they still take what
 	// this side sends; only a pause can tell these from one that is about to write an
 	// error. It is much more than a stock server needs between the two, and a TCP
 	// retransmission or two (RFC 6298) fit in.

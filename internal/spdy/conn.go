@@ -218,7 +218,7 @@ func (c *Conn) GiveUp(reason error) { c.fail(reason, true, goAwayOK) }
 
 // GoAway tells the peer that no further streams are taken (section 2.6.6): those that are on
 // their way fail with ErrRefused there, and it knows that nothing was done for them. Streams
-// that have arrived go on.
+// that have arrived stay open.
 func (c *Conn) GoAway() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -58,7 +58,7 @@ const (
 	maxControlLength = maxHeaderBlock + 10
 )
 
-// header is the 8 bytes before every frame (section 2.2).
+// frameHeader is the 8 bytes before every frame (section 2.2).
 type frameHeader []byte
 
 func (h frameHeader) control() bool    { return h[0]&0x80 != 0 }

@@ -15,7 +15,7 @@ const (
 	// batchSize is how much data waits for one write to the transport.
 	batchSize = 128 << 10
 	// controlLimit is how much may wait when the peer has stopped reading but
-	// goes on sending what wants an answer. Data leaves most of it free.
+	// still sends what wants an answer. Data leaves most of it free.
 	controlLimit = 1 << 20
 	// answerStep is in what steps the tunnel's Share is charged for answers that wait
 	// beyond a batch.
