@@ -45,8 +45,13 @@ func (ns *Namespace) Dial(ctx context.Context, to target.Address) (pipe.Conn, er
 }
 
 func (ns *Namespace) dialAddr(ctx context.Context, addr netip.AddrPort) (pipe.Conn, error) {
-	family, sockaddr := sockaddrOf(addr)
-	fd := -1
+	family, fd := unix.AF_INET, -1
+	var sockaddr unix.Sockaddr
+	if ip, port := addr.Addr(), int(addr.Port()); ip.Is4() {
+		sockaddr = &unix.SockaddrInet4{Port: port, Addr: ip.As4()}
+	} else {
+		family, sockaddr = unix.AF_INET6, &unix.SockaddrInet6{Port: port, Addr: ip.As16()}
+	}
 	err := ns.Do(func() (err error) {
 		fd, err = unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
 		return os.NewSyscallError("socket", err)
@@ -78,13 +83,6 @@ func (ns *Namespace) dialAddr(ctx context.Context, addr netip.AddrPort) (pipe.Co
 		return nil, &net.OpError{Op: "dial", Net: "tcp", Addr: net.TCPAddrFromAddrPort(addr), Err: err}
 	}
 	return tcp, nil
-}
-
-func sockaddrOf(a netip.AddrPort) (family int, sockaddr unix.Sockaddr) {
-	if a.Addr().Is4() {
-		return unix.AF_INET, &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
-	}
-	return unix.AF_INET6, &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
 }
 
 // connect connects a socket that does not block, and waits until that is done or ctx ends.

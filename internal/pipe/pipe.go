@@ -3,7 +3,9 @@
 package pipe
 
 import (
+	"errors"
 	"io"
+	"net"
 	"sync"
 )
 
@@ -59,7 +61,19 @@ type Copier struct {
 // file. Copy owns both Conns from the call on. To end it early, Reset or Close
 // either of them.
 func (c *Copier) Copy(a, b Conn) (Counts, error) {
-	p := newConnPair(c, a, b)
+	p := &connPair{copier: c, a: newSide(a), b: newSide(b), closed: make(chan struct{})}
+	p.open.Store(2)
+	for _, s := range []*side{p.a, p.b} {
+		if s.notifier == nil {
+			continue
+		}
+		s.notifier.AfterLoss(func() {
+			s.markLost(s.notifier.Loss())
+			if errors.Is(s.reason, net.ErrClosed) { // by this side, which wants nothing delivered
+				p.fail(s, s.reason)
+			}
+		})
+	}
 	var counts Counts
 	var back sync.WaitGroup
 	back.Go(func() { counts.FromB = p.copyOneWay(p.a, p.b) })
