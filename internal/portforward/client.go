@@ -148,6 +148,7 @@ func (c *Client) init() {
 		p.max = cmp.Or(max(c.MaxTunnels, 0), defaultMaxTunnels)
 		p.idleTime = cmp.Or(c.IdleTime, defaultIdleTime)
 		p.silence = interval + interval/2
+		p.sweeps = min(p.idleTime/4, p.silence, lookTime)
 		p.again = c.Again
 		p.log = c.Log
 		if p.log == nil {
