@@ -45,8 +45,9 @@ func (ns *Namespace) Dial(ctx context.Context, to target.Address) (pipe.Conn, er
 }
 
 func (ns *Namespace) dialAddr(ctx context.Context, addr netip.AddrPort) (pipe.Conn, error) {
-	family, fd := unix.AF_INET, -1
+	var fd int
 	var sockaddr unix.Sockaddr
+	family := unix.AF_INET
 	if ip, port := addr.Addr(), int(addr.Port()); ip.Is4() {
 		sockaddr = &unix.SockaddrInet4{Port: port, Addr: ip.As4()}
 	} else {
@@ -57,9 +58,6 @@ func (ns *Namespace) dialAddr(ctx context.Context, addr netip.AddrPort) (pipe.Co
 		return os.NewSyscallError("socket", err)
 	})
 	if err != nil {
-		if fd >= 0 {
-			_ = unix.Close(fd) // made, but the thread did not come back
-		}
 		return nil, err
 	}
 	// The file is registered with the runtime's poller, because the
