@@ -43,11 +43,11 @@ var arrows = map[string]string{
 	"container": "netns nonblock pipe proc route target",
 	"manifest":  "spelling target",
 
-	"portforward": "nonblock pipe spdy route target tunnel",
+	"portforward": "backoff nonblock pipe spdy route target tunnel",
 	"tunnel":      "nonblock pipe spdy route target",
 	"spdy":        "",
 	"kube":        "backoff nonblock portforward spdy pipe route spelling target tunnel",
-	"node":        "filelock nonblock portforward proc spdy netns pipe route target tunnel",
+	"node":        "backoff filelock nonblock portforward proc spdy netns pipe route target tunnel",
 }
 
 // TestArrows holds that dependencies run one way, from what a person uses down to what moves bytes.

@@ -5,22 +5,17 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"porthole.dev/porthole/internal/pipe"
 )
 
 // activity tells whether a client's connection is in use. The kernel keeps the times
 // (TCP_INFO, tcp(7)), so that moving bytes costs nothing more.
-type activity struct{ socket *net.TCPConn }
+type activity struct{ conn *net.TCPConn }
 
 func activityOf(c *net.TCPConn) activity { return activity{c} }
 
-// conn is the connection to be used.
-func (a activity) conn() pipe.Conn { return a.socket }
-
 // moves reports whether the connection is in use.
 func (a activity) moves() bool {
-	raw, err := a.socket.SyscallConn()
+	raw, err := a.conn.SyscallConn()
 	if err != nil {
 		return false
 	}

@@ -10,8 +10,8 @@ import (
 	"porthole.dev/porthole/internal/pipe"
 )
 
-// activity tells whether a client's connection is in use.
-type activity struct{ *watched }
+// activity tells whether a client's connection is in use, which moves its bytes through conn.
+type activity struct{ conn *watched }
 
 // watched is a connection that keeps the times of its last reads and writes.
 type watched struct {
@@ -23,14 +23,11 @@ type watched struct {
 
 func activityOf(c *net.TCPConn) activity { return activity{&watched{socket: c, born: time.Now()}} }
 
-// conn is the connection to be used.
-func (a activity) conn() pipe.Conn { return a.watched }
-
 // moves reports whether the connection is in use.
 func (a activity) moves() bool {
-	now := time.Since(a.born)
-	came, went := now-time.Duration(a.came.Load()), now-time.Duration(a.went.Load())
-	return inUse(came, went, came < went || a.ended.Load())
+	now := time.Since(a.conn.born)
+	came, went := now-time.Duration(a.conn.came.Load()), now-time.Duration(a.conn.went.Load())
+	return inUse(came, went, came < went || a.conn.ended.Load())
 }
 
 func (w *watched) Read(p []byte) (int, error) {

@@ -29,7 +29,7 @@ type Forwarder struct {
 	// DialTimeout is how long one connection to the target may take to come
 	// up; 0 means 30 s.
 	DialTimeout time.Duration
-	// Drain is how long connections may go on after Run's context has ended,
+	// Drain is how long connections may last after Run's context has ended,
 	// before they are reset; 0 resets them at once. Those that nothing moves on,
 	// such as a browser's that waits for the next request, are reset at once too.
 	Drain time.Duration
@@ -37,8 +37,7 @@ type Forwarder struct {
 	Now <-chan struct{}
 
 	copier pipe.Copier
-	mu     sync.Mutex
-	live   map[*connection]bool
+	live   sync.Map // *connection, of those that drain waits for
 }
 
 // defaultDialTimeout is a generous guess at what a person waits for.
@@ -110,10 +109,8 @@ func (f *Forwarder) drain(serving *sync.WaitGroup, reset func()) {
 
 // resetIdle resets the connections that are idle, and counts the others.
 func (f *Forwarder) resetIdle() (busy int) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for c := range f.live {
-		if c.busy() {
+	for c := range f.live.Range {
+		if c := c.(*connection); c.busy() {
 			busy++
 		} else {
 			c.reset()
@@ -171,27 +168,13 @@ func (c *connection) busy() bool {
 	return c.moves()
 }
 
-// setLive enters a connection into those that drain waits for, or removes it.
-func (f *Forwarder) setLive(c *connection, live bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.live == nil {
-		f.live = map[*connection]bool{}
-	}
-	if live {
-		f.live[c] = true
-	} else {
-		delete(f.live, c)
-	}
-}
-
 // serve carries one connection to its end. conns ends when it is to be reset.
 func (f *Forwarder) serve(conns context.Context, l *Listener, local *net.TCPConn) {
 	conns, reset := context.WithCancel(conns)
 	defer reset()
 	c := &connection{activity: activityOf(local), began: time.Now(), reset: reset}
-	f.setLive(c, true)
-	defer f.setLive(c, false)
+	f.live.Store(c, nil)
+	defer f.live.Delete(c)
 	event := route.Event{Kind: route.Opened, Listen: l.Local, Remote: l.Remote}
 	if client, ok := local.RemoteAddr().(*net.TCPAddr); ok {
 		event.Client = client.AddrPort()
@@ -212,7 +195,7 @@ func (f *Forwarder) serve(conns context.Context, l *Listener, local *net.TCPConn
 		_ = pipe.Reset(local)
 		_ = pipe.Reset(remote)
 	})()
-	counts, err := f.copier.Copy(c.conn(), remote)
+	counts, err := f.copier.Copy(c.conn, remote)
 	event.Kind, event.Err = route.Closed, err
 	event.Sent, event.Received = counts.FromA, counts.FromB
 	event.Duration = time.Since(c.began)

@@ -30,7 +30,7 @@ const (
 // none is ready, or those that are do not have the port.
 // Errors: *NotReadyError, *PortError.
 func (r *Route) unavailable(all []endpoint, ref portRef) error {
-	e := &NotReadyError{Target: r.resolved.name, Namespace: r.Namespace}
+	e := &NotReadyError{Target: r.object.name, Namespace: r.Namespace}
 	if slices.ContainsFunc(all, func(e endpoint) bool { return e.ready }) {
 		candidates, err := r.candidates(all, ref)
 		if err != nil {
@@ -52,9 +52,9 @@ func (r *Route) unavailable(all []endpoint, ref portRef) error {
 		}
 	}
 	switch {
-	case r.resolved.isPod(), r.resolved.deleted.Load():
+	case r.object.isPod(), r.object.deleted.Load():
 		e.Reason = "does not exist any more"
-	case r.resolved.idle.Load():
+	case r.object.idle.Load():
 		e.Reason = "is scaled to 0 replicas"
 	}
 	return e
@@ -74,7 +74,7 @@ func (r *Route) diagnose(ctx context.Context, ref portRef) error {
 	if !errors.As(err, &e) {
 		return err
 	}
-	if service := r.resolved.service.Load(); service != nil {
+	if service := r.object.service.Load(); service != nil {
 		e.Pods = r.describePods(ctx, service, e.Pods)
 	}
 	if len(e.Pods) > 0 && ctx.Err() == nil {
@@ -89,11 +89,11 @@ func (r *Route) isPermanent(err error, waited time.Duration) bool {
 	var e *NotReadyError
 	switch {
 	case errors.As(err, &e) && len(e.Pods) == 0:
-		return r.resolved.idle.Load()
+		return r.object.idle.Load()
 	case e != nil: // a pod that was deleted or has ended may be replaced
 		return !slices.ContainsFunc(e.Pods, func(s PodStatus) bool { return !s.permanent })
 	case errors.Is(err, ErrNoPort):
-		return r.resolved.service.Load() == nil || waited > settleTime
+		return r.object.service.Load() == nil || waited > settleTime
 	}
 	return false
 }

@@ -65,7 +65,7 @@ func (r *Route) dial(parent context.Context, port uint16) (pipe.Conn, error) {
 		}
 		switch {
 		case r.life.Err() != nil:
-			return nil, fmt.Errorf("%s: %w", r.resolved.name, net.ErrClosed)
+			return nil, fmt.Errorf("%s: %w", r.object.name, net.ErrClosed)
 		case errors.Is(parent.Err(), context.Canceled):
 			return nil, context.Cause(parent)
 		case ctx.Err() != nil:

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"maps"
 	"slices"
 	"time"
@@ -31,8 +30,8 @@ const (
 	calmTime = 5 * time.Second
 )
 
-// object is a type that the client knows.
-type object interface {
+// apiObject is a type of objects that the client knows.
+type apiObject interface {
 	runtime.Object
 	metav1.Object
 }
@@ -60,14 +59,15 @@ const (
 	getting
 )
 
-// follower keeps up with objects of the API server, for as long as run runs.
-type follower[T object] struct {
-	cluster   *Cluster
-	resource  schema.GroupVersionResource
-	namespace string
-	list      runtime.Object // an empty list of Ts
-	single    T              // an empty T
-	// query is called before each list, since what is asked for may change.
+// follower keeps up with objects in a route's namespace, from read on for as long as
+// run runs.
+type follower[T apiObject] struct {
+	route    *Route
+	resource schema.GroupVersionResource
+	list     runtime.Object // an empty list of Ts
+	single   T              // an empty T
+	asked    query
+	// query, unless nil, is what asked is set to before each list, since it may change.
 	query func(ctx context.Context) (query, error)
 	// update gets all objects after each change, in the order of their names.
 	update func([]T)
@@ -75,9 +75,7 @@ type follower[T object] struct {
 	failed func(error)
 	// requery, unless nil, says that what query asks for has changed.
 	requery <-chan struct{}
-	log     *slog.Logger
 
-	asked     query // last
 	access    access
 	mayWatch  bool // it was allowed once: a refusal will pass
 	mayList   bool // likewise
@@ -85,9 +83,10 @@ type follower[T object] struct {
 	watchFrom string // the version of known
 }
 
-// run follows until ctx ends. What fails is tried again, whatever the error: a server
-// that starts may well refuse what it grants a second later.
-func (f *follower[T]) run(ctx context.Context) {
+// run follows until the route is closed. What fails is tried again, whatever the error:
+// a server that starts may well refuse what it grants a second later.
+func (f *follower[T]) run() {
+	ctx, cluster := f.route.life, f.route.Cluster
 	var pause backoff.Backoff
 	for ctx.Err() == nil {
 		began := time.Now()
@@ -98,41 +97,44 @@ func (f *follower[T]) run(ctx context.Context) {
 			backoff.Sleep(ctx, pauseAfter(&pause, nil), nil)
 		}
 		for err := f.renew(ctx); err != nil && ctx.Err() == nil; err = f.renew(ctx) {
-			f.cluster.waitToRetry(ctx, pauseAfter(&pause, err), f.cluster.recovery.wait())
+			cluster.waitToRetry(ctx, pauseAfter(&pause, err), cluster.recovery.wait())
 		}
 	}
 }
 
 // renew reads everything again, within a limit.
 func (f *follower[T]) renew(ctx context.Context) error {
-	ctx, cancel := f.cluster.background(ctx)
+	ctx, cancel := f.route.Cluster.background(ctx)
 	defer cancel()
 	err := f.read(ctx)
 	f.failed(err)
 	return err
 }
 
-// read reads everything that the query asks for, and finds out on the way what the
-// user may do.
-func (f *follower[T]) read(ctx context.Context) error {
-	q, err := f.query(ctx)
-	if err != nil {
-		return err
+// read reads everything that is asked for, and finds out on the way what the user may
+// do. That a single object does not exist is no error.
+func (f *follower[T]) read(ctx context.Context) (err error) {
+	cluster, namespace := f.route.Cluster, f.route.Namespace
+	ctx, cancel := cluster.foreground(ctx)
+	defer cancel()
+	if f.query != nil {
+		if f.asked, err = f.query(ctx); err != nil {
+			return err
+		}
 	}
-	f.asked = q
+	f.known = map[string]T{}
 	if f.access != getting {
 		list := f.list.DeepCopyObject()
-		err = f.cluster.list(ctx, f.resource, f.namespace, q.options(), list)
+		err = cluster.list(ctx, f.resource, namespace, f.asked.options(), list)
 		switch {
 		case err == nil:
 			f.mayList = true
 			f.watchFrom = list.(metav1.ListInterface).GetResourceVersion()
-			f.known = map[string]T{}
 			_ = meta.EachListItem(list, func(item runtime.Object) error {
 				f.store(item.(T))
 				return nil
 			})
-		case errors.Is(err, ErrForbidden) && q.name != "" && !f.mayList:
+		case errors.Is(err, ErrForbidden) && f.asked.name != "" && !f.mayList:
 			f.access = getting
 		default:
 			return err
@@ -140,13 +142,11 @@ func (f *follower[T]) read(ctx context.Context) error {
 	}
 	if f.access == getting {
 		one := f.single.DeepCopyObject().(T)
-		err = f.cluster.get(ctx, f.resource, f.namespace, q.name, one)
-		if err != nil && !apierrors.IsNotFound(err) {
-			return err
-		}
-		f.known = map[string]T{}
-		if err == nil {
+		switch err = cluster.get(ctx, f.resource, namespace, f.asked.name, one); {
+		case err == nil:
 			f.store(one)
+		case !apierrors.IsNotFound(err):
+			return err
 		}
 	}
 	f.publish()
@@ -180,27 +180,24 @@ func (f *follower[T]) awaitChange(ctx context.Context) {
 	}
 	if f.access == watching {
 		err := f.watch(ctx)
-		f.log.Debug("watch ended", "resource", f.resource.Resource, "err", err)
+		f.route.Log.Debug("watch ended", "resource", f.resource.Resource, "err", err)
 		if !errors.Is(err, ErrForbidden) || f.mayWatch {
 			return
 		}
-		f.log.Info("not allowed to watch, will ask again and again", "resource", f.resource.Resource)
+		f.route.Log.Info("not allowed to watch, will ask again and again", "resource", f.resource.Resource)
 		f.access = listing
 	}
-	select {
-	case <-time.After(pollPause):
-	case <-ctx.Done():
-	}
+	backoff.Sleep(ctx, pollPause, nil)
 }
 
 // watch publishes changes until the server ends it or the connection breaks.
 func (f *follower[T]) watch(ctx context.Context) error {
 	options, seconds := f.asked.options(), int64(watchTime/time.Second)
 	options.Watch, options.TimeoutSeconds, options.ResourceVersion = true, &seconds, f.watchFrom
-	action := apiAction{"watch", f.resource, "", f.namespace, f.asked.name}
-	stream, err := f.cluster.request(action).VersionedParams(&options, f.cluster.params).Watch(ctx)
+	cluster, action := f.route.Cluster, apiAction{"watch", f.resource, "", f.route.Namespace, f.asked.name}
+	stream, err := cluster.request(action).VersionedParams(&options, cluster.params).Watch(ctx)
 	if err != nil {
-		return f.cluster.requestError(ctx, err, action)
+		return cluster.requestError(ctx, err, action)
 	}
 	defer stream.Stop()
 	f.mayWatch = true

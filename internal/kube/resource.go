@@ -137,30 +137,9 @@ type workload struct {
 	}
 }
 
-// podSelector returns the label selector of the pods of an object of any type, from its
-// scale or from itself, and how many pods it is meant to have.
-// Errors: *ResourceError; Kubernetes' NotFound.
-func (c *Cluster) podSelector(ctx context.Context, r resource, namespace, name string) (selector string, replicas int32, err error) {
-	ctx, cancel := c.foreground(ctx)
-	defer cancel()
-	if r.scale {
-		selector, replicas, err = c.scaleSelector(ctx, r, namespace, name)
-		if err != nil || selector != "" {
-			return selector, replicas, err
-		}
-	}
-	var w workload
-	if err := c.get(ctx, r.GroupVersionResource, namespace, name, &w); err != nil {
-		return "", 0, err
-	}
-	if selector = parseSelector(w.Spec.Selector); selector == "" {
-		return "", 0, &ResourceError{Resource: r.Resource, Kind: ErrNoPods}
-	}
-	return selector, valueOr(w.Spec.Replicas, 1), nil
-}
-
-// scaleSelector is podSelector by the scale subresource. The selector is "" if the
-// user may not see it, or the object has none.
+// scaleSelector returns the label selector of an object's pods from its scale, and how
+// many pods it is meant to have. The selector is "" if the user may not see the scale, or
+// the object has none.
 func (c *Cluster) scaleSelector(ctx context.Context, r resource, namespace, name string) (string, int32, error) {
 	path := func(schema.GroupVersionKind) string { return "/apis" } // what /api has is builtin, and not asked for its scale
 	client := scale.New(c.api, foundResource(r.GroupVersionResource), path, nil)

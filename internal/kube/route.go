@@ -55,7 +55,7 @@ type Route struct {
 	// Log gets what explains the Route's behaviour; nil drops it.
 	Log *slog.Logger
 
-	resolved *resolvedTarget
+	object   *object
 	pods     *podState
 	balancer *balancer
 	tunnels  *tunnels
@@ -94,25 +94,29 @@ func (r *Route) Open(ctx context.Context) (err error) {
 			_ = r.Close()
 		}
 	}()
-	if r.resolved, err = r.resolve(ctx); err != nil {
+	if err = r.resolve(ctx); err != nil {
 		return err
 	}
-	r.balancer = newBalancer(r.resolved.policy(r.Pin))
-	if err := r.want(r.Want); err != nil {
+	if err = r.follow(ctx); err != nil {
 		return err
 	}
-	if err := r.follow(ctx); err != nil {
+	if err = r.awaitPod(ctx); err != nil {
 		return err
 	}
-	if err := r.awaitPod(ctx); err != nil {
-		return err
+	monitor := &monitor{route: r, up: true}
+	for tried := map[types.UID]bool{}; ; { // if a node refuses, other pods are tried
+		likely := r.likely(1)
+		if err != nil && (len(likely) == 0 || tried[likely[0].uid]) {
+			return err
+		}
+		if len(likely) > 0 {
+			tried[likely[0].uid] = true
+		}
+		if monitor.pod, err = r.warmPods(ctx, nil); err == nil {
+			break
+		}
 	}
-	pod, err := r.openFirstTunnel(ctx)
-	if err != nil {
-		return err
-	}
-	r.emit(route.Event{Kind: route.Ready, Pod: pod})
-	monitor := &monitor{route: r, pod: pod, up: true}
+	r.emit(route.Event{Kind: route.Ready, Pod: monitor.pod})
 	r.work.Go(monitor.run)
 	r.work.Go(r.sweep)
 	return nil
@@ -145,7 +149,7 @@ func (r *Route) awaitPod(ctx context.Context) error {
 		if len(r.likely(1)) > 0 {
 			return nil
 		}
-		if r.resolved.isPod() && len(all) == 0 {
+		if r.object.isPod() && len(all) == 0 {
 			return r.notFound(ctx, apierrors.NewNotFound(podResource().GroupResource(), r.Target.Name))
 		}
 		var why error // of the first port that some pod has
@@ -164,24 +168,6 @@ func (r *Route) awaitPod(ctx context.Context) error {
 			r.emit(route.Event{Kind: route.Waiting, Err: why})
 		case <-limited.Done():
 			return cmp.Or(context.Cause(ctx), why)
-		}
-	}
-}
-
-// openFirstTunnel opens a tunnel to a pod and returns the pod's name. If a node
-// refuses, other pods are tried.
-func (r *Route) openFirstTunnel(ctx context.Context) (pod string, err error) {
-	tried := map[types.UID]bool{}
-	for {
-		likely := r.likely(1)
-		if err != nil && (len(likely) == 0 || tried[likely[0].uid]) {
-			return "", err
-		}
-		if len(likely) > 0 {
-			tried[likely[0].uid] = true
-		}
-		if pod, err = r.warmPods(ctx, nil); err == nil {
-			return pod, nil
 		}
 	}
 }
@@ -206,7 +192,7 @@ func (r *Route) Wait(ctx context.Context) error {
 
 // emit hands an event to the route's owner. Only Open and then the monitor call it.
 func (r *Route) emit(e route.Event) {
-	r.Log.Debug("route", "target", r.resolved.name, "kind", e.Kind, "pod", e.Pod, "err", e.Err)
+	r.Log.Debug("route", "target", r.object.name, "kind", e.Kind, "pod", e.Pod, "err", e.Err)
 	e.Again, r.troubled = r.troubled && e.Kind == route.Ready, e.Kind != route.Ready
 	if r.Events != nil {
 		r.Events(e)

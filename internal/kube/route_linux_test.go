@@ -342,7 +342,7 @@ func TestNodeFails(t *testing.T) {
 	n.newReady("web-2")
 	n.opened(t, "admin", "deploy/web").want(80, "web-2:80")
 
-	// The service's connections go on with those that can be reached.
+	// The service's connections continue with those that can be reached.
 	n.newService(nil)
 	n.setSlice(8080, member{pod: "web-1", ready: true}, member{pod: "web-2", ready: true})
 	j := n.opened(t, "admin", "svc/web")

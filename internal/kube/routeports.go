@@ -19,10 +19,26 @@ func (r *Route) Ports(given []target.Port) ([]target.Port, error) {
 	if err := r.want(given); err != nil {
 		return nil, err
 	}
+	pods, _, _ := r.pods.current()
+	service := r.object.service.Load()
+	var declared ports
+	undeclared := service == nil // numbers are taken too that nothing declares
+	if service != nil {
+		declared = servicePorts(service)
+		if isHeadless(service) {
+			for _, e := range pods {
+				declared = append(declared, portsForService(service, e)...)
+			}
+			undeclared = len(service.Spec.Ports) == 0
+		}
+	}
 	all := slices.Clone(given)
 	for i := range all {
 		ref := refTo(all[i])
-		number, err := r.number(ref)
+		if service == nil {
+			declared = portsOfBest(pods, ref)
+		}
+		number, err := declared.numberOf(ref, r.object.name, undeclared)
 		if err != nil {
 			return nil, err
 		}
@@ -39,11 +55,11 @@ func (r *Route) Ports(given []target.Port) ([]target.Port, error) {
 // want notes the ports that connections will be for. A port that a service does not
 // declare is an error at once, unless the service's pods may have it.
 func (r *Route) want(given []target.Port) error {
-	service := r.resolved.service.Load()
+	service := r.object.service.Load()
 	for _, p := range given {
 		ref := refTo(p)
 		if service != nil && !isHeadless(service) {
-			if _, err := servicePorts(service).numberOf(ref, r.resolved.name, false); err != nil {
+			if _, err := servicePorts(service).numberOf(ref, r.object.name, false); err != nil {
 				return err
 			}
 		}
@@ -70,23 +86,6 @@ func (r *Route) learnNames(service *corev1.Service) {
 			r.lastNames[ref] = p.name
 		}
 	}
-}
-
-// number is the number that a port's listener is known by: a service's own, or else
-// the one at a pod.
-func (r *Route) number(ref portRef) (uint16, error) {
-	all, _, _ := r.pods.current()
-	service := r.resolved.service.Load()
-	if service == nil {
-		return portsOfBest(all, ref).numberOf(ref, r.resolved.name, true)
-	}
-	declared, headless := servicePorts(service), isHeadless(service)
-	if headless {
-		for _, e := range all {
-			declared = append(declared, portsForService(service, e)...)
-		}
-	}
-	return declared.numberOf(ref, r.resolved.name, headless && len(service.Spec.Ports) == 0)
 }
 
 // portsOfBest are the ports of the pod that suits a port best: it has the port for
@@ -134,33 +133,16 @@ func (r *Route) wantedPorts() []portRef {
 	return slices.Clone(r.wanted)
 }
 
-// servicePort is the service's port that ref stands for now. A number that the
-// service no longer has stands for the port that had it, if that still has its
-// name. Errors: *PortError.
-func (r *Route) servicePort(service *corev1.Service, ref portRef) (port, error) {
-	declared := servicePorts(service)
-	if p, ok := declared.tcp().find(ref); ok {
-		return p, nil
-	}
-	r.mu.Lock()
-	name, known := r.lastNames[ref]
-	r.mu.Unlock()
-	if p, ok := declared.named(name); ok && known {
-		return p, nil
-	}
-	_, err := declared.numberOf(ref, r.resolved.name, false)
-	return port{}, err
-}
-
 // portAt is the number that a port has at a pod now; false if the pod has no such
-// port. Errors: *PortError where no pod of a service can have it.
-func (r *Route) portAt(e endpoint, ref portRef) (uint16, bool, error) {
-	service := r.resolved.service.Load()
+// port. A number that a service no longer has stands for the port that had it, if that
+// still has its name. Errors: *PortError where no pod of a service can have it.
+func (r *Route) portAt(e endpoint, ref portRef) (number uint16, ok bool, err error) {
+	service := r.object.service.Load()
 	switch {
 	case ref == portRef{}:
 		return 0, true, nil
 	case service == nil:
-		number, ok := ref.number, true
+		number, ok = ref.number, true
 		if ref.name != "" {
 			var p port
 			p, ok = e.ports.named(ref.name)
@@ -169,16 +151,25 @@ func (r *Route) portAt(e endpoint, ref portRef) (uint16, bool, error) {
 		_, later := e.startsLater.find(portRef{number: number})
 		return number, ok && !later, nil
 	}
-	atPod := portsForService(service, e)
-	p, err := r.servicePort(service, ref)
-	if err == nil {
-		number, ok := numberAtPod(service, p, atPod)
+	declared := servicePorts(service)
+	p, ok := declared.tcp().find(ref)
+	if !ok {
+		r.mu.Lock()
+		name, known := r.lastNames[ref]
+		r.mu.Unlock()
+		if known {
+			p, ok = declared.named(name)
+		}
+	}
+	if ok {
+		number, ok = p.numberAt(e, service)
 		return number, ok, nil
 	}
 	if !isHeadless(service) {
+		_, err = declared.numberOf(ref, r.object.name, false)
 		return 0, false, err
 	}
-	if q, ok := atPod.tcp().find(ref); ok {
+	if q, ok := portsForService(service, e).tcp().find(ref); ok {
 		return q.number, true, nil
 	}
 	return ref.number, len(service.Spec.Ports) == 0 && ref.name == "", nil
@@ -249,15 +240,15 @@ func (r *Route) PodPort(port uint16) (uint16, error) {
 
 // noPort is the error that no pod has a port.
 func (r *Route) noPort(all []endpoint, ref portRef) error {
-	service := r.resolved.service.Load()
+	service := r.object.service.Load()
 	if service == nil {
-		_, err := portsOfBest(all, ref).numberOf(ref, r.resolved.name, false)
+		_, err := portsOfBest(all, ref).numberOf(ref, r.object.name, false)
 		return err
 	}
-	if _, err := servicePorts(service).numberOf(ref, r.resolved.name, false); errors.Is(err, ErrNotTCP) {
+	if _, err := servicePorts(service).numberOf(ref, r.object.name, false); errors.Is(err, ErrNotTCP) {
 		return err
 	}
-	e := &PortError{Target: r.resolved.name, Port: ref.String(), Pods: true}
+	e := &PortError{Target: r.object.name, Port: ref.String(), Pods: true}
 	for _, pod := range all {
 		e.Available = append(e.Available, portsForService(service, pod).describe()...)
 	}

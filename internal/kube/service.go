@@ -2,6 +2,7 @@ package kube
 
 import (
 	"cmp"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -27,39 +28,33 @@ func portsForService(s *corev1.Service, e endpoint) (all ports) {
 		return e.ports
 	}
 	for _, p := range servicePorts(s).tcp() {
-		number, ok := p.targetNumber(), true
-		if p.target.Type == intstr.String {
-			var q port
-			q, ok = e.ports.named(p.target.StrVal)
-			number = q.number
-		}
-		if ok {
+		if number, ok := p.numberAt(e, s); ok {
 			all = append(all, port{name: p.name, number: number, protocol: corev1.ProtocolTCP})
 		}
 	}
 	return all
 }
 
-// targetNumber is the number of a service's port at its pods, unless the pods
-// decide it by a name.
-func (p port) targetNumber() uint16 { return cmp.Or(uint16(p.target.IntVal), p.number) }
-
-// numberAtPod is the number that a service's port has at a pod, given the pod's
-// portsForService; false if the pod has none.
-func numberAtPod(s *corev1.Service, p port, atPod ports) (uint16, bool) {
-	if q, ok := atPod.named(p.name); ok {
-		return cmp.Or(q.number, p.targetNumber()), true
+// numberAt is the number that a service's port has at a pod; false if the pod has none.
+func (p port) numberAt(e endpoint, s *corev1.Service) (uint16, bool) {
+	number := cmp.Or(uint16(p.target.IntVal), p.number)
+	if !e.fromSlice {
+		if p.target.Type == intstr.String {
+			q, ok := e.ports.named(p.target.StrVal)
+			return q.number, ok
+		}
+		return number, true
+	}
+	if q, ok := e.ports.named(p.name); ok {
+		return cmp.Or(q.number, number), true
 	}
 	// A port without a name cannot be matched by it. It matches every port if it has
 	// no number either, and the only one if there is just one.
-	all := atPod.tcp()
-	for _, q := range all {
-		if q.name == "" && q.number == 0 {
-			return p.targetNumber(), true
-		}
+	if slices.ContainsFunc(e.ports, func(q port) bool { return q.name == "" && q.number == 0 }) {
+		return number, true
 	}
-	if len(all) == 1 && len(servicePorts(s).tcp()) == 1 && (p.name == "" || all[0].name == "") {
-		return cmp.Or(all[0].number, p.targetNumber()), true
+	if len(e.ports) == 1 && len(servicePorts(s).tcp()) == 1 && (p.name == "" || e.ports[0].name == "") {
+		return cmp.Or(e.ports[0].number, number), true
 	}
 	return 0, false
 }

@@ -12,6 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 
+	"porthole.dev/porthole/internal/backoff"
 	"porthole.dev/porthole/internal/pipe"
 	"porthole.dev/porthole/internal/portforward"
 )
@@ -194,16 +195,14 @@ func (r *Route) warmPods(ctx context.Context, changed <-chan struct{}) (pod stri
 // sweep closes the tunnels of pods that are gone, until Close. A pod that merely no
 // longer belongs to the target keeps them, and its connections with them.
 func (r *Route) sweep() {
-	tick := time.NewTicker(sweepPause)
-	defer tick.Stop()
+	pause := sweepPause
 	for {
-		select {
-		case <-tick.C:
-		case <-r.life.Done():
+		backoff.Sleep(r.life, pause, nil)
+		if r.life.Err() != nil {
 			return
 		}
 		all, _, _ := r.pods.current()
-		pause := sweepPause
+		pause = sweepPause
 		for uid, pod := range r.tunnels.except(all) {
 			gone, err := r.isGone(uid, pod)
 			if apierrors.IsForbidden(err) {
@@ -214,7 +213,6 @@ func (r *Route) sweep() {
 				r.tunnels.drop(uid)
 			}
 		}
-		tick.Reset(pause)
 	}
 }
 

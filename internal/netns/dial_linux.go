@@ -48,16 +48,19 @@ func (ns *Namespace) Dial(ctx context.Context, to target.Address) (pipe.Conn, er
 }
 
 func (ns *Namespace) dialAddr(ctx context.Context, addr netip.AddrPort) (pipe.Conn, error) {
-	family, sockaddr := sockaddrOf(addr)
-	fd := -1
+	var fd int
+	var sockaddr unix.Sockaddr
+	family := unix.AF_INET
+	if ip, port := addr.Addr(), int(addr.Port()); ip.Is4() {
+		sockaddr = &unix.SockaddrInet4{Port: port, Addr: ip.As4()}
+	} else {
+		family, sockaddr = unix.AF_INET6, &unix.SockaddrInet6{Port: port, Addr: ip.As16()}
+	}
 	err := ns.Do(func() (err error) {
 		fd, err = unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
 		return os.NewSyscallError("socket", err)
 	})
 	if err != nil {
-		if fd >= 0 {
-			_ = unix.Close(fd) // made, but the thread did not come back
-		}
 		return nil, err
 	}
 	// The file is registered with the runtime's poller, because the
@@ -81,13 +84,6 @@ func (ns *Namespace) dialAddr(ctx context.Context, addr netip.AddrPort) (pipe.Co
 		return nil, &net.OpError{Op: "dial", Net: "tcp", Addr: net.TCPAddrFromAddrPort(addr), Err: err}
 	}
 	return tcp, nil
-}
-
-func sockaddrOf(a netip.AddrPort) (family int, sockaddr unix.Sockaddr) {
-	if a.Addr().Is4() {
-		return unix.AF_INET, &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
-	}
-	return unix.AF_INET6, &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
 }
 
 // connect connects a socket that does not block, and waits until that is done or ctx ends.

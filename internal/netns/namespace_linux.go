@@ -81,7 +81,7 @@ func (ns *Namespace) Check() error {
 	return err
 }
 
-// Close gives back the descriptors. Connections made through ns go on.
+// Close gives back the descriptors. Connections made through ns stay open.
 func (ns *Namespace) Close() error {
 	var errs []error
 	if ns.process != nil {
@@ -121,7 +121,12 @@ func (ns *Namespace) Do(f func() error) error {
 	go func() {
 		// A goroutine that ends while it is locked takes its thread along.
 		runtime.LockOSThread()
-		err := ns.enter()
+		var err error
+		if ns.process != nil {
+			err = ns.process.enter()
+		} else {
+			err = ns.enterPath()
+		}
 		if err == nil {
 			if len(ns.forbidden) > 0 {
 				err = ns.checkForbidden()
@@ -140,11 +145,8 @@ func (ns *Namespace) Do(f func() error) error {
 	return <-result
 }
 
-// enter moves the calling thread, which is locked, into the namespace.
-func (ns *Namespace) enter() error {
-	if ns.process != nil {
-		return ns.process.enter()
-	}
+// enterPath moves the calling thread, which is locked, into the namespace at ns.path.
+func (ns *Namespace) enterPath() error {
 	f, err := openNamespace(ns.path)
 	if err != nil {
 		return err

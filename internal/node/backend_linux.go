@@ -3,8 +3,8 @@ package node
 import (
 	"context"
 	"log/slog"
+	"net"
 	"sync"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -61,6 +61,11 @@ type sharedNetns struct {
 	users int                              // guarded by native.mu
 }
 
+// maxUnsent is how much a pod's socket takes that it cannot send yet, in bytes.
+const maxUnsent = 256 << 10
+
+// dial keeps what a port does not read with its sender and out of the kernel, where it
+// would be up to 4 MiB for each connection (TCP_NOTSENT_LOWAT of tcp(7)).
 func (n *native) dial(ctx context.Context, s *sandbox, port uint16) (pipe.Conn, error) {
 	shared := n.acquire(s.netns)
 	defer n.release(s.netns, shared)
@@ -72,7 +77,11 @@ func (n *native) dial(ctx context.Context, s *sandbox, port uint16) (pipe.Conn, 
 	if err != nil {
 		return nil, entryError(err)
 	}
-	limitUnsent(conn)
+	if raw, err := conn.(*net.TCPConn).SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) {
+			_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, maxUnsent)
+		})
+	}
 	return conn, nil
 }
 
@@ -101,20 +110,5 @@ func (n *native) release(ref netnsRef, s *sharedNetns) {
 	delete(n.shared, ref)
 	if ns, err := s.open(); err == nil { // it has been opened already, by this user
 		ns.Close()
-	}
-}
-
-// maxUnsent is how much a pod's socket takes that it cannot send yet, in bytes.
-const maxUnsent = 256 << 10
-
-// limitUnsent keeps what a port does not read with its sender and out of the kernel,
-// where it would be up to 4 MiB for each connection (TCP_NOTSENT_LOWAT of tcp(7)).
-func limitUnsent(conn pipe.Conn) {
-	if s, ok := conn.(syscall.Conn); ok {
-		if raw, err := s.SyscallConn(); err == nil {
-			_ = raw.Control(func(fd uintptr) {
-				_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, maxUnsent)
-			})
-		}
 	}
 }

@@ -17,6 +17,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/mem"
+
+	"porthole.dev/porthole/internal/backoff"
 )
 
 const (
@@ -89,9 +91,7 @@ func (d *dataPath) run(ctx context.Context) error {
 		}
 		d.failure.Store(&err)
 		d.log.Error("node: the data path has ended, and its forwards with it", "err", err, "again_in", pause)
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
+		if backoff.Sleep(ctx, pause, nil); ctx.Err() != nil {
 			return nil
 		}
 	}
@@ -163,9 +163,6 @@ func (d *dataPath) answerMetrics(ctx context.Context) {
 				err = call.SendMsg(&frame{mem.BufferSlice{mem.SliceBuffer(encodeMetrics(d.metrics, d.log))}})
 			}
 		}
-		select {
-		case <-time.After(retryInterval):
-		case <-ctx.Done():
-		}
+		backoff.Sleep(ctx, retryInterval, nil)
 	}
 }

@@ -97,13 +97,13 @@ func (f *forwards) portForward(ctx context.Context, r *runtime.PortForwardReques
 	})
 	if err != nil {
 		unwatch()
-		return nil, offerStatus(err)
+		return nil, upgradeStatus(err)
 	}
 	return &runtime.PortForwardResponse{Url: f.url + path}, nil
 }
 
-// offerStatus is a failure of portforward.Server.Expect as the kubelet gets it.
-func offerStatus(err error) error {
+// upgradeStatus is what the kubelet gets when portforward.Server.Expect has failed.
+func upgradeStatus(err error) error {
 	switch {
 	case errors.Is(err, portforward.ErrTooManyPending):
 		return status.Errorf(codes.ResourceExhausted, "porthole node: %v", err)

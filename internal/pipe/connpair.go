@@ -94,23 +94,6 @@ type connPair struct {
 	err    error         // what ended it, set before closed is
 }
 
-func newConnPair(c *Copier, a, b Conn) *connPair {
-	p := &connPair{copier: c, a: newSide(a), b: newSide(b), closed: make(chan struct{})}
-	p.open.Store(2)
-	for _, s := range []*side{p.a, p.b} {
-		if s.notifier == nil {
-			continue
-		}
-		s.notifier.AfterLoss(func() {
-			s.markLost(s.notifier.Loss())
-			if errors.Is(s.reason, net.ErrClosed) { // by this side, which wants nothing delivered
-				p.fail(s, s.reason)
-			}
-		})
-	}
-	return p
-}
-
 // copyOneWay moves one direction to its end and returns the bytes that it delivered.
 // Whichever of the two calls ends the pair closes both Conns, which wakes the other.
 func (p *connPair) copyOneWay(dst, src *side) int64 {

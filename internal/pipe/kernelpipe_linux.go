@@ -48,10 +48,20 @@ func (p *pipePool) get(limit int) *kernelPipe {
 	if p.live >= limit {
 		return nil
 	}
-	k := newKernelPipe()
-	if k != nil {
-		p.live++
+	var fds [2]int
+	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
+		return nil // the process or the user has no room for one
 	}
+	k := &kernelPipe{r: fds[0], w: fds[1]}
+	// Refused beyond the user's budget; the pipe then keeps the size it has.
+	_, _ = unix.FcntlInt(uintptr(k.w), unix.F_SETPIPE_SZ, pipeSize)
+	size, err := unix.FcntlInt(uintptr(k.w), unix.F_GETPIPE_SZ, 0)
+	if err != nil {
+		k.close()
+		return nil
+	}
+	k.size = size
+	p.live++
 	return k
 }
 
@@ -75,24 +85,6 @@ func (p *pipePool) close() {
 	}
 	p.live -= len(p.idle)
 	p.idle = nil
-}
-
-// newKernelPipe returns nil where the process or the user has no room for one.
-func newKernelPipe() *kernelPipe {
-	var fds [2]int
-	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
-		return nil
-	}
-	k := &kernelPipe{r: fds[0], w: fds[1]}
-	// Refused beyond the user's budget; the pipe then keeps the size it has.
-	_, _ = unix.FcntlInt(uintptr(k.w), unix.F_SETPIPE_SZ, pipeSize)
-	size, err := unix.FcntlInt(uintptr(k.w), unix.F_GETPIPE_SZ, 0)
-	if err != nil {
-		k.close()
-		return nil
-	}
-	k.size = size
-	return k
 }
 
 // spliceTo moves up to n of the bytes that it holds to a socket.

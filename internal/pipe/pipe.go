@@ -3,7 +3,9 @@
 package pipe
 
 import (
+	"errors"
 	"io"
+	"net"
 	"sync"
 )
 
@@ -52,14 +54,26 @@ type Copier struct {
 // Copy moves bytes both ways between a and b until both directions have ended, and closes both.
 //
 // The end of file on one side becomes CloseWrite on the other, and nothing
-// else: no timer runs, and the other direction goes on for as long as it has
+// else: no timer runs, and the other direction stays open for as long as it has
 // to. When one side fails, what it had sent before is delivered first, as long as
 // the other side takes it. Then both are reset, so that nobody mistakes half an answer
 // for a whole one; the error is the first failure, and nil after two ends of
 // file. Copy owns both Conns from the call on. To end it early, Reset or Close
 // either of them.
 func (c *Copier) Copy(a, b Conn) (Counts, error) {
-	p := newConnPair(c, a, b)
+	p := &connPair{copier: c, a: newSide(a), b: newSide(b), closed: make(chan struct{})}
+	p.open.Store(2)
+	for _, s := range []*side{p.a, p.b} {
+		if s.notifier == nil {
+			continue
+		}
+		s.notifier.AfterLoss(func() {
+			s.markLost(s.notifier.Loss())
+			if errors.Is(s.reason, net.ErrClosed) { // by this side, which wants nothing delivered
+				p.fail(s, s.reason)
+			}
+		})
+	}
 	var counts Counts
 	var back sync.WaitGroup
 	back.Go(func() { counts.FromB = p.copyOneWay(p.a, p.b) })

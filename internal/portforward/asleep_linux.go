@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// asleep is how long the machine has slept since it was started: CLOCK_BOOTTIME goes on
-// in the meantime and CLOCK_MONOTONIC, which Go's timers and time.Since go by, does not
+// asleep is how long the machine has slept since it was started: CLOCK_BOOTTIME counts
+// that time and CLOCK_MONOTONIC, which Go's timers and time.Since go by, does not
 // (clock_gettime(2)). The wall clock has no part in it.
 func asleep() time.Duration {
 	var boot, awake unix.Timespec

@@ -16,6 +16,7 @@ import (
 
 	"github.com/coder/websocket"
 
+	"porthole.dev/porthole/internal/backoff"
 	"porthole.dev/porthole/internal/tunnel"
 )
 
@@ -172,10 +173,7 @@ func (t *channels) receive(ctx context.Context) error {
 		}
 	}
 	if goodbye {
-		select {
-		case <-ctx.Done():
-		case <-time.After(goodbyeTime):
-		}
+		backoff.Sleep(ctx, goodbyeTime, nil)
 	}
 	return err
 }

@@ -5,6 +5,7 @@
 package portforward
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -131,16 +132,12 @@ func (c *Client) Close() error {
 // init prepares what the fields decide; they must not change afterwards.
 func (c *Client) init() {
 	c.once.Do(func() {
-		interval := orDefault(c.PingInterval, defaultPingInterval)
+		interval := cmp.Or(c.PingInterval, defaultPingInterval)
 		if c.Ways == nil {
 			c.Ways = &Ways{}
 		}
 		p := &c.tunnels
-		p.limit = c.Silence
-		if p.limit == 0 {
-			p.limit = defaultSilence
-		}
-		if p.limit > 0 {
+		if p.limit = cmp.Or(c.Silence, defaultSilence); p.limit > 0 {
 			interval = min(interval, p.limit/2)
 		}
 		if p.asleep = c.asleep; p.asleep == nil {
@@ -148,9 +145,10 @@ func (c *Client) init() {
 		}
 		p.slept = p.asleep()
 		p.open = func(ctx context.Context) (*clientTunnel, error) { return c.openTunnel(ctx, interval) }
-		p.max = orDefault(c.MaxTunnels, defaultMaxTunnels)
-		p.idleTime = orDefault(c.IdleTime, defaultIdleTime)
+		p.max = cmp.Or(max(c.MaxTunnels, 0), defaultMaxTunnels)
+		p.idleTime = cmp.Or(c.IdleTime, defaultIdleTime)
 		p.silence = interval + interval/2
+		p.sweeps = min(p.idleTime/4, p.silence, lookTime)
 		p.again = c.Again
 		p.log = c.Log
 		if p.log == nil {
@@ -158,11 +156,4 @@ func (c *Client) init() {
 		}
 		p.life, p.end = context.WithCancel(context.Background())
 	})
-}
-
-func orDefault[T int | time.Duration](value, fallback T) T {
-	if value <= 0 {
-		return fallback
-	}
-	return value
 }

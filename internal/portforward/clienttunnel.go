@@ -62,45 +62,38 @@ func (c *Client) openTunnel(ctx context.Context, pingInterval time.Duration) (*c
 	return t, nil
 }
 
-// beforeWake reports whether nothing has come since this process went on after a sleep: the
-// network may be another one by now; pool.mu is held.
-func (t *clientTunnel) beforeWake() bool { return t.conn.LastRead().Before(t.pool.woke) }
-
 // lost reports whether the tunnel has been silent for longer than it may; pool.mu is held.
 func (t *clientTunnel) lost() bool {
-	switch p := t.pool; {
+	p, last := t.pool, t.conn.LastRead()
+	switch {
 	case t.v1 == nil:
-		return time.Since(t.conn.LastRead()) >= silenceLimit
+		return time.Since(last) >= silenceLimit
 	case p.limit < 0:
 		return false
-	case t.beforeWake():
+	case last.Before(p.woke):
 		return time.Since(p.woke) >= wakeTime
 	}
-	return time.Since(t.conn.LastRead()) >= t.pool.limit
+	return time.Since(last) >= p.limit
 }
 
 // acceptsNew reports whether the tunnel is a good place for a new connection; pool.mu is
-// held.
+// held. If nothing has come since a sleep, the network may be another one by now.
 func (t *clientTunnel) acceptsNew() bool {
 	limit := maxConns
 	if t.v1 != nil {
 		limit = maxConnsV1
 	}
+	last := t.conn.LastRead()
 	return !t.retired && t.conns < limit &&
-		t.conn.Stalled() < stallLimit && time.Since(t.conn.LastRead()) < t.pool.silence && !t.beforeWake()
+		t.conn.Stalled() < stallLimit && time.Since(last) < t.pool.silence && !last.Before(t.pool.woke)
 }
 
-// dial opens a connection without waiting for the server.
+// dial opens a connection without waiting for the server. In the stock protocol it opens two
+// streams in one write: the error stream first, since the server begins with the second.
 func (t *clientTunnel) dial(port uint16) (pipe.Conn, error) {
 	if t.v1 != nil {
 		return t.v1.Dial(port)
 	}
-	return t.dialStock(port)
-}
-
-// dialStock opens a connection's two streams in one write. The error stream comes first,
-// since the server begins with the second.
-func (t *clientTunnel) dialStock(port uint16) (*stockConn, error) {
 	header := spdy.Header{
 		"streamType": {"error"},
 		"port":       {strconv.Itoa(int(port))},

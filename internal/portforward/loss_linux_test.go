@@ -284,7 +284,7 @@ func TestErrorLeavesWhatCame(t *testing.T) {
 		r.fail("error forwarding port: broken")
 	}).client(t), 80)
 	defer conn.Close()
-	within(t, 20*time.Second, "the result", conn.isOver)
+	within(t, 20*time.Second, "the result", func() bool { return isDone(conn.over) })
 	time.Sleep(lateData + time.Second/2) // so late a reader is
 	n, err := io.Copy(io.Discard, conn)
 	var port *tunnel.PortError

@@ -7,9 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// gone reports whether the peer of conn has closed it or is dead, although there may
-// be bytes of it left to read: poll(2) tells by POLLRDHUP. The answer for
-// what is no socket is no.
+// peerClosed reports whether the peer of conn has closed it or is dead, although there may
+// be bytes of it left to read: POLLRDHUP of poll(2). It is false for what is no socket.
 func peerClosed(conn net.Conn) bool {
 	for { // TLS, and what else wraps one
 		t, ok := conn.(interface{ NetConn() net.Conn })

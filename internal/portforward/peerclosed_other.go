@@ -4,5 +4,5 @@ package portforward
 
 import "net"
 
-// gone cannot be told here without reading.
+// peerClosed cannot find out here without reading.
 func peerClosed(net.Conn) bool { return false }

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"porthole.dev/porthole/internal/backoff"
 )
 
 const (
@@ -46,6 +48,7 @@ type pool struct {
 	max      int
 	idleTime time.Duration // a tunnel without connections is kept this long
 	silence  time.Duration // after which a tunnel takes no more connections
+	sweeps   time.Duration // between two sweeps
 	limit    time.Duration // after which one to a server of ours is given up; negative is never
 	asleep   func() time.Duration
 	log      *slog.Logger
@@ -139,22 +142,19 @@ func (p *pool) take() (*clientTunnel, *opening, error) {
 // with the fewest connections that is not stuck; with all stuck and no more allowed,
 // the one with the fewest.
 func (p *pool) pick() *clientTunnel {
-	var best *clientTunnel
+	var best, least *clientTunnel
 	for _, t := range p.tunnels {
 		if t.acceptsNew() && (best == nil || preferred(t, best)) {
 			best = t
 		}
-	}
-	if best != nil || p.mayOpen() {
-		return best
-	}
-	var last *clientTunnel
-	for _, t := range p.tunnels {
-		if !t.gone && (last == nil || t.conns < last.conns) {
-			last = t
+		if !t.gone && (least == nil || t.conns < least.conns) {
+			least = t
 		}
 	}
-	return last
+	if best == nil && !p.mayOpen() {
+		return least
+	}
+	return best
 }
 
 // mayOpen reports whether there is room for one more tunnel; p.mu is held.
@@ -199,7 +199,7 @@ func (p *pool) retire(t *clientTunnel) {
 }
 
 // retireOlder lets the tunnels that are older than the given time take no more connections: a
-// connection that was opened then has found that what they lead to is gone. A pod may go on in
+// connection that was opened then has found that what they lead to is gone. A pod may continue in
 // another sandbox, to which new tunnels lead.
 func (p *pool) retireOlder(opened time.Time) {
 	p.mu.Lock()
@@ -235,7 +235,7 @@ func (p *pool) drop(bad func(*clientTunnel) bool) {
 	})
 }
 
-// begin starts to open a tunnel, unless one is being opened; p.mu is held. It goes on when those
+// begin starts to open a tunnel, unless one is being opened; p.mu is held. It continues when those
 // who wait for it give up: the tunnel is for the next connection then.
 func (p *pool) begin() *opening {
 	if p.opening == nil {
@@ -270,7 +270,7 @@ func (p *pool) finish(o *opening, failures int) {
 		p.tunnels = append(p.tunnels, t)
 		if p.sweeper == nil {
 			p.looked = time.Now()
-			p.sweeper = time.AfterFunc(p.sweepTime(), p.sweep)
+			p.sweeper = time.AfterFunc(p.sweeps, p.sweep)
 		}
 	}
 	if p.failed = err; err != nil {
@@ -315,10 +315,7 @@ func (p *pool) stats() (used, idle, sharing int) {
 // stops, and nothing is opened ahead for a while.
 func (p *pool) grow() {
 	for {
-		select {
-		case <-time.After(growPause):
-		case <-p.life.Done():
-		}
+		backoff.Sleep(p.life, growPause, nil)
 		p.mu.Lock()
 		p.clean()
 		if p.closed || !p.needsSpare() {
@@ -339,13 +336,11 @@ func (p *pool) grow() {
 	}
 }
 
-func (p *pool) sweepTime() time.Duration { return min(p.idleTime/4, p.silence, lookTime) }
-
 // notice checks whether the machine has slept, or this process was stopped, since the last
 // check. If so, the tunnels have to prove that they still work; p.mu is held.
 func (p *pool) notice() {
 	slept := p.asleep()
-	woke := slept-p.slept >= sleepLimit || p.sweeper != nil && time.Since(p.looked) >= p.sweepTime()+lateLimit
+	woke := slept-p.slept >= sleepLimit || p.sweeper != nil && time.Since(p.looked) >= p.sweeps+lateLimit
 	p.slept = slept
 	if !woke {
 		return
@@ -384,7 +379,7 @@ func (p *pool) sweep() {
 		p.sweeper = nil
 		return
 	}
-	p.sweeper.Reset(p.sweepTime())
+	p.sweeper.Reset(p.sweeps)
 }
 
 // watch lets a new connection listen for its end; false after close.

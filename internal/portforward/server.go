@@ -1,6 +1,7 @@
 package portforward
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"net"
@@ -77,7 +78,7 @@ func (s *Server) Expect(u PendingUpgrade) (path string, err error) {
 }
 
 // ServeHTTP answers an upgrade, and with 404 one that is not expected. It returns as soon as
-// it has answered; the tunnel goes on.
+// it has answered; the tunnel stays.
 //
 // The token alone decides who may ask. A browser sends no credentials for it by itself, so an
 // Origin header means nothing here.
@@ -161,11 +162,11 @@ func (s *Server) init() {
 		if s.log == nil {
 			s.log = slog.New(slog.DiscardHandler)
 		}
-		s.pending.time = orDefault(s.TokenTime, defaultTokenTime)
-		s.pending.max = orDefault(s.MaxPending, defaultMaxPending)
-		s.tunnels.max = orDefault(s.MaxTunnels, defaultServerTunnels)
-		s.tunnels.maxPerPod = orDefault(s.MaxPodTunnels, defaultPodTunnels)
-		s.memory = &spdy.Budget{Size: orDefault(s.Memory, defaultServerMemory), MaxShares: s.tunnels.max}
+		s.pending.time = cmp.Or(s.TokenTime, defaultTokenTime)
+		s.pending.max = cmp.Or(s.MaxPending, defaultMaxPending)
+		s.tunnels.max = cmp.Or(s.MaxTunnels, defaultServerTunnels)
+		s.tunnels.maxPerPod = cmp.Or(s.MaxPodTunnels, defaultPodTunnels)
+		s.memory = &spdy.Budget{Size: cmp.Or(s.Memory, defaultServerMemory), MaxShares: s.tunnels.max}
 		s.life, s.end = context.WithCancel(context.Background())
 	})
 }

@@ -72,7 +72,7 @@ func (c *stockConn) WriteTo(w io.Writer) (int64, error) {
 // After an error n bytes may have been sent. When the server is through with the
 // connection the error is syscall.EPIPE.
 func (c *stockConn) Write(p []byte) (int, error) {
-	if c.isOver() {
+	if isDone(c.over) {
 		return 0, c.unsendable()
 	}
 	c.writes.Add(1)
@@ -82,21 +82,21 @@ func (c *stockConn) Write(p []byte) (int, error) {
 	switch {
 	case err == nil:
 		return n, nil
-	case c.isOver():
+	case isDone(c.over):
 		return n, c.unsendable()
 	}
 	return n, c.explain(err)
 }
 
-// CloseWrite tells the port that no more bytes follow. Reading goes on.
+// CloseWrite tells the port that no more bytes follow. Reading stays possible.
 func (c *stockConn) CloseWrite() error {
 	err := c.data.CloseWrite()
 	switch {
-	case err == nil && !c.isOver():
+	case err == nil && !isDone(c.over):
 		return nil
-	case c.isClosed():
+	case isDone(c.closed):
 		return net.ErrClosed
-	case c.isOver():
+	case isDone(c.over):
 		return c.result // a clean end needs no more of ours
 	}
 	return c.explain(err)
@@ -143,7 +143,7 @@ func (c *stockConn) SetDeadline(t time.Time) error {
 
 // SetReadDeadline sets the deadline of reads under way and to come.
 func (c *stockConn) SetReadDeadline(t time.Time) error {
-	if c.isClosed() {
+	if isDone(c.closed) {
 		return net.ErrClosed
 	}
 	return c.data.SetReadDeadline(t)
@@ -154,16 +154,13 @@ func (c *stockConn) SetWriteDeadline(t time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
-	case c.isClosed():
+	case isDone(c.closed):
 		return net.ErrClosed
-	case c.isOver():
+	case isDone(c.over):
 		return nil
 	}
 	return c.data.SetWriteDeadline(t)
 }
-
-func (c *stockConn) isOver() bool   { return isDone(c.over) }
-func (c *stockConn) isClosed() bool { return isDone(c.closed) }
 
 func isDone(c <-chan struct{}) bool {
 	select {
@@ -177,7 +174,7 @@ func isDone(c <-chan struct{}) bool {
 // unsendable is what a Write gets once the server is through with the connection.
 func (c *stockConn) unsendable() error {
 	switch {
-	case c.isClosed():
+	case isDone(c.closed):
 		return net.ErrClosed
 	case c.result != nil:
 		return c.result

@@ -14,7 +14,7 @@ import (
 
 const (
 	// openEnd is how long an end of file is held back while the error stream stays open
-	// and this side still sends. Servers end both at once unless they go on taking what
+	// and this side still sends. Servers end both at once unless they still take what
 	// this side sends; only a pause can tell these from one that is about to write an
 	// error. It is much more than a stock server needs between the two, and a TCP
 	// retransmission or two (RFC 6298) fit in.
@@ -50,7 +50,7 @@ func (c *stockConn) listen() {
 	c.data.Wake() // awaitResult
 	// Bytes that nobody takes any more block a stock server's reading of the whole
 	// tunnel, so no other connection should come to this one.
-	undrained := c.result == nil && !c.data.SentFin() && !c.isClosed() && c.sendsNow()
+	undrained := c.result == nil && !c.data.SentFin() && !isDone(c.closed) && c.sendsNow()
 	c.stopSending()
 	c.errorStream.Close()
 	if c.result != nil && !errors.Is(c.result, errUnconfirmed) {
@@ -73,7 +73,7 @@ func (c *stockConn) listen() {
 func (c *stockConn) awaitEnd() {
 	tick := time.NewTicker(endCheck)
 	defer tick.Stop()
-	for end := time.Now().Add(lateData); time.Now().Before(end) && !c.isClosed() && !c.data.Ended(); {
+	for end := time.Now().Add(lateData); time.Now().Before(end) && !isDone(c.closed) && !c.data.Ended(); {
 		<-tick.C
 	}
 }
@@ -129,15 +129,15 @@ func (c *stockConn) awaitResult() error {
 	var paused atomic.Bool
 	pause := time.AfterFunc(openEnd, func() { paused.Store(true); c.data.Wake() })
 	defer pause.Stop()
-	err := c.data.WaitUntil(func() bool { return c.isOver() || paused.Load() })
-	if err == nil && !c.isOver() {
+	err := c.data.WaitUntil(func() bool { return isDone(c.over) || paused.Load() })
+	if err == nil && !isDone(c.over) {
 		if !c.data.SentFin() {
 			c.ended.Store(true)
 			return io.EOF
 		}
 		// With nothing more to take, the server is certain to end the error stream.
 		// Before that, it might have waited for our end first.
-		err = c.data.WaitUntil(c.isOver)
+		err = c.data.WaitUntil(func() bool { return isDone(c.over) })
 	}
 	if err != nil {
 		return err
@@ -156,7 +156,7 @@ func (c *stockConn) explain(err error) error {
 		case <-wait.C:
 		}
 	}
-	if c.isOver() && !c.isClosed() {
+	if isDone(c.over) && !isDone(c.closed) {
 		return c.resultOr(err)
 	}
 	return err

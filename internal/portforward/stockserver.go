@@ -122,15 +122,15 @@ func (p *pairs) add(id string, stream *spdy.Stream) *pair {
 	case w == nil:
 		w = p.wait(id, stream)
 	}
-	place := &w.data
+	half := &w.data
 	if stream.Headers().Get("streamType") == "error" {
-		place = &w.errorStream
+		half = &w.errorStream
 	}
-	if *place != nil {
+	if *half != nil {
 		stream.Reset()
 		return nil
 	}
-	*place = stream
+	*half = stream
 	if w.data == nil || w.errorStream == nil {
 		return nil
 	}

@@ -2,6 +2,7 @@ package portforward
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -69,7 +70,7 @@ func (r *upgradeRequest) proxy(protocol string) tunnel.Proxy {
 	}
 }
 
-// describe words an error as stock servers do: people and scripts look for that.
+// describe makes the text of an error that stock servers send: people and scripts look for it.
 func (r *upgradeRequest) describe(port uint16, err error) string {
 	return fmt.Sprintf("error forwarding port %d to pod %s, uid : %v", port, r.pending.Pod, err)
 }
@@ -79,7 +80,7 @@ func (r *upgradeRequest) newTunnel(transport io.ReadWriteCloser, conn net.Conn, 
 	cfg := tunnel.ServerConfig{
 		Proxy:    r.proxy(protocol),
 		SPDY:     spdy.Config{Share: r.share, Splicer: splicer, PeerClosed: func() bool { return peerClosed(conn) }},
-		IdleTime: orDefault(r.server.IdleTime, defaultServerIdle),
+		IdleTime: cmp.Or(r.server.IdleTime, defaultServerIdle),
 		Sandbox:  r.pending.Sandbox,
 	}
 	if isV1(name) {
@@ -108,7 +109,7 @@ func (r *upgradeRequest) accept(w http.ResponseWriter, req *http.Request) (serve
 	return nil, refuseUpgrade(w, http.StatusBadRequest, "Upgrade is neither SPDY/3.1 nor websocket")
 }
 
-// refuseUpgrade answers with an error, in the words of stock servers.
+// refuseUpgrade answers with an error, worded like those of stock servers.
 func refuseUpgrade(w http.ResponseWriter, status int, why string) error {
 	err := errors.New("unable to upgrade: " + why)
 	http.Error(w, err.Error(), status)

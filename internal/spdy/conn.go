@@ -92,8 +92,13 @@ func (c *Conn) OpenStream(headers Header, fin bool) (*Stream, error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.mayOpen(); err != nil {
-		return nil, err
+	switch {
+	case c.err != nil:
+		return nil, c.err
+	case c.away || c.nextID > maxStreamID:
+		return nil, ErrGoAway
+	case c.open[c.nextID&1] >= c.cfg.MaxStreams:
+		return nil, ErrTooManyStreams
 	}
 	syn := control{kind: kindSynStream, streamID: c.nextID}
 	if fin {
@@ -102,34 +107,13 @@ func (c *Conn) OpenStream(headers Header, fin bool) (*Stream, error) {
 	if err := c.send.enqueueHeaders(syn, text); err != nil {
 		return nil, err
 	}
-	s := c.add(c.nextID, headers)
+	s := c.newStream(c.nextID, headers)
 	c.nextID += 2
 	if fin {
 		s.done = sending
 		c.send.abort(s, net.ErrClosed)
 	}
 	return s, nil
-}
-
-// mayOpen returns why no stream can be opened from here; c.mu is held.
-func (c *Conn) mayOpen() error {
-	switch {
-	case c.err != nil:
-		return c.err
-	case c.away || c.nextID > maxStreamID:
-		return ErrGoAway
-	case c.open[c.nextID&1] >= c.cfg.MaxStreams:
-		return ErrTooManyStreams
-	}
-	return nil
-}
-
-// add puts a new stream into the map; c.mu is held.
-func (c *Conn) add(id uint32, headers Header) *Stream {
-	s := newStream(c, id, headers, c.windows.promised)
-	c.streams[id] = s
-	c.open[id&1]++
-	return s
 }
 
 // Accept waits for a stream that the peer opened. The peer has got an answer already; to
@@ -218,7 +202,7 @@ func (c *Conn) GiveUp(reason error) { c.fail(reason, true, goAwayOK) }
 
 // GoAway tells the peer that no further streams are taken (section 2.6.6): those that are on
 // their way fail with ErrRefused there, and it knows that nothing was done for them. Streams
-// that have arrived go on.
+// that have arrived stay open.
 func (c *Conn) GoAway() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

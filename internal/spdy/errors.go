@@ -22,7 +22,7 @@ var (
 	ErrProtocol = errors.New("spdy protocol error")
 	// ErrPingTimeout says that the tunnel was given up after an unanswered ping.
 	ErrPingTimeout = errors.New("no answer to ping")
-	// ErrGoAway says that this tunnel takes no new streams; open ones go on.
+	// ErrGoAway says that this tunnel takes no new streams; open ones stay.
 	ErrGoAway = errors.New("tunnel takes no new streams")
 	// ErrTooManyStreams says that Config.MaxStreams of this side are open.
 	ErrTooManyStreams = errors.New("too many streams in the tunnel")

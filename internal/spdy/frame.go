@@ -58,7 +58,7 @@ const (
 	maxControlLength = maxHeaderBlock + 10
 )
 
-// header is the 8 bytes before every frame (section 2.2).
+// frameHeader is the 8 bytes before every frame (section 2.2).
 type frameHeader []byte
 
 func (h frameHeader) control() bool    { return h[0]&0x80 != 0 }
@@ -196,32 +196,28 @@ func (f *control) append(dst []byte) []byte {
 	dst = binary.BigEndian.AppendUint16(dst, 0x8000|version)
 	dst = binary.BigEndian.AppendUint16(dst, uint16(f.kind))
 	at := len(dst)
-	dst = binary.BigEndian.AppendUint32(dst, 0)
-	dst = f.appendPayload(dst)
-	length := uint32(len(dst) - at - 4)
-	binary.BigEndian.PutUint32(dst[at:], uint32(f.flags)<<24|length)
-	return dst
-}
-
-func (f *control) appendPayload(dst []byte) []byte {
+	dst = binary.BigEndian.AppendUint32(dst, 0) // flags and length
 	switch f.kind {
 	case kindSynStream:
 		dst = binary.BigEndian.AppendUint32(dst, f.streamID)
 		dst = binary.BigEndian.AppendUint32(dst, f.related)
 		dst = append(dst, f.priority<<5, f.slot)
-		return append(dst, f.block...)
+		dst = append(dst, f.block...)
 	case kindSynReply, kindHeaders:
-		return append(binary.BigEndian.AppendUint32(dst, f.streamID), f.block...)
+		dst = append(binary.BigEndian.AppendUint32(dst, f.streamID), f.block...)
 	case kindSettings:
 		dst = binary.BigEndian.AppendUint32(dst, uint32(len(f.settings)))
 		for _, s := range f.settings {
 			dst = binary.BigEndian.AppendUint32(dst, uint32(s.flags)<<24|s.id)
 			dst = binary.BigEndian.AppendUint32(dst, s.value)
 		}
-		return dst
 	case kindPing:
-		return binary.BigEndian.AppendUint32(dst, f.value)
+		dst = binary.BigEndian.AppendUint32(dst, f.value)
+	default:
+		dst = binary.BigEndian.AppendUint32(dst, f.streamID)
+		dst = binary.BigEndian.AppendUint32(dst, f.value)
 	}
-	dst = binary.BigEndian.AppendUint32(dst, f.streamID)
-	return binary.BigEndian.AppendUint32(dst, f.value)
+	length := uint32(len(dst) - at - 4)
+	binary.BigEndian.PutUint32(dst[at:], uint32(f.flags)<<24|length)
+	return dst
 }

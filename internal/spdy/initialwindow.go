@@ -15,7 +15,7 @@ const (
 // them; Conn.mu guards them.
 //
 // A SETTINGS changes the windows of open streams too, by the difference (section
-// 2.6.8). When it makes them smaller, the peer may go on sending by the old ones until
+// 2.6.8). When it makes them smaller, the peer may still send by the old ones until
 // it has read it: until its answer to a PING behind it, the old ones are charged.
 type windows struct {
 	announced int    // by the last SETTINGS

@@ -178,7 +178,7 @@ func (b *receiveBuffer) prepare(n int) bool {
 // its windows and what is unread, or, once nothing more can come, the memory that the latter is
 // in.
 func (b *receiveBuffer) settle() {
-	//nolint:errorlint // io.EOF itself: after it the stream goes on in the other direction
+	//nolint:errorlint // io.EOF itself: after it the other direction is still open
 	failed := b.end != nil && b.end != io.EOF
 	due := b.base + b.memory
 	switch {
@@ -204,7 +204,7 @@ func (b *receiveBuffer) commit(n int) {
 			b.pool.expendable.Add(int64(n))
 		}
 		b.filling = nil
-		b.more.Signal()
+		b.more.Broadcast() // a reader and WaitUntil may both be waiting
 	}
 }
 

@@ -191,7 +191,7 @@ func (c *Conn) arrive(f control, headers map[string][]string, cost int) *Stream 
 		c.cfg.Share.Release(cost)
 		return nil
 	}
-	s := c.add(f.streamID, headers)
+	s := c.newStream(f.streamID, headers)
 	s.in.base, s.in.charged = streamCost+headersSize(headers), cost
 	if f.flags&flagFin != 0 {
 		s.in.finish(io.EOF)

@@ -15,7 +15,7 @@ const (
 	// batchSize is how much data waits for one write to the transport.
 	batchSize = 128 << 10
 	// controlLimit is how much may wait when the peer has stopped reading but
-	// goes on sending what wants an answer. Data leaves most of it free.
+	// still sends what wants an answer. Data leaves most of it free.
 	controlLimit = 1 << 20
 	// answerStep is in what steps the tunnel's Share is charged for answers that wait
 	// beyond a batch.
@@ -80,52 +80,6 @@ func (q *sender) init(flowControl bool, share *Share) {
 	}
 }
 
-func (q *sender) attach(s *Stream) {
-	s.out.cond.L = &q.mu
-	s.out.deadline = deadline{mu: &q.mu, wake: s.out.cond.Broadcast}
-	s.out.waiting.wake = func() {
-		q.mu.Lock()
-		defer q.mu.Unlock()
-		s.out.cond.Broadcast()
-	}
-	q.mu.Lock()
-	s.out.window = q.starting
-	q.mu.Unlock()
-}
-
-// write sends p as DATA frames. It returns once all of p is in a batch, which is bounded, or
-// when the stream must stop.
-func (q *sender) write(s *Stream, p []byte) (n int, err error) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	o := &s.out
-	o.pending = p
-	for err = o.stopped(); err == nil && len(o.pending) > 0; err = o.stopped() {
-		if q.enqueue(s); len(o.pending) > 0 {
-			o.cond.Wait()
-		}
-	}
-	n = len(p) - len(o.pending)
-	o.pending = nil
-	q.unqueue(s)
-	return n, err
-}
-
-// reserve waits until the tunnel's Share has room for n bytes, or for what comes
-// between.
-func (q *sender) reserve(s *Stream, n int) error {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	share, o := s.conn.cfg.Share, &s.out
-	defer share.giveUp(&o.waiting)
-	for {
-		if err := o.stopped(); err != nil || share.takeOrWait(n, &o.waiting) {
-			return err
-		}
-		o.cond.Wait()
-	}
-}
-
 // enqueue lets a stream with something to send take its turn, at once if nobody is before it.
 func (q *sender) enqueue(s *Stream) {
 	if !s.out.queued && s.out.window > 0 {
@@ -164,18 +118,11 @@ func (q *sender) gather() {
 			}
 		}
 		again := len(o.pending) > 0 && o.window > 0 && o.err == nil
-		if q.ready = dequeue(q.ready); again {
+		if q.ready = slices.Delete(q.ready, 0, 1); again {
 			q.ready = append(q.ready, s)
 		}
 		o.queued = again
 	}
-}
-
-// dequeue returns queue without its first stream.
-func dequeue(queue []*Stream) []*Stream {
-	last := copy(queue, queue[1:])
-	queue[last] = nil
-	return queue[:last]
 }
 
 // appendData adds p to the batch: to the frame that ends it, if that is one of s and stays
@@ -272,12 +219,6 @@ func (q *sender) finish(s *Stream) error {
 	q.last = nil
 	q.work.Signal()
 	return nil
-}
-
-func (q *sender) sentFin(s *Stream) bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return s.out.fin
 }
 
 // abort makes writes fail with err; the first reason counts.

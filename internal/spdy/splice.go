@@ -1,6 +1,9 @@
 package spdy
 
-import "syscall"
+import (
+	"slices"
+	"syscall"
+)
 
 // Splicer sends bytes of sockets over a tunnel's transport without reading them. A Conn calls
 // it from the goroutine that writes to the transport.
@@ -21,14 +24,20 @@ type splice struct {
 	err      error // why
 }
 
-// spliceFrom has the write loop send what src has. It returns once there is no more for now, or
-// when the stream must stop.
-func (q *sender) spliceFrom(s *Stream, src syscall.RawConn) (int64, error) {
+// SpliceFrom sends what a socket has until there is no more for now, by the transport's
+// Splicer; without one it sends nothing. The error is io.EOF when the socket has
+// ended, or the socket's, or why the stream sends no more; n bytes were sent.
+func (s *Stream) SpliceFrom(src syscall.RawConn) (n int64, err error) {
+	if s.conn.cfg.Splicer == nil {
+		return 0, nil
+	}
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	q, o, d := &s.conn.send, &s.out, &splice{src: src}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	o, d := &s.out, &splice{src: src}
 	o.splice = d
-	err := o.stopped()
+	err = o.stopped()
 	for d.reserved > 0 || err == nil && !d.drained {
 		if d.reserved == 0 {
 			q.enqueue(s)
@@ -49,7 +58,7 @@ func (q *sender) spliceFrom(s *Stream, src syscall.RawConn) (int64, error) {
 func (q *sender) nextSplice() (s *Stream, limit int) {
 	for len(q.splicing) > 0 && q.window > 0 {
 		s = q.splicing[0]
-		q.splicing = dequeue(q.splicing)
+		q.splicing = slices.Delete(q.splicing, 0, 1)
 		o := &s.out
 		o.queued = false
 		reserved := min(batchSize, o.window, q.window)

@@ -6,7 +6,6 @@ import (
 	"net"
 	"os"
 	"sync"
-	"syscall"
 	"time"
 )
 
@@ -36,11 +35,24 @@ const (
 	sending
 )
 
-func newStream(c *Conn, id uint32, headers Header, window int) *Stream {
+// newStream makes a stream that is open from now on; c.mu is held.
+func (c *Conn) newStream(id uint32, headers Header) *Stream {
 	s := &Stream{conn: c, id: id, headers: headers}
-	s.in.init(&c.chunks, window)
+	s.in.init(&c.chunks, c.windows.promised)
 	s.in.flows = c.cfg.FlowControl
-	c.send.attach(s)
+	q, o := &c.send, &s.out
+	o.cond.L = &q.mu
+	o.deadline = deadline{mu: &q.mu, wake: o.cond.Broadcast}
+	o.waiting.wake = func() {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		o.cond.Broadcast()
+	}
+	q.mu.Lock()
+	o.window = q.starting
+	q.mu.Unlock()
+	c.streams[id] = s
+	c.open[id&1]++
 	return s
 }
 
@@ -56,7 +68,11 @@ func (s *Stream) Headers() Header { return s.headers }
 func (s *Stream) Ended() bool { return s.in.over() }
 
 // SentFin reports whether this side's FIN has been sent. The peer does not see it before.
-func (s *Stream) SentFin() bool { return s.conn.send.sentFin(s) }
+func (s *Stream) SentFin() bool {
+	s.conn.send.mu.Lock()
+	defer s.conn.send.mu.Unlock()
+	return s.out.fin
+}
 
 // AfterLoss calls f on a goroutine of its own once the peer has reset the stream or
 // the tunnel has gone away under it: now, if that has happened. A stream that ends
@@ -175,19 +191,19 @@ func (s *Stream) consume(n int) {
 func (s *Stream) Write(p []byte) (n int, err error) {
 	s.writing.Lock()
 	defer s.writing.Unlock()
-	return s.conn.send.write(s, p)
-}
-
-// SpliceFrom sends what a socket has until there is no more for now, by the transport's
-// Splicer; without one it sends nothing. The error is io.EOF when the socket has
-// ended, or the socket's, or why the stream sends no more; n bytes were sent.
-func (s *Stream) SpliceFrom(src syscall.RawConn) (n int64, err error) {
-	if s.conn.cfg.Splicer == nil {
-		return 0, nil
+	q, o := &s.conn.send, &s.out
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	o.pending = p
+	for err = o.stopped(); err == nil && len(o.pending) > 0; err = o.stopped() {
+		if q.enqueue(s); len(o.pending) > 0 {
+			o.cond.Wait()
+		}
 	}
-	s.writing.Lock()
-	defer s.writing.Unlock()
-	return s.conn.send.spliceFrom(s, src)
+	n = len(p) - len(o.pending)
+	o.pending = nil
+	q.unqueue(s)
+	return n, err
 }
 
 // TryReserve reports whether n bytes may be held for the stream by who is about to write
@@ -195,7 +211,18 @@ func (s *Stream) SpliceFrom(src syscall.RawConn) (n int64, err error) {
 func (s *Stream) TryReserve(n int) bool { return s.conn.cfg.Share.take(n, need) }
 
 // Reserve waits until TryReserve would say yes. The error is that of a Write.
-func (s *Stream) Reserve(n int) error { return s.conn.send.reserve(s, n) }
+func (s *Stream) Reserve(n int) error {
+	s.conn.send.mu.Lock()
+	defer s.conn.send.mu.Unlock()
+	share, o := s.conn.cfg.Share, &s.out
+	defer share.giveUp(&o.waiting)
+	for {
+		if err := o.stopped(); err != nil || share.takeOrWait(n, &o.waiting) {
+			return err
+		}
+		o.cond.Wait()
+	}
+}
 
 // Release gives back n bytes of TryReserve or Reserve.
 func (s *Stream) Release(n int) { s.conn.cfg.Share.Release(n) }

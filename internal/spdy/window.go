@@ -29,7 +29,7 @@ func (c *Conn) sendSettings() {
 	}})
 }
 
-// grant widens the peer's window for a stream, or for the session with id 0.
+// sendWindowUpdate widens the peer's window for a stream, or for the session with id 0.
 func (c *Conn) sendWindowUpdate(id uint32, bytes int) {
 	c.send.enqueueUnbounded(control{kind: kindWindowUpdate, streamID: id, value: uint32(bytes)})
 }

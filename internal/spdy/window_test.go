@@ -203,7 +203,7 @@ func TestAfterLoss(t *testing.T) {
 }
 
 // A transport whose peer is gone is noticed although nobody reads it.
-func TestGone(t *testing.T) {
+func TestPeerClosed(t *testing.T) {
 	a, b := transports(t)
 	gone := make(chan struct{})
 	server := New(b, Config{Server: true, ReceiveBuffer: 1 << 10, PeerClosed: func() bool {
@@ -235,20 +235,20 @@ func TestGone(t *testing.T) {
 }
 
 // A probe is a frame that a peer of either library ignores.
-func TestNudge(t *testing.T) {
+func TestProbe(t *testing.T) {
 	a, b := transports(t)
 	server := New(b, Config{Server: true, Probe: true, PingInterval: 5 * time.Millisecond, PingTimeout: time.Millisecond})
 	defer server.Close()
-	var progress bytes.Buffer
+	var sent bytes.Buffer
 	c := New(struct {
 		io.Reader
 		io.Writer
 		io.Closer
-	}{io.TeeReader(a, &progress), a, a}, Config{})
+	}{io.TeeReader(a, &sent), a, a}, Config{})
 	within(t, 10*time.Second, "frames", func() bool { return c.progress.Load() > 5 })
 	c.Close()
-	if !bytes.HasPrefix(progress.Bytes(), unhex(t, "80030006 00000004 7fffffff")) {
-		t.Errorf("progress %x", progress.Bytes())
+	if !bytes.HasPrefix(sent.Bytes(), unhex(t, "80030006 00000004 7fffffff")) {
+		t.Errorf("sent %x", sent.Bytes())
 	}
 	if got := server.progress.Load(); got > 1 { // GOAWAY
 		t.Errorf("%d answers", got)

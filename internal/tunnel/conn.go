@@ -50,7 +50,7 @@ func (c *Conn) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// CloseWrite tells the port that no more bytes follow. Reading goes on.
+// CloseWrite tells the port that no more bytes follow. Reading stays possible.
 func (c *Conn) CloseWrite() error { return c.explain(c.stream.CloseWrite()) }
 
 // Close gives the connection up: the port gets the end of file, or a reset if it has sent

@@ -14,7 +14,7 @@ import (
 
 const (
 	// pingTime is how often a client is pinged, and how long it may leave a ping
-	// unanswered. After a shorter outage of the network its connections go on.
+	// unanswered. A shorter outage of the network ends no connection.
 	pingTime = 2 * time.Minute
 	// maxConns is how many connections of a tunnel are served at once. Streams that were
 	// opened and reset no longer count as open in spdy, but still cost work.
@@ -141,7 +141,7 @@ func (s *Server) served(gone bool) {
 }
 
 // sandboxGone ends the tunnel once it is idle, so that the client opens a new one to what
-// comes next. Open connections go on, as they may to a process that is ending.
+// comes next. Open connections stay, as they may to a process that is ending.
 func (s *Server) sandboxGone() {
 	s.mu.Lock()
 	s.gone = true
