@@ -14,6 +14,7 @@ import (
 
 	"porthole.dev/porthole/internal/forward"
 	"porthole.dev/porthole/internal/session"
+	"porthole.dev/porthole/internal/target"
 )
 
 // commandError says that a command failed, or could not be started.
@@ -112,12 +113,21 @@ func environment(all []session.State) (env []string) {
 		}
 		seen[suffix] = true
 		suffix = strings.ToUpper(strings.ReplaceAll(suffix, "-", "_"))
-		env = append(env, fmt.Sprintf("PORTHOLE_ADDR%s=%s", suffix, l.Local), fmt.Sprintf("PORTHOLE_PORT%s=%d", suffix, l.Local.Port()))
+		env = append(env, fmt.Sprintf("PORTHOLE_ADDR%s=%s", suffix, bare(l.Local)))
+		if l.Local.Path == "" {
+			env = append(env, fmt.Sprintf("PORTHOLE_PORT%s=%d", suffix, l.Local.Port()))
+		}
 	}
 	for _, state := range all {
 		for _, l := range state.Listeners {
 			add("", l)
-			add(fmt.Sprintf("_%d", l.Remote.Port), l)
+			switch l.Remote.Network {
+			case target.TCP:
+				add(fmt.Sprintf("_%d", l.Remote.Port), l)
+			case target.UDP:
+				add(fmt.Sprintf("_%d_udp", l.Remote.Port), l)
+			case target.Unix: // its path is no name for a variable
+			}
 			if state.Name != "" {
 				add("_"+state.Name, l)
 			}

@@ -5,10 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/netip"
 	"time"
 
 	"porthole.dev/porthole/internal/route"
+	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/tunnel"
 )
 
@@ -24,7 +24,7 @@ func (s textStyle) line(e route.Event) (out, err string) {
 	case route.Listening:
 		return s.listening(e), ""
 	case route.Opened:
-		return fmt.Sprintf("Handling connection for %d", e.Listen.Port()), ""
+		return fmt.Sprintf("Handling connection for %s", e.Listen.Short()), ""
 	case route.Failed:
 		return "", s.failed(e)
 	case route.Waiting:
@@ -72,7 +72,7 @@ func draining(live int) string {
 }
 
 func (s textStyle) failed(e route.Event) string {
-	return fmt.Sprintf("porthole: connection for %d: %s port %s: %s", e.Listen.Port(), e.Target, e.Remote, describe(e.Err, s.verbose))
+	return fmt.Sprintf("porthole: connection for %s: %s port %s: %s", e.Listen.Short(), e.Target, e.Remote, describe(e.Err, s.verbose))
 }
 
 func (s textStyle) closed(e route.Event) string {
@@ -88,8 +88,15 @@ func (s textStyle) closed(e route.Event) string {
 	if e.Err != nil {
 		end = "reset: " + describe(e.Err, s.verbose)
 	}
-	return fmt.Sprintf("porthole: connection for %d from %s: %d bytes sent, %d received, %v, %s",
-		e.Listen.Port(), e.Client, e.Sent, e.Received, e.Duration.Round(time.Millisecond), end)
+	if e.Dropped > 0 {
+		end = fmt.Sprintf("%d datagrams dropped, %s", e.Dropped, end)
+	}
+	from := ""
+	if e.Client.IsValid() {
+		from = " from " + bare(e.Client)
+	}
+	return fmt.Sprintf("porthole: connection for %s%s: %d bytes sent, %d received, %v, %s",
+		e.Listen.Short(), from, e.Sent, e.Received, e.Duration.Round(time.Millisecond), end)
 }
 
 // jsonStyle prints one JSON object a line on stdout.
@@ -100,12 +107,16 @@ type jsonEvent struct {
 	Time     time.Time `json:"time"`
 	Event    string    `json:"event"` // listening, waiting, ready, opened, closed, reconnecting, ended, draining or error
 	Target   string    `json:"target,omitempty"`
-	Pod      string    `json:"pod,omitempty"`    // of ready: where connections go
-	Listen   string    `json:"listen,omitempty"` // ADDRESS:PORT
+	Pod      string    `json:"pod,omitempty"`     // of ready: where connections go
+	Listen   string    `json:"listen,omitempty"`  // ADDRESS:PORT, or the path of a Unix socket
+	Network  string    `json:"network,omitempty"` // of remote: udp or unix
+	Host     string    `json:"host,omitempty"`    // of remote, where that is not at the target itself
 	Remote   uint16    `json:"remote,omitempty"`
+	Path     string    `json:"path,omitempty"`     // of a Unix socket, in place of remote
 	Client   string    `json:"client,omitempty"`   // ADDRESS:PORT
 	Sent     *int64    `json:"sent,omitempty"`     // bytes, of a closed connection
 	Received *int64    `json:"received,omitempty"` // bytes, of a closed connection
+	Dropped  int64     `json:"dropped,omitempty"`  // datagrams, of a closed connection
 	Seconds  float64   `json:"seconds,omitempty"`  // that a connection was open
 	Live     int       `json:"live,omitempty"`     // connections, while draining
 	Error    string    `json:"error,omitempty"`
@@ -114,8 +125,11 @@ type jsonEvent struct {
 
 func (jsonStyle) line(e route.Event) (out, err string) {
 	j := jsonEvent{
-		Time: time.Now(), Event: string(e.Kind), Target: e.Target, Pod: e.Pod, Listen: addrPort(e.Listen), Remote: e.Remote.Port,
-		Client: addrPort(e.Client), Seconds: e.Duration.Seconds(), Live: e.Live,
+		Time: time.Now(), Event: string(e.Kind), Target: e.Target, Pod: e.Pod, Listen: bare(e.Listen), Host: e.Remote.Host, Remote: e.Remote.Port, Path: e.Remote.Path,
+		Client: bare(e.Client), Seconds: e.Duration.Seconds(), Live: e.Live, Dropped: e.Dropped,
+	}
+	if e.Remote.Network != target.TCP {
+		j.Network = e.Remote.Network.String()
 	}
 	if e.Kind == route.Failed {
 		j.Event = "error"
@@ -133,9 +147,10 @@ func (jsonStyle) line(e route.Event) (out, err string) {
 	return string(text), ""
 }
 
-func addrPort(a netip.AddrPort) string {
-	if !a.IsValid() {
-		return ""
+// bare returns an endpoint without its network: an address and port, or a path.
+func bare(e target.Endpoint) string {
+	if !e.IsValid() {
+		return e.Path
 	}
-	return a.String()
+	return e.AddrPort.String()
 }

@@ -1,21 +1,22 @@
 package forward
 
 import (
-	"net"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // activity tells whether a client's connection is in use. The kernel keeps the times
-// (TCP_INFO, tcp(7)), so that moving bytes costs nothing more.
-type activity struct{ conn *net.TCPConn }
+// of TCP (TCP_INFO, tcp(7)), so that moving bytes costs nothing more. Of Unix sockets it
+// knows only what is on its way.
+type activity struct{ conn socket }
 
-func activityOf(c *net.TCPConn) activity { return activity{c} }
+func activityOf(c socket) activity { return activity{c} }
 
 // moves reports whether the connection is in use.
 func (a activity) moves() bool {
-	raw, err := a.conn.SyscallConn()
+	raw, err := a.conn.(syscall.Conn).SyscallConn()
 	if err != nil {
 		return false
 	}
@@ -27,11 +28,13 @@ func (a activity) moves() bool {
 		unread, _ = unix.IoctlGetInt(int(fd), unix.SIOCINQ)
 		unsent, _ = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ)
 	})
-	if err != nil || infoErr != nil {
-		return false // it is closed
-	}
-	if unread > 0 || unsent > 0 {
+	switch {
+	case err != nil: // it is closed
+		return false
+	case unread > 0 || unsent > 0:
 		return true
+	case infoErr != nil:
+		return false
 	}
 	came := time.Duration(info.Last_data_recv) * time.Millisecond
 	went := time.Duration(info.Last_data_sent) * time.Millisecond

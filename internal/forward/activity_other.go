@@ -3,7 +3,6 @@
 package forward
 
 import (
-	"net"
 	"sync/atomic"
 	"time"
 
@@ -15,13 +14,13 @@ type activity struct{ conn *watched }
 
 // watched is a connection that keeps the times of its last reads and writes.
 type watched struct {
-	socket     *net.TCPConn
+	socket
 	born       time.Time
 	came, went atomic.Int64 // since born, in ns
 	ended      atomic.Bool  // by the client
 }
 
-func activityOf(c *net.TCPConn) activity { return activity{&watched{socket: c, born: time.Now()}} }
+func activityOf(c socket) activity { return activity{&watched{socket: c, born: time.Now()}} }
 
 // moves reports whether the connection is in use.
 func (a activity) moves() bool {

@@ -15,6 +15,7 @@ import (
 	"porthole.dev/porthole/internal/backoff"
 	"porthole.dev/porthole/internal/pipe"
 	"porthole.dev/porthole/internal/route"
+	"porthole.dev/porthole/internal/target"
 )
 
 // Forwarder forwards what its listeners accept. Set the fields, then call Run once.
@@ -29,6 +30,9 @@ type Forwarder struct {
 	// DialTimeout is how long one connection to the target may take to come
 	// up; 0 means 30 s.
 	DialTimeout time.Duration
+	// UDPIdle is after how long without a datagram a client of a UDP port is
+	// forgotten; 0 means a minute.
+	UDPIdle time.Duration
 	// Drain is how long connections may last after Run's context has ended,
 	// before they are reset; 0 resets them at once. Those that nothing moves on,
 	// such as a browser's that waits for the next request, are reset at once too.
@@ -59,7 +63,11 @@ func (f *Forwarder) Run(ctx context.Context, listeners []*Listener) error {
 	var once sync.Once
 	for _, l := range listeners {
 		accepting.Go(func() {
-			if err := f.accept(ctx, conns, l, &serving); err != nil {
+			accept := f.accept
+			if l.packets != nil {
+				accept = f.receive
+			}
+			if err := accept(ctx, conns, l, &serving); err != nil {
 				once.Do(func() { failure = err })
 				stop(err)
 			}
@@ -119,15 +127,15 @@ func (f *Forwarder) resetIdle() (busy int) {
 	return busy
 }
 
-// accept serves one listener until ctx ends.
+// accept serves one listener of streams until ctx ends.
 func (f *Forwarder) accept(ctx, conns context.Context, l *Listener, serving *sync.WaitGroup) error {
 	var pause backoff.Backoff
 	for {
-		conn, err := l.AcceptTCP()
+		conn, err := l.streams.Accept()
 		switch {
 		case err == nil:
 			pause.Reset()
-			serving.Go(func() { f.serve(conns, l, conn) })
+			serving.Go(func() { f.serve(conns, l, conn.(socket)) })
 		case ctx.Err() != nil:
 			return nil
 		case mayPass(err):
@@ -152,6 +160,12 @@ func mayPass(err error) bool {
 	return false
 }
 
+// socket is an accepted connection: a *net.TCPConn or a *net.UnixConn.
+type socket interface {
+	pipe.Conn
+	net.Conn
+}
+
 // connection is one that was accepted, while it lives.
 type connection struct {
 	activity
@@ -169,15 +183,15 @@ func (c *connection) busy() bool {
 }
 
 // serve carries one connection to its end. conns ends when it is to be reset.
-func (f *Forwarder) serve(conns context.Context, l *Listener, local *net.TCPConn) {
+func (f *Forwarder) serve(conns context.Context, l *Listener, local socket) {
 	conns, reset := context.WithCancel(conns)
 	defer reset()
 	c := &connection{activity: activityOf(local), began: time.Now(), reset: reset}
 	f.live.Store(c, nil)
 	defer f.live.Delete(c)
-	event := route.Event{Kind: route.Opened, Listen: l.Local, Remote: l.Remote}
+	event := route.Event{Kind: route.Opened, Listen: l.Local, Remote: l.Remote, Client: target.Endpoint{Network: l.Local.Network}}
 	if client, ok := local.RemoteAddr().(*net.TCPAddr); ok {
-		event.Client = client.AddrPort()
+		event.Client.AddrPort = client.AddrPort()
 	}
 	f.emit(event)
 

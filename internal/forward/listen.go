@@ -12,14 +12,24 @@ import (
 	"porthole.dev/porthole/internal/target"
 )
 
-// ErrTwice means that two ports ask for the same local address and port.
+// ErrTwice means that two ports ask for the same local address and port, or Unix socket.
 var ErrTwice = errors.New("local port given twice")
 
 // Listener is one local address that leads to one port of the target.
 type Listener struct {
-	*net.TCPListener
-	Local  netip.AddrPort
+	Local  target.Endpoint
 	Remote target.Address
+
+	streams net.Listener // of TCP and Unix sockets
+	packets *net.UDPConn // of UDP
+}
+
+// Close ends listening, and connections through UDP with it.
+func (l *Listener) Close() error {
+	if l.packets != nil {
+		return l.packets.Close()
+	}
+	return l.streams.Close()
 }
 
 // tries is how often the system is asked for another free port, until one is free on
@@ -37,23 +47,23 @@ func Listen(ctx context.Context, addresses []string, ports []target.Port) (ls []
 			CloseAll(ls)
 		}
 	}()
-	locals, taken := make([][]local, len(ports)), map[netip.AddrPort]bool{}
+	locals, taken := make([][]local, len(ports)), map[target.Endpoint]bool{}
 	for i, p := range ports {
 		if locals[i], err = localsOf(addresses, p); err != nil {
 			return nil, err
 		}
 		for _, at := range locals[i] {
-			a := netip.AddrPortFrom(at.addr, p.Local)
+			a := target.Endpoint{Network: p.LocalNetwork(), AddrPort: netip.AddrPortFrom(at.addr, p.Local), Path: p.LocalPath}
 			if taken[a] {
 				return nil, fmt.Errorf("listen on %s: %w", a, ErrTwice)
 			}
-			taken[a] = p.Local != 0 // for 0 the system chooses a different one each time
+			taken[a] = p.Local != 0 || p.LocalPath != "" // for 0 the system chooses a different one each time
 		}
 	}
 	for i, p := range ports {
 		bound, err := listen(ctx, locals[i], p)
 		for range tries {
-			if p.Local != 0 || !errors.Is(err, syscall.EADDRINUSE) {
+			if p.Local != 0 || p.LocalPath != "" || !errors.Is(err, syscall.EADDRINUSE) {
 				break
 			}
 			CloseAll(bound)
@@ -84,6 +94,9 @@ type local struct {
 // those that the unspecified address of their family covers. An address is optional only
 // where localhost alone asks for it.
 func localsOf(addresses []string, p target.Port) (distinct []local, err error) {
+	if p.LocalPath != "" {
+		return []local{{}}, nil // a path, and no address
+	}
 	if p.Address != "" {
 		addresses = []string{p.Address}
 	}
@@ -123,17 +136,11 @@ func listen(ctx context.Context, locals []local, p target.Port) (ls []*Listener,
 	number := p.Local
 	var missing error
 	for _, at := range locals {
-		network := "tcp4"
-		if at.addr.Is6() {
-			network = "tcp6" // without IPv4, which has a listener of its own
-		}
-		l, err := new(net.ListenConfig).Listen(ctx, network, netip.AddrPortFrom(at.addr, number).String())
-		switch {
+		l := &Listener{Local: target.Endpoint{Network: p.LocalNetwork(), Path: p.LocalPath}, Remote: p.To()}
+		switch err := l.bind(ctx, netip.AddrPortFrom(at.addr, number)); {
 		case err == nil:
-			tcp := l.(*net.TCPListener)
-			here := tcp.Addr().(*net.TCPAddr).AddrPort()
-			ls = append(ls, &Listener{TCPListener: tcp, Local: here, Remote: p.To()})
-			number = here.Port()
+			ls = append(ls, l)
+			number = l.Local.Port()
 		case at.optional && familyMissing(err):
 			missing = err
 		default:
@@ -144,6 +151,29 @@ func listen(ctx context.Context, locals []local, p target.Port) (ls []*Listener,
 		return nil, missing
 	}
 	return ls, nil
+}
+
+// bind binds a listener at its path, or at an address.
+func (l *Listener) bind(ctx context.Context, at netip.AddrPort) (err error) {
+	family := "4"
+	if at.Addr().Is6() {
+		family = "6" // without IPv4, which has a listener of its own
+	}
+	switch l.Local.Network {
+	case target.Unix:
+		l.streams, err = listenUnix(l.Local.Path)
+	case target.UDP:
+		var c net.PacketConn
+		if c, err = new(net.ListenConfig).ListenPacket(ctx, "udp"+family, at.String()); err == nil {
+			l.packets = c.(*net.UDPConn)
+			l.Local.AddrPort = c.LocalAddr().(*net.UDPAddr).AddrPort()
+		}
+	case target.TCP:
+		if l.streams, err = new(net.ListenConfig).Listen(ctx, "tcp"+family, at.String()); err == nil {
+			l.Local.AddrPort = l.streams.Addr().(*net.TCPAddr).AddrPort()
+		}
+	}
+	return err
 }
 
 // familyMissing reports whether the machine has no such loopback address, as

@@ -18,11 +18,11 @@ func (n *namespace) forwarded(t testing.TB, user, to string, pin bool, ports ...
 	j := n.route(t, user, to)
 	j.Pin = pin
 	for _, text := range ports {
-		p, err := target.ParseNamedPort(text)
+		p, err := target.ParseNamedPorts(text)
 		if err != nil {
 			t.Fatal(err)
 		}
-		j.Want = append(j.Want, p)
+		j.Want = append(j.Want, p...)
 	}
 	j.open()
 	got, err := j.Ports(j.Want)
@@ -460,12 +460,12 @@ func TestHeadlessService(t *testing.T) {
 				_ = j.Close()
 			}
 			for _, given := range test.wrong {
-				p, err := target.ParseNamedPort(given)
+				p, err := target.ParseNamedPorts(given)
 				if err != nil {
 					t.Fatal(err)
 				}
 				j := n.opened(t, "admin", "svc/web")
-				if got, err := j.Ports([]target.Port{p}); !errors.Is(err, kube.ErrNoPort) {
+				if got, err := j.Ports(p); !errors.Is(err, kube.ErrNoPort) {
 					t.Errorf("%s is %v, %v, want no such port", given, got, err)
 				}
 				_ = j.Close()

@@ -3,6 +3,7 @@ package kube
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -57,6 +58,9 @@ func (r *Route) Ports(given []target.Port) ([]target.Port, error) {
 func (r *Route) want(given []target.Port) error {
 	service := r.object.service.Load()
 	for _, p := range given {
+		if _, err := p.To().TCPOnly(); err != nil {
+			return fmt.Errorf("port %s: %w", p.To(), err)
+		}
 		ref := refTo(p)
 		if service != nil && !isHeadless(service) {
 			if _, err := servicePorts(service).numberOf(ref, r.object.name, false); err != nil {

@@ -183,11 +183,11 @@ func TestPorts(t *testing.T) {
 	} {
 		t.Run(test.target+" "+test.port, func(t *testing.T) {
 			j := n.opened(t, "admin", test.target)
-			p, err := target.ParseNamedPort(test.port)
+			p, err := target.ParseNamedPorts(test.port)
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, err := j.Ports([]target.Port{p})
+			got, err := j.Ports(p)
 			if test.err != nil {
 				if !errors.Is(err, test.err) {
 					t.Errorf("Ports = %v, %v, want %v", got, err, test.err)

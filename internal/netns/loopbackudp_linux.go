@@ -32,7 +32,7 @@ type loopbackUDP struct {
 
 // dialUDP makes a socket for datagrams to a port of the namespace's own loopback.
 func (ns *Namespace) dialUDP(port uint16) (pipe.Conn, error) {
-	fd := -1
+	var fd int
 	// One socket for both families, since it is connected anew to change the address.
 	err := ns.Do(func() (err error) {
 		const kind = unix.SOCK_DGRAM | unix.SOCK_NONBLOCK | unix.SOCK_CLOEXEC
@@ -42,9 +42,6 @@ func (ns *Namespace) dialUDP(port uint16) (pipe.Conn, error) {
 		return os.NewSyscallError("socket", err)
 	})
 	if err != nil {
-		if fd >= 0 {
-			_ = unix.Close(fd) // made, but the thread did not come back
-		}
 		return nil, err
 	}
 	f := os.NewFile(uintptr(fd), "udp")
@@ -72,10 +69,13 @@ func connectUDP(fd int, to netip.AddrPort) error {
 	if err != nil {
 		return os.NewSyscallError("getsockopt", err)
 	}
-	if family == unix.AF_INET6 {
-		to = netip.AddrPortFrom(netip.AddrFrom16(to.Addr().As16()), to.Port())
+	var sockaddr unix.Sockaddr = &unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()}
+	if family == unix.AF_INET {
+		if to.Addr().Is6() {
+			return os.NewSyscallError("connect", unix.EAFNOSUPPORT)
+		}
+		sockaddr = &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}
 	}
-	_, sockaddr := sockaddrOf(to)
 	for range 2 {
 		disconnectUDP(fd)
 		if err := unix.Connect(fd, sockaddr); err != nil {

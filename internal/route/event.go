@@ -1,7 +1,6 @@
 package route
 
 import (
-	"net/netip"
 	"time"
 
 	"porthole.dev/porthole/internal/target"
@@ -31,16 +30,17 @@ const (
 // Event is one thing that happened in a session. Whoever knows of it makes it.
 type Event struct {
 	Kind     Kind
-	Target   string         // the forward's name; a route leaves it to the session
-	Pod      string         // that connections go to from now on, the first of several; "" where the target has none
-	Listen   netip.AddrPort // local address that is listened on
-	Remote   target.Address // that it leads to
-	PodPort  uint16         // of Listening: what Remote, a service's port, is at its pod now; 0 for the same
-	Again    bool           // of Ready: it could not be reached for a while
-	Client   netip.AddrPort // who connected
-	Sent     int64          // bytes delivered to the target
-	Received int64          // bytes delivered to the client
-	Duration time.Duration  // from accept to end
-	Live     int            // connections
+	Target   string          // the forward's name; a route leaves it to the session
+	Pod      string          // that connections go to from now on, the first of several; "" where the target has none
+	Listen   target.Endpoint // what is listened on
+	Remote   target.Address  // that it leads to
+	PodPort  uint16          // of Listening: what Remote, a service's port, is at its pod now; 0 for the same
+	Again    bool            // of Ready: it could not be reached for a while
+	Client   target.Endpoint // who connected; it has no address at a Unix socket
+	Sent     int64           // bytes delivered to the target
+	Received int64           // bytes delivered to the client
+	Dropped  int64           // datagrams that could not be delivered, to either side
+	Duration time.Duration   // from accept to end
+	Live     int             // connections
 	Err      error
 }

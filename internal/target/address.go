@@ -3,6 +3,7 @@ package target
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"strconv"
 )
 
@@ -61,4 +62,30 @@ func (a Address) String() string {
 		text += "/udp"
 	}
 	return text
+}
+
+// Endpoint is an end of a connection on this machine: what is listened on, or who connected.
+type Endpoint struct {
+	Network        Network
+	netip.AddrPort        // of TCP and UDP
+	Path           string // of a Unix socket that is listened on; "" for its clients, which have no name
+}
+
+// String returns the form that LOCAL has in ParsePorts, with the network of UDP behind it:
+// 127.0.0.1:8080, 127.0.0.1:53/udp or ./x.sock. It is "" for a client of a Unix socket.
+func (e Endpoint) String() string {
+	switch {
+	case e.Network == Unix:
+		return e.Path
+	case !e.IsValid():
+		return ""
+	case e.Network == UDP:
+		return e.AddrPort.String() + "/udp"
+	}
+	return e.AddrPort.String()
+}
+
+// Short returns String without the address: 8080, 53/udp or ./x.sock.
+func (e Endpoint) Short() string {
+	return Address{Network: e.Network, Port: e.Port(), Path: e.Path}.String()
 }

@@ -1,0 +1,92 @@
+package forward
+
+import (
+	"net"
+	"net/netip"
+
+	"golang.org/x/net/ipv4"
+	"golang.org/x/net/ipv6"
+)
+
+// peer is a client of a UDP port.
+type peer struct {
+	netip.AddrPort
+	// at is the address of this machine that it sends to, and that answers have to come from.
+	// It is set only where the listener is bound to all addresses.
+	at netip.Addr
+}
+
+// packetSocket is the socket of a UDP port.
+type packetSocket struct {
+	*net.UDPConn
+	local netip.AddrPort
+	all   bool // it is bound to all addresses
+}
+
+func newPacketSocket(c *net.UDPConn) *packetSocket {
+	s := &packetSocket{UDPConn: c, local: c.LocalAddr().(*net.UDPAddr).AddrPort()}
+	if s.all = s.local.Addr().IsUnspecified(); !s.all {
+		return s
+	}
+	// Where it fails, the kernel chooses the address that answers come from.
+	if s.local.Addr().Is4() {
+		_ = ipv4.NewPacketConn(c).SetControlMessage(ipv4.FlagDst, true)
+	} else {
+		_ = ipv6.NewPacketConn(c).SetControlMessage(ipv6.FlagDst, true)
+	}
+	return s
+}
+
+// read returns one datagram and who has sent it.
+func (s *packetSocket) read(p []byte) (n int, from peer, err error) {
+	if !s.all {
+		n, from.AddrPort, err = s.ReadFromUDPAddrPort(p)
+		return n, from, err
+	}
+	var control [128]byte
+	n, size, _, client, err := s.ReadMsgUDPAddrPort(p, control[:])
+	return n, peer{client, s.destination(control[:size])}, err
+}
+
+// destination returns the address that a datagram was sent to, if the kernel tells.
+func (s *packetSocket) destination(control []byte) netip.Addr {
+	var dst net.IP
+	if s.local.Addr().Is4() {
+		var m ipv4.ControlMessage
+		if m.Parse(control) == nil {
+			dst = m.Dst.To4()
+		}
+	} else {
+		var m ipv6.ControlMessage
+		if m.Parse(control) == nil {
+			dst = m.Dst
+		}
+	}
+	at, _ := netip.AddrFromSlice(dst)
+	return at
+}
+
+// write sends a datagram to a client.
+func (s *packetSocket) write(p []byte, to peer) error {
+	if !to.at.IsValid() {
+		_, err := s.WriteToUDPAddrPort(p, to.AddrPort)
+		return err
+	}
+	control := (&ipv6.ControlMessage{Src: to.at.AsSlice()}).Marshal()
+	if to.at.Is4() {
+		control = (&ipv4.ControlMessage{Src: to.at.AsSlice()}).Marshal()
+	}
+	_, _, err := s.WriteMsgUDPAddrPort(p, control, to.AddrPort)
+	return err
+}
+
+// refuse makes the client's host report that nobody listens, as it would for a port of this machine.
+func (s *packetSocket) refuse(client peer) {
+	at := s.local.Addr()
+	if s.all {
+		at = client.at
+	}
+	if at.IsValid() {
+		sendUnreachable(netip.AddrPortFrom(at, s.local.Port()), client.AddrPort)
+	}
+}
