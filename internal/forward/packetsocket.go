@@ -8,6 +8,9 @@ import (
 	"golang.org/x/net/ipv6"
 )
 
+// readBuffer is how many bytes may wait in the socket of a UDP port, of all its clients.
+const readBuffer = 4 << 20
+
 // peer is a client of a UDP port.
 type peer struct {
 	netip.AddrPort
@@ -24,6 +27,7 @@ type packetSocket struct {
 }
 
 func newPacketSocket(c *net.UDPConn) *packetSocket {
+	_ = c.SetReadBuffer(readBuffer) // as much of it as the kernel allows
 	s := &packetSocket{UDPConn: c, local: c.LocalAddr().(*net.UDPAddr).AddrPort()}
 	if s.all = s.local.Addr().IsUnspecified(); !s.all {
 		return s
