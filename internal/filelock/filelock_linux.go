@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrHeld: another process has the lock.
+// ErrHeld means that another process has the lock.
 var ErrHeld = errors.New("the lock is held")
 
 // Acquire makes the file if there is none and locks it, without waiting. The kernel

@@ -50,9 +50,9 @@ type burstConn struct {
 
 var burstBuffers = sync.Pool{New: func() any { return new([burstBuffer]byte) }}
 
-// dialBurst is dial for tunnels.
+// dialBurst is dialServer for tunnels.
 func dialBurst(ctx context.Context, network, address string) (net.Conn, error) {
-	conn, err := dial(ctx, network, address)
+	conn, err := dialServer(ctx, network, address)
 	if err != nil {
 		return nil, err
 	}

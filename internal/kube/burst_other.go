@@ -7,7 +7,7 @@ import (
 	"net"
 )
 
-// dialBurst is dial: only Linux lets a socket wait for many bytes.
+// dialBurst is dialServer: only Linux lets a socket wait for many bytes.
 func dialBurst(ctx context.Context, network, address string) (net.Conn, error) {
-	return dial(ctx, network, address)
+	return dialServer(ctx, network, address)
 }

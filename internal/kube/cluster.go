@@ -63,7 +63,7 @@ func Open(c *Config) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &Cluster{Server: config.Host, Namespace: namespace, conns: connrotation.NewDialer(dial)}
+	k := &Cluster{Server: config.Host, Namespace: namespace, conns: connrotation.NewDialer(dialServer)}
 	k.retries, k.recovery, k.checking = cmp.Or(c.Retries, new(RetryLimiter)), new(recovery), make(chan struct{}, 1)
 	k.limit, config.Timeout = config.Timeout, 0 // rest.Config's would end watches too
 	k.usesPlugin, k.plugin = config.ExecProvider != nil || config.AuthProvider != nil, config.ExecProvider

@@ -57,7 +57,7 @@ func (m *monitor) maySettle(err error) bool {
 
 // report emits an event if the route has broken, works again, or leads to another pod.
 //
-// When it breaks, and neither for want of pods nor with an answer from the API server,
+// When it breaks although a pod is ready, and without an answer from the API server,
 // then the connections to the server may be as dead as the tunnel, and what is known
 // of the pods old. So they are checked, and closed if they are dead. Other routes
 // share them, and would lose their watches otherwise.

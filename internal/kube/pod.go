@@ -251,7 +251,7 @@ func initializing(pod *corev1.Pod) (PodStatus, bool) {
 }
 
 // needsPerson says whether a container that waits for this reason is likely to wait
-// until somebody mends it. ErrImagePull is no such reason: the first attempt may fail
+// until somebody fixes it. ErrImagePull is no such reason: the first attempt may fail
 // because of the network.
 func needsPerson(reason string) bool {
 	switch reason {

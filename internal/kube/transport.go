@@ -18,11 +18,11 @@ const (
 	attemptTime = 5 * time.Second
 )
 
-// dial connects as net.Dialer does, but begins another attempt every half a second
+// dialServer connects as net.Dialer does, but begins another attempt every half a second
 // beside those under way, and takes the first that succeeds. TCP doubles the time
 // between its attempts (tcp_syn_retries, tcp(7)): when a network is back after a
 // minute, the next one could be another half a minute away.
-func dial(ctx context.Context, network, address string) (net.Conn, error) {
+func dialServer(ctx context.Context, network, address string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialLimit)
 	defer cancel()
 	succeeded := make(chan net.Conn)
@@ -49,7 +49,7 @@ func dial(ctx context.Context, network, address string) (net.Conn, error) {
 	}
 }
 
-// dialOnce makes one attempt for dial, until ctx ends.
+// dialOnce makes one attempt for dialServer, until ctx ends.
 func dialOnce(ctx context.Context, network, address string, succeeded chan<- net.Conn, failed chan<- error) {
 	dialer := net.Dialer{Timeout: attemptTime}
 	conn, err := dialer.DialContext(ctx, network, address)

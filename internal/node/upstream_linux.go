@@ -94,14 +94,14 @@ func (u *upstream) keepConnected(ctx context.Context) {
 	logged := connectivity.State(-1)
 	for {
 		state := u.conn.GetState()
-		switch {
-		case state == connectivity.Idle:
+		switch state {
+		case connectivity.Idle:
 			u.conn.Connect()
-		case state == logged:
-		case state == connectivity.Ready:
+		case logged:
+		case connectivity.Ready:
 			u.log.Info("node: connected to the runtime", "socket", u.address)
 			logged = state
-		case state == connectivity.TransientFailure:
+		case connectivity.TransientFailure:
 			u.log.Warn("node: waiting for the runtime", "socket", u.address, "err", u.reason())
 			logged = state
 		}

@@ -228,7 +228,10 @@ func (p *pool) drop(bad func(*clientTunnel) bool) {
 		}
 		p.log.Debug("tunnel closed", "age", time.Since(t.started), "conns", t.conns, "err", t.conn.Err())
 		if err := t.conn.Err(); err != nil && time.Since(t.started) < youngTime {
-			p.failed, p.failures = err, p.failures+1
+			p.failures++
+			if p.failed == nil { // else an opening has failed since, and its server may say when to try again
+				p.failed = err
+			}
 		}
 		p.work.Go(func() { t.conn.Close() })
 		return true

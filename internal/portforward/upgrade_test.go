@@ -216,6 +216,44 @@ func TestRetryAfter(t *testing.T) {
 	}
 }
 
+// What a server says about the next attempt is not forgotten when a young tunnel breaks after it.
+func TestAgainAfterBreak(t *testing.T) {
+	s := start(t, echo)
+	var full atomic.Bool
+	s.answer = func(w http.ResponseWriter, _ *http.Request) bool {
+		if full.Load() {
+			w.Header().Set("Retry-After", "7")
+			http.Error(w, "try again later", http.StatusTooManyRequests)
+		}
+		return full.Load()
+	}
+	asked := make(chan error, 1)
+	c := s.client(t, spdyOnly, func(c *Client) {
+		c.Again = func(_ context.Context, _ int, err error) {
+			full.Store(false)
+			asked <- err
+		}
+	})
+	exchange(t, c)
+	full.Store(true)
+	conn := dial(t, c, 80) // a spare tunnel is opened beside it, and refused
+	defer conn.Close()
+	within(t, time.Minute, "the refusal", func() bool {
+		c.tunnels.mu.Lock()
+		defer c.tunnels.mu.Unlock()
+		return c.tunnels.failed != nil
+	})
+	s.cut()
+	awaitBreak(t, s, c)
+	if err := c.Connect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var status *StatusError
+	if err := <-asked; !errors.As(err, &status) || status.RetryAfter != 7*time.Second {
+		t.Errorf("the next attempt is after %v, want the server's words", err)
+	}
+}
+
 // However many wait, the opening after a failure is one, and waits for Again.
 func TestAgain(t *testing.T) {
 	s := start(t, echo)

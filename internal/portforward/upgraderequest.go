@@ -153,7 +153,7 @@ func (r *upgradeRequest) acceptSPDY(w http.ResponseWriter, req *http.Request) (s
 		conn.Close()
 		return nil, err
 	}
-	ahead, _ := buffered.Reader.Peek(buffered.Reader.Buffered()) // as much as there is: no error
+	ahead, _ := buffered.Peek(buffered.Reader.Buffered()) // as much as there is: no error
 	transport := &hijacked{conn, nonblock.Of(conn), slices.Clone(ahead)}
 	return r.newTunnel(transport, conn, chosen, newSplicer(&r.server.copier, conn)), nil
 }

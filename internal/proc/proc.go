@@ -30,7 +30,7 @@ func ReadStat(pid int) (Stat, error) {
 // ParseStat reads the contents of a stat file.
 func ParseStat(text []byte) (s Stat, err error) {
 	// The second field is the command in parentheses, which may have anything in it.
-	const state, started = 3 - 3, 22 - 3 // fields behind the second
+	const state, started = 0, 19 // the fields 3 and 22, counted from the third
 	fields := bytes.Fields(text[bytes.LastIndexByte(text, ')')+1:])
 	if len(fields) <= started {
 		return Stat{}, fmt.Errorf("malformed stat of a process: %q", text)

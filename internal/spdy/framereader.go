@@ -100,7 +100,7 @@ func (f *frameReader) fill(dst []byte, atLeast int) (n int, err error) {
 	switch {
 	case n >= atLeast:
 		return n, nil
-	case n > 0 && err == io.EOF: //nolint:errorlint // as io.ReadAtLeast has it
+	case n > 0 && err == io.EOF:
 		err = io.ErrUnexpectedEOF
 	}
 	return n, err

@@ -119,7 +119,7 @@ func (s *Server) Serve(c ServerConn, port uint16) {
 		return
 	}
 	s.work.Go(func() {
-		err := s.cfg.Proxy.Serve(s.ctx, c, port)
+		err := s.cfg.Serve(s.ctx, c, port)
 		s.served(errors.Is(err, ErrNoSandbox))
 	})
 }
