@@ -33,8 +33,9 @@ type sendState struct {
 	splice   *splice // the SpliceFrom that waits, or nil
 	queued   bool    // the stream is in sender.ready or sender.splicing
 	window   int64
-	err      error // why there is no more sending; nil while open
-	fin      bool  // sent
+	opened   uint64 // q.batches when the stream was made: the frame that opens it leaves with the next
+	err      error  // why there is no more sending; nil while open
+	fin      bool   // sent
 	cond     sync.Cond
 	deadline deadline
 	waiting  waiter // who reserves room
@@ -51,7 +52,8 @@ func (o *sendState) stopped() error {
 // sender gathers the frames of all streams of a tunnel into batches, one write to the
 // transport each. A control frame joins the batch at once. Data joins while the batch has
 // room; after that streams wait in ready, and each in turn gives one chunk to the next batch.
-// What is spliced from sockets goes between batches, a frame of one stream each time.
+// What is spliced from sockets goes between batches, a frame of one stream each time. Datagrams
+// go ahead of both.
 type sender struct {
 	mu       sync.Mutex
 	work     sync.Cond // the write loop waits here
@@ -61,6 +63,7 @@ type sender struct {
 	splicing []*Stream // have a socket to splice from and a window
 	last     *Stream   // whose DATA frame ends out, or nil
 	lastAt   int       // where that frame begins
+	batches  uint64    // how many have left
 	corked   int
 	closed   bool
 	share    *Share
@@ -69,6 +72,8 @@ type sender struct {
 	headers  headerEncoder
 	window   int64 // of the session
 	starting int64 // window of a new stream
+
+	datagrams datagrams
 }
 
 func (q *sender) init(flowControl bool, share *Share) {
@@ -298,6 +303,11 @@ func (q *sender) next() (out []byte, s *Stream, limit int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for {
+		if len(q.datagrams.queue) > 0 {
+			if out := q.takeDatagrams(); len(out) > 0 {
+				return out, nil, 0
+			}
+		}
 		if len(q.out) == 0 {
 			q.gather()
 		}
@@ -320,6 +330,7 @@ func (q *sender) swap() (out []byte, s *Stream, limit int) {
 		q.spare = nil
 	}
 	q.out, q.spare = q.spare[:0], q.out
+	q.batches++
 	q.share.Release(q.leaves)
 	q.waits, q.leaves = 0, q.waits
 	q.last = nil

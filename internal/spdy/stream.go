@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -25,6 +26,7 @@ type Stream struct {
 	writing sync.Mutex // held by the one writer
 	in      receiveBuffer
 	out     sendState
+	dropped atomic.Int64 // datagrams
 }
 
 // side is a set of the two directions of a stream.
@@ -49,7 +51,7 @@ func (c *Conn) newStream(id uint32, headers Header) *Stream {
 		o.cond.Broadcast()
 	}
 	q.mu.Lock()
-	o.window = q.starting
+	o.window, o.opened = q.starting, q.batches
 	q.mu.Unlock()
 	c.streams[id] = s
 	c.open[id&1]++
