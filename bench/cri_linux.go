@@ -19,6 +19,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"porthole.dev/porthole/internal/portforward"
+	"porthole.dev/porthole/internal/target"
 )
 
 // runtimeClient speaks CRI to a socket.
@@ -147,7 +148,7 @@ func downloadForever(socket, pod, port, downloads string) error {
 func downloadOne(client *portforward.Client, port uint16, begun func()) error {
 	done := sync.OnceFunc(begun)
 	defer done()
-	c, err := client.Dial(context.Background(), port)
+	c, err := client.Dial(context.Background(), target.TCPPort(port))
 	if err != nil {
 		return err
 	}
@@ -215,7 +216,7 @@ func (n *nodeSide) backends(ctx context.Context) error {
 		}
 		defer client.Close()
 		dials = append(dials, func() (net.Conn, error) {
-			c, err := client.Dial(ctx, n.portNumber())
+			c, err := client.Dial(ctx, target.TCPPort(n.portNumber()))
 			if err != nil {
 				return nil, err
 			}

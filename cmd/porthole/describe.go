@@ -101,7 +101,7 @@ func brief(err error) string {
 	text := err.Error()
 	var refused *tunnel.PortError
 	if errors.As(err, &refused) && errors.Is(refused, syscall.ECONNREFUSED) {
-		short := fmt.Sprintf("error forwarding port %d: connection refused", refused.Port)
+		short := fmt.Sprintf("error forwarding port %s: connection refused", refused.To)
 		text = strings.Replace(text, refused.Text, short, 1)
 	}
 	text = ofPod.ReplaceAllString(text, "")

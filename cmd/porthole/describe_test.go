@@ -13,6 +13,7 @@ import (
 
 	"porthole.dev/porthole/internal/kube"
 	"porthole.dev/porthole/internal/portforward"
+	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/tunnel"
 )
 
@@ -51,7 +52,7 @@ func TestRefusals(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			refused := portforward.StockError(8080, test.text)
 			if test.reason != "" {
-				refused = &tunnel.PortError{Port: 8080, Text: test.text, Reason: test.reason}
+				refused = &tunnel.PortError{To: target.TCPPort(8080), Text: test.text, Reason: test.reason}
 			}
 			err := fmt.Errorf("forward: %w", refused)
 			short, _, _ := strings.Cut(describe(err, false), " (hint")

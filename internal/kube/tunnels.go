@@ -15,6 +15,7 @@ import (
 	"porthole.dev/porthole/internal/backoff"
 	"porthole.dev/porthole/internal/pipe"
 	"porthole.dev/porthole/internal/portforward"
+	"porthole.dev/porthole/internal/target"
 )
 
 const (
@@ -122,7 +123,7 @@ func (r *Route) connect(ctx context.Context, e endpoint, dial bool) (conn pipe.C
 	ctx, cancel := context.WithTimeout(ctx, attemptLimit)
 	defer cancel()
 	if dial {
-		conn, err = client.Dial(ctx, e.port)
+		conn, err = client.Dial(ctx, target.TCPPort(e.port))
 	} else {
 		err = client.Connect(ctx)
 	}

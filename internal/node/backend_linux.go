@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net"
 	"sync"
@@ -11,11 +12,13 @@ import (
 	"porthole.dev/porthole/internal/netns"
 	"porthole.dev/porthole/internal/pipe"
 	"porthole.dev/porthole/internal/target"
+	"porthole.dev/porthole/internal/tunnel"
 )
 
 // backend enters pods. It is called from many goroutines at once.
 type backend interface {
-	dial(ctx context.Context, s *sandbox, port uint16) (pipe.Conn, error)
+	// dial connects to a port of the sandbox, of TCP or UDP.
+	dial(ctx context.Context, s *sandbox, to target.Address) (pipe.Conn, error)
 }
 
 // newBackend makes the backend b, which enters none of the forbidden namespaces.
@@ -33,16 +36,18 @@ type sandboxDialer struct {
 	policy  Policy
 }
 
-// Dial connects to a TCP port of the sandbox.
+// Dial connects to a port of the sandbox, never to another host's: the node is no relay.
 func (d *sandboxDialer) Dial(ctx context.Context, to target.Address) (pipe.Conn, error) {
-	port, err := to.TCPOnly()
-	if err != nil {
+	switch {
+	case to.Host != "":
+		return nil, fmt.Errorf("%s: a node reaches no other hosts: %w", to, tunnel.ErrDenied)
+	case to.Network == target.Unix:
+		return nil, fmt.Errorf("%s: %w", to, target.ErrUnsupported)
+	}
+	if err := d.policy.check(d.sandbox.hostNetwork, to.Port); err != nil {
 		return nil, err
 	}
-	if err := d.policy.check(d.sandbox.hostNetwork, port); err != nil {
-		return nil, err
-	}
-	return d.backend.dial(ctx, d.sandbox, port)
+	return d.backend.dial(ctx, d.sandbox, to)
 }
 
 // native makes sockets inside pods' network namespaces and connects them from outside.
@@ -66,18 +71,22 @@ const maxUnsent = 256 << 10
 
 // dial keeps what a port does not read with its sender and out of the kernel, where it
 // would be up to 4 MiB for each connection (TCP_NOTSENT_LOWAT of tcp(7)).
-func (n *native) dial(ctx context.Context, s *sandbox, port uint16) (pipe.Conn, error) {
+func (n *native) dial(ctx context.Context, s *sandbox, to target.Address) (pipe.Conn, error) {
 	shared := n.acquire(s.netns)
 	defer n.release(s.netns, shared)
 	ns, err := shared.open()
 	if err != nil {
 		return nil, err
 	}
-	conn, err := ns.Dial(ctx, target.TCPPort(port))
+	conn, err := ns.Dial(ctx, to)
 	if err != nil {
 		return nil, entryError(err)
 	}
-	if raw, err := conn.(*net.TCPConn).SyscallConn(); err == nil {
+	tcp, ok := conn.(*net.TCPConn)
+	if !ok {
+		return conn, nil
+	}
+	if raw, err := tcp.SyscallConn(); err == nil {
 		_ = raw.Control(func(fd uintptr) {
 			_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, maxUnsent)
 		})

@@ -54,7 +54,7 @@ func TestBackends(t *testing.T) {
 				_, _ = io.ReadFull(c, request)
 				_, _ = fmt.Fprintf(c, "answer to %s", request)
 			})
-			conn, err := b.dial(t.Context(), sandboxOf(pod), port)
+			conn, err := b.dial(t.Context(), sandboxOf(pod), target.TCPPort(port))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -81,7 +81,7 @@ func TestBackendsHalfClose(t *testing.T) {
 				request, err := io.ReadAll(c)
 				got <- fmt.Sprintf("%s, %v", request, err)
 			})
-			conn, err := b.dial(t.Context(), sandboxOf(pod), port)
+			conn, err := b.dial(t.Context(), sandboxOf(pod), target.TCPPort(port))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -106,7 +106,7 @@ func TestBackendsRefused(t *testing.T) {
 	for name, b := range backends {
 		t.Run(name, func(t *testing.T) {
 			testenv.NoLeaks(t)
-			_, err := b.dial(t.Context(), sandboxOf(testenv.NewPod(t)), 9)
+			_, err := b.dial(t.Context(), sandboxOf(testenv.NewPod(t)), target.TCPPort(9))
 			if !errors.Is(err, syscall.ECONNREFUSED) || resultOf(err) != resultRefused ||
 				!strings.Contains(strings.ToLower(err.Error()), "connection refused") {
 				t.Errorf("got %v, want ECONNREFUSED", err)
@@ -129,7 +129,7 @@ func TestBackendsMeetThemselves(t *testing.T) {
 				t.Fatal(err)
 			}
 			for range 12 {
-				if conn, err := b.dial(t.Context(), sandboxOf(pod), 40000); !errors.Is(err, syscall.ECONNREFUSED) {
+				if conn, err := b.dial(t.Context(), sandboxOf(pod), target.TCPPort(40000)); !errors.Is(err, syscall.ECONNREFUSED) {
 					t.Fatalf("dial = %v, %v, want ECONNREFUSED", conn, err)
 				}
 			}
@@ -164,7 +164,7 @@ func TestBackendsNamespaceUnmounted(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, b := range backends {
-		if _, err := b.dial(t.Context(), &sandbox{netns: netnsRef{path: path}}, 80); !errors.Is(err, tunnel.ErrNoSandbox) {
+		if _, err := b.dial(t.Context(), &sandbox{netns: netnsRef{path: path}}, target.TCPPort(80)); !errors.Is(err, tunnel.ErrNoSandbox) {
 			t.Errorf("%s: %v, want ErrNoSandbox", name, err)
 		}
 	}
@@ -179,7 +179,7 @@ func TestNativeBurst(t *testing.T) {
 	var burst sync.WaitGroup
 	for range 200 {
 		burst.Go(func() {
-			conn, err := n.dial(t.Context(), sandboxOf(pod), port)
+			conn, err := n.dial(t.Context(), sandboxOf(pod), target.TCPPort(port))
 			if err != nil {
 				t.Error(err)
 				return
@@ -201,7 +201,7 @@ func TestNativeReset(t *testing.T) {
 		_, _ = c.Read(make([]byte, 1))
 		_ = c.SetLinger(0)
 	})
-	conn, err := new(native).dial(t.Context(), sandboxOf(pod), port)
+	conn, err := new(native).dial(t.Context(), sandboxOf(pod), target.TCPPort(port))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -229,7 +229,7 @@ func TestSocatIsMissing(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("PATH", dir)
 	dial := func() error {
-		_, err := socat{log: quiet}.dial(t.Context(), sandboxOf(pod), 80)
+		_, err := socat{log: quiet}.dial(t.Context(), sandboxOf(pod), target.TCPPort(80))
 		return err
 	}
 	if err := dial(); err == nil || err.Error() != "unable to do port forwarding: socat not found." {
@@ -250,7 +250,7 @@ func TestSocatCommand(t *testing.T) {
 	port := answer(t, pod, func(*net.TCPConn) {})
 	var log strings.Builder
 	b := socat{log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))}
-	conn, err := b.dial(t.Context(), sandboxOf(pod), port)
+	conn, err := b.dial(t.Context(), sandboxOf(pod), target.TCPPort(port))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -271,7 +271,7 @@ func TestSocatIsKilled(t *testing.T) {
 	pod := testenv.NewPod(t)
 	port := answer(t, pod, func(c *net.TCPConn) { _, _ = io.Copy(io.Discard, c) })
 	for _, end := range []func(pipe.Conn) error{pipe.Conn.Close, pipe.Reset} {
-		c, err := socat{log: quiet}.dial(t.Context(), sandboxOf(pod), port)
+		c, err := socat{log: quiet}.dial(t.Context(), sandboxOf(pod), target.TCPPort(port))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -320,7 +320,7 @@ func TestSocatIsAScript(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Setenv("PATH", dir+":/usr/bin:/bin")
-	conn, err := socat{log: quiet}.dial(t.Context(), sandboxOf(pod), 80)
+	conn, err := socat{log: quiet}.dial(t.Context(), sandboxOf(pod), target.TCPPort(80))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -376,7 +376,7 @@ func BenchmarkDial(b *testing.B) {
 	for name, backend := range backends {
 		b.Run(name, func(b *testing.B) {
 			for b.Loop() {
-				c, err := backend.dial(b.Context(), s, testenv.Port(l))
+				c, err := backend.dial(b.Context(), s, target.TCPPort(testenv.Port(l)))
 				if err != nil {
 					b.Fatal(err)
 				}

@@ -177,7 +177,7 @@ var stages = map[tunnel.Stage]string{
 func recordOf(s *sandbox, e portforward.Event) Record {
 	r := Record{
 		Time: time.Now().UTC(), Event: stages[e.Stage], Namespace: s.namespace, Pod: s.pod, Sandbox: s.id,
-		Port: e.Port, Client: e.Client, UserAgent: e.UserAgent, Protocol: e.Protocol, ConnectSeconds: e.Connect.Seconds(),
+		Port: e.To.Port, Client: e.Client, UserAgent: e.UserAgent, Protocol: e.Protocol, ConnectSeconds: e.Connect.Seconds(),
 	}
 	if e.Stage == tunnel.Opened {
 		return r

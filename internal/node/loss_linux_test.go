@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"porthole.dev/porthole/internal/portforward"
+	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/testenv"
 )
 
@@ -71,7 +72,7 @@ func TestEndBeforeReset(t *testing.T) {
 	records := follow(t, r.Events)
 	client := &portforward.Client{URL: r.url(t), Transport: &http.Transport{}, SPDYOnly: true}
 	defer client.Close()
-	conn, err := client.Dial(t.Context(), port)
+	conn, err := client.Dial(t.Context(), target.TCPPort(port))
 	if err != nil {
 		t.Fatal(err)
 	}

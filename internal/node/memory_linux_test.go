@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"porthole.dev/porthole/internal/portforward"
+	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/testenv"
 )
 
@@ -70,7 +71,7 @@ func standStill(b *testing.B, perTunnel int, upload, sockets bool) {
 		client := &portforward.Client{URL: r.url(b), Transport: &http.Transport{}, SPDYOnly: true, MaxTunnels: 1}
 		b.Cleanup(func() { _ = client.Close() })
 		for range perTunnel {
-			c, err := client.Dial(b.Context(), testenv.Port(l))
+			c, err := client.Dial(b.Context(), target.TCPPort(testenv.Port(l)))
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -161,7 +162,7 @@ func BenchmarkUpload(b *testing.B) {
 	defer client.Close()
 	piece := make([]byte, 64<<10)
 	for b.Loop() {
-		c, err := client.Dial(b.Context(), testenv.Port(l))
+		c, err := client.Dial(b.Context(), target.TCPPort(testenv.Port(l)))
 		if err != nil {
 			b.Fatal(err)
 		}

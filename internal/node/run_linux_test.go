@@ -238,7 +238,7 @@ func TestForwardToOurs(t *testing.T) {
 	records := follow(t, r.Events)
 	client := &portforward.Client{URL: r.url(t), Transport: &http.Transport{}, SPDYOnly: true, MaxTunnels: 1}
 	defer client.Close()
-	conn, err := client.Dial(t.Context(), port)
+	conn, err := client.Dial(t.Context(), target.TCPPort(port))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -338,7 +338,7 @@ func TestForwardFails(t *testing.T) {
 			if test.kill {
 				pod.Kill()
 			}
-			conn, err := client.Dial(t.Context(), test.port)
+			conn, err := client.Dial(t.Context(), target.TCPPort(test.port))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -376,7 +376,7 @@ func TestHangUpDuringDial(t *testing.T) {
 			records := follow(t, r.Events)
 			for range 3 {
 				client := &portforward.Client{URL: r.url(t), Transport: &http.Transport{}, SPDYOnly: true}
-				conn, err := client.Dial(t.Context(), port)
+				conn, err := client.Dial(t.Context(), target.TCPPort(port))
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -464,7 +464,7 @@ func (r *running) dialOnce(t *testing.T, port uint16) error {
 	t.Helper()
 	client := &portforward.Client{URL: r.url(t), Transport: &http.Transport{}, SPDYOnly: true}
 	defer client.Close()
-	conn, err := client.Dial(t.Context(), port)
+	conn, err := client.Dial(t.Context(), target.TCPPort(port))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,6 +18,7 @@ import (
 
 	"porthole.dev/porthole/internal/netns"
 	"porthole.dev/porthole/internal/proc"
+	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/testenv"
 	"porthole.dev/porthole/internal/tunnel"
 )
@@ -266,13 +267,13 @@ func TestMountElsewhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.path = "/run/netns/elsewhere"
-	conn, err := new(native).dial(t.Context(), &sandbox{netns: p}, port)
+	conn, err := new(native).dial(t.Context(), &sandbox{netns: p}, target.TCPPort(port))
 	if err != nil {
 		t.Fatal(err)
 	}
 	_ = conn.Close()
 	pod.Kill()
-	if _, err := new(native).dial(t.Context(), &sandbox{netns: p}, port); !errors.Is(err, tunnel.ErrNoSandbox) || !errors.Is(err, netns.ErrNotExist) {
+	if _, err := new(native).dial(t.Context(), &sandbox{netns: p}, target.TCPPort(port)); !errors.Is(err, tunnel.ErrNoSandbox) || !errors.Is(err, netns.ErrNotExist) {
 		t.Errorf("dial = %v, want ErrNoSandbox for the path", err)
 	}
 }

@@ -20,6 +20,7 @@ import (
 
 	"porthole.dev/porthole/internal/netns"
 	"porthole.dev/porthole/internal/pipe"
+	"porthole.dev/porthole/internal/target"
 )
 
 const (
@@ -39,7 +40,11 @@ type socat struct {
 
 // dial starts the programs and waits until they are connected. If they fail, the
 // error has what they wrote to stderr.
-func (b socat) dial(ctx context.Context, s *sandbox, port uint16) (pipe.Conn, error) {
+func (b socat) dial(ctx context.Context, s *sandbox, to target.Address) (pipe.Conn, error) {
+	port, err := to.TCPOnly()
+	if err != nil {
+		return nil, fmt.Errorf("the socat backend: %w", err)
+	}
 	argv, err := socatCommand(s.netns, port)
 	if err != nil {
 		return nil, err

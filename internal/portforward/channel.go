@@ -17,6 +17,7 @@ import (
 	"github.com/coder/websocket"
 
 	"porthole.dev/porthole/internal/backoff"
+	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/tunnel"
 )
 
@@ -106,7 +107,7 @@ func (t *channels) Run(life context.Context) error {
 			// The port's number goes ahead, on both channels.
 			number := binary.LittleEndian.AppendUint16(nil, c.port)
 			if errors.Join(t.send(c.data, number), t.send(c.data+1, number)) == nil {
-				_ = t.proxy.Serve(ctx, c, c.port)
+				_ = t.proxy.Serve(ctx, c, target.TCPPort(c.port))
 			}
 		})
 	}
@@ -287,6 +288,6 @@ func (c *channelConn) Fail(_ error, text string) {
 // End implements tunnel.ServerConn. A failure is told by a text, since there is no other way.
 func (c *channelConn) End(err error) {
 	if err != nil {
-		c.Fail(err, c.tunnel.proxy.Describe(c.port, err))
+		c.Fail(err, c.tunnel.proxy.Describe(target.TCPPort(c.port), err))
 	}
 }

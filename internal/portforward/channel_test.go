@@ -127,7 +127,7 @@ func TestChannels(t *testing.T) {
 		within(t, 10*time.Second, "the ends are told", func() bool { _, ended := n.told(); return len(ended) == 2 })
 		_, ended := n.told()
 		for _, e := range ended {
-			if e.Port == second && (e.Err != nil || e.Sent != 5 || e.Received != 9) {
+			if e.To.Port == second && (e.Err != nil || e.Sent != 5 || e.Received != 9) {
 				t.Errorf("event %+v", e)
 			}
 			if want := map[bool]string{false: channelProtocol, true: base64ChannelProtocol}[c.text]; e.Protocol != want {

@@ -7,6 +7,7 @@ package portforward
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"porthole.dev/porthole/internal/pipe"
+	"porthole.dev/porthole/internal/target"
 )
 
 // Client reaches the ports of one pod through one port-forward endpoint. Set the
@@ -83,7 +85,8 @@ const (
 	dialAttempts = 3
 )
 
-// Dial opens a connection to a TCP port of the pod. With a warm tunnel it returns
+// Dial opens a connection to a port of the pod, or to what else its node can reach: that is
+// ErrUnsupported for all but TCP ports where the node is a stock one. With a warm tunnel it returns
 // at once and without having heard from the server: bytes can be written, and if
 // the port turns out to be closed, reading and writing fail with *PortError. The
 // context ends the wait for a tunnel, and means nothing to the connection.
@@ -91,16 +94,20 @@ const (
 // If the tunnel turns out to be broken before anything was sent, another is taken.
 // The error is of the opening: *StatusError if the server refused, net.ErrClosed
 // after Close. The Conn is a net.Conn with half-close and Reset.
-func (c *Client) Dial(ctx context.Context, port uint16) (pipe.Conn, error) {
+func (c *Client) Dial(ctx context.Context, to target.Address) (pipe.Conn, error) {
 	c.init()
 	for attempt := 1; ; attempt++ {
 		t, err := c.tunnels.acquire(ctx)
 		if err != nil {
 			return nil, fmt.Errorf("open tunnel: %w", err)
 		}
-		conn, err := t.dial(port)
+		conn, err := t.dial(to)
 		if err == nil {
 			return conn, nil
+		}
+		if errors.Is(err, target.ErrUnsupported) {
+			c.tunnels.release(t, true)
+			return nil, err
 		}
 		c.tunnels.release(t, false)
 		if attempt == dialAttempts {

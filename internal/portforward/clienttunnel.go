@@ -10,6 +10,7 @@ import (
 
 	"porthole.dev/porthole/internal/pipe"
 	"porthole.dev/porthole/internal/spdy"
+	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/tunnel"
 )
 
@@ -90,9 +91,13 @@ func (t *clientTunnel) acceptsNew() bool {
 
 // dial opens a connection without waiting for the server. In the stock protocol it opens two
 // streams in one write: the error stream first, since the server begins with the second.
-func (t *clientTunnel) dial(port uint16) (pipe.Conn, error) {
+func (t *clientTunnel) dial(to target.Address) (pipe.Conn, error) {
 	if t.v1 != nil {
-		return t.v1.Dial(port)
+		return t.v1.Dial(to)
+	}
+	port, err := to.TCPOnly()
+	if err != nil {
+		return nil, err
 	}
 	header := spdy.Header{
 		"streamType": {"error"},

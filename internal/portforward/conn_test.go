@@ -170,7 +170,7 @@ func TestErrorIsNeverAnEnd(t *testing.T) {
 			defer conn.Close()
 			_, err := io.ReadAll(conn)
 			var port *tunnel.PortError
-			if !errors.As(err, &port) || port.Port != 80 || port.Text != refusal || !errors.Is(err, syscall.ECONNREFUSED) {
+			if !errors.As(err, &port) || port.To.Port != 80 || port.Text != refusal || !errors.Is(err, syscall.ECONNREFUSED) {
 				t.Errorf("read: %v", err)
 			}
 			if _, err := conn.Write([]byte("x")); !errors.As(err, &port) {

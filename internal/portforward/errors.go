@@ -7,6 +7,7 @@ import (
 	"syscall"
 	"time"
 
+	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/tunnel"
 )
 
@@ -45,7 +46,7 @@ func (e *StatusError) Error() string {
 // codes, so that the texts that runtimes are known to use are all there is. Go's and socat's
 // for a refused connection are strerror(3)'s, in their own case.
 func StockError(port uint16, text string) *tunnel.PortError {
-	e := &tunnel.PortError{Port: port, Text: text}
+	e := &tunnel.PortError{To: target.TCPPort(port), Text: text}
 	text = strings.ToLower(text)
 	if strings.Contains(text, "connection refused") {
 		e.Err = syscall.ECONNREFUSED

@@ -149,7 +149,7 @@ type remote interface {
 
 func reach(t testing.TB, c *Client, port uint16) remote {
 	t.Helper()
-	conn, err := c.Dial(t.Context(), port)
+	conn, err := c.Dial(t.Context(), target.TCPPort(port))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -242,7 +242,7 @@ func TestNodeHalfClose(t *testing.T) {
 		within(t, 5*time.Second, "the end is told", func() bool { _, ended := n.told(); return len(ended) == 1 })
 		opened, ended := n.told()
 		e := ended[0]
-		if len(opened) != 1 || e.Err != nil || e.Sent != 8 || e.Received != 9 || e.Port != port || e.Client != "127.0.0.1" {
+		if len(opened) != 1 || e.Err != nil || e.Sent != 8 || e.Received != 9 || e.To.Port != port || e.Client != "127.0.0.1" {
 			t.Errorf("events %+v, %+v", opened, ended)
 		}
 	})
@@ -332,7 +332,7 @@ func TestNodeResets(t *testing.T) {
 // exchangeWith sends bytes through a new connection and wants them back.
 func exchangeWith(t testing.TB, c *Client, port uint16, size int) {
 	t.Helper()
-	conn, err := c.Dial(context.Background(), port)
+	conn, err := c.Dial(context.Background(), target.TCPPort(port))
 	if err != nil {
 		t.Error(err)
 		return

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"porthole.dev/porthole/internal/target"
 )
 
 // Connections one after the other use one tunnel.
@@ -247,12 +249,12 @@ func TestDialEnds(t *testing.T) {
 	c := s.client(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if _, err := c.Dial(ctx, 80); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := c.Dial(ctx, target.TCPPort(80)); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("dial: %v", err)
 	}
 	dialed := make(chan error)
 	go func() {
-		_, err := c.Dial(t.Context(), 80)
+		_, err := c.Dial(t.Context(), target.TCPPort(80))
 		dialed <- err
 	}()
 	time.Sleep(20 * time.Millisecond)
@@ -260,7 +262,7 @@ func TestDialEnds(t *testing.T) {
 	if err := <-dialed; !errors.Is(err, net.ErrClosed) {
 		t.Errorf("dial during close: %v", err)
 	}
-	if _, err := c.Dial(t.Context(), 80); !errors.Is(err, net.ErrClosed) {
+	if _, err := c.Dial(t.Context(), target.TCPPort(80)); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("dial after close: %v", err)
 	}
 }
@@ -297,7 +299,7 @@ func TestCloseUnderLoad(t *testing.T) {
 	for range 50 {
 		clients.Go(func() {
 			for {
-				conn, err := c.Dial(t.Context(), 80)
+				conn, err := c.Dial(t.Context(), target.TCPPort(80))
 				if err != nil {
 					return
 				}

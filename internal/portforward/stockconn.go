@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"porthole.dev/porthole/internal/spdy"
+	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/tunnel"
 )
 
@@ -131,10 +132,10 @@ func (c *stockConn) giveUp(how func(*spdy.Stream) error) (err error) {
 }
 
 // LocalAddr returns a placeholder: the protocol does not transmit addresses.
-func (c *stockConn) LocalAddr() net.Addr { return tunnel.Addr(0) }
+func (c *stockConn) LocalAddr() net.Addr { return tunnel.Addr{} }
 
 // RemoteAddr returns the port.
-func (c *stockConn) RemoteAddr() net.Addr { return tunnel.Addr(c.port) }
+func (c *stockConn) RemoteAddr() net.Addr { return tunnel.Addr{Address: target.TCPPort(c.port)} }
 
 // SetDeadline sets both deadlines; see net.Conn.
 func (c *stockConn) SetDeadline(t time.Time) error {

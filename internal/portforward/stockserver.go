@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"porthole.dev/porthole/internal/spdy"
+	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/tunnel"
 )
 
@@ -85,7 +86,7 @@ func (s *stockServer) accept(stream *spdy.Stream) {
 	}
 	if p := s.pairs.add(id, stream); p != nil {
 		port, _ := tunnel.ParsePort(p.data.Headers().Get("port"))
-		s.Serve(&stockServerConn{Stream: p.data, errorStream: p.errorStream}, port)
+		s.Serve(&stockServerConn{Stream: p.data, errorStream: p.errorStream}, target.TCPPort(port))
 	}
 }
 

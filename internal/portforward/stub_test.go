@@ -16,6 +16,7 @@ import (
 
 	"porthole.dev/porthole/internal/pipe"
 	"porthole.dev/porthole/internal/spdy"
+	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/testenv"
 )
 
@@ -219,7 +220,7 @@ func ways(t *testing.T, test func(t *testing.T, way func(*Client))) {
 
 func dial(t testing.TB, c *Client, port uint16) *stockConn {
 	t.Helper()
-	conn, err := c.Dial(t.Context(), port)
+	conn, err := c.Dial(t.Context(), target.TCPPort(port))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/tunnel"
 )
 
@@ -151,7 +152,7 @@ func TestStatusError(t *testing.T) {
 				if !errors.As(err, &status) || status.Code != test.code || status.Message != test.want {
 					t.Errorf("%.300v", err)
 				}
-				if _, err := c.Dial(t.Context(), 80); !errors.As(err, &status) {
+				if _, err := c.Dial(t.Context(), target.TCPPort(80)); !errors.As(err, &status) {
 					t.Errorf("dial: %v", err)
 				}
 			})

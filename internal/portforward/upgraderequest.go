@@ -17,6 +17,7 @@ import (
 
 	"porthole.dev/porthole/internal/nonblock"
 	"porthole.dev/porthole/internal/spdy"
+	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/tunnel"
 )
 
@@ -61,7 +62,7 @@ func (r *upgradeRequest) proxy(protocol string) tunnel.Proxy {
 		Dialer: r.pending.Dialer, Copier: &r.server.copier, Describe: r.describe,
 		Events: func(e tunnel.Event) {
 			if e.Err != nil {
-				r.server.log.Debug("connection failed", "client", r.client, "port", e.Port, "err", e.Err)
+				r.server.log.Debug("connection failed", "client", r.client, "port", e.To, "err", e.Err)
 			}
 			if r.pending.Events != nil {
 				r.pending.Events(Event{Event: e, Client: r.client, UserAgent: r.userAgent, Protocol: protocol})
@@ -71,8 +72,8 @@ func (r *upgradeRequest) proxy(protocol string) tunnel.Proxy {
 }
 
 // describe makes the text of an error that stock servers send: people and scripts look for it.
-func (r *upgradeRequest) describe(port uint16, err error) string {
-	return fmt.Sprintf("error forwarding port %d to pod %s, uid : %v", port, r.pending.Pod, err)
+func (r *upgradeRequest) describe(to target.Address, err error) string {
+	return fmt.Sprintf("error forwarding port %s to pod %s, uid : %v", to, r.pending.Pod, err)
 }
 
 // newTunnel starts a tunnel over transport, which conn carries. The splicer may be nil.

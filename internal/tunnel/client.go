@@ -2,10 +2,11 @@ package tunnel
 
 import (
 	"io"
-	"strconv"
 	"time"
 
+	"porthole.dev/porthole/internal/pipe"
 	"porthole.dev/porthole/internal/spdy"
+	"porthole.dev/porthole/internal/target"
 )
 
 // ClientConfig says how the end of a tunnel behaves that opens connections. The zero value
@@ -36,12 +37,17 @@ func NewClient(transport io.ReadWriteCloser, cfg ClientConfig) *Client {
 	return &Client{Conn: spdy.New(transport, cfg.SPDY), cfg: cfg}
 }
 
-// Dial opens a connection to a TCP port without waiting for the server: bytes can be written
-// at once, and if the port cannot be reached, reading and writing fail with *PortError.
-func (c *Client) Dial(port uint16) (*Conn, error) {
-	stream, err := c.OpenStream(spdy.Header{"network": {"tcp"}, "port": {strconv.Itoa(int(port))}}, false)
+// Dial opens a connection without waiting for the server: bytes can be written at once, and if
+// the address cannot be reached, reading and writing fail with *PortError. Of UDP, each Write is
+// a datagram and each Read returns one. The Conn is a *Conn, or of UDP a *DatagramConn.
+func (c *Client) Dial(to target.Address) (pipe.Conn, error) {
+	stream, err := c.OpenStream(addressHeader(to), false)
 	if err != nil {
 		return nil, err
 	}
-	return &Conn{client: c, port: port, opened: time.Now(), stream: stream}, nil
+	conn := &Conn{client: c, to: to, opened: time.Now(), stream: stream}
+	if to.Network == target.UDP {
+		return &DatagramConn{conn}, nil
+	}
+	return conn, nil
 }

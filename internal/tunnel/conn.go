@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"porthole.dev/porthole/internal/spdy"
+	"porthole.dev/porthole/internal/target"
 )
 
 // Conn is a connection to a port at the far end: one stream of the tunnel. It is a net.Conn
@@ -17,7 +18,7 @@ import (
 // *PortError with the server's reason, ErrTunnel, net.ErrClosed.
 type Conn struct {
 	client  *Client
-	port    uint16
+	to      target.Address
 	opened  time.Time
 	stream  *spdy.Stream
 	closing sync.Once
@@ -86,7 +87,7 @@ func (c *Conn) explain(err error) error {
 	if !errors.Is(err, spdy.ErrReset) || errors.Is(err, spdy.ErrRefused) {
 		return err
 	}
-	e := &PortError{Port: c.port, Reason: ReasonReset, Text: resetText}
+	e := &PortError{To: c.to, Reason: ReasonReset, Text: resetText}
 	headers := c.stream.LateHeaders()
 	if reason := headers.Get("reason"); reason != "" {
 		e.Reason, e.Text = knownReason(reason), ClipText(headers.Get("message"))
@@ -98,10 +99,10 @@ func (c *Conn) explain(err error) error {
 }
 
 // LocalAddr returns a placeholder: the protocol does not transmit addresses.
-func (c *Conn) LocalAddr() net.Addr { return Addr(0) }
+func (c *Conn) LocalAddr() net.Addr { return Addr{} }
 
-// RemoteAddr returns the port.
-func (c *Conn) RemoteAddr() net.Addr { return Addr(c.port) }
+// RemoteAddr returns what the connection leads to.
+func (c *Conn) RemoteAddr() net.Addr { return Addr{c.to} }
 
 // SetDeadline implements net.Conn.
 func (c *Conn) SetDeadline(t time.Time) error { return c.stream.SetDeadline(t) }

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"porthole.dev/porthole/internal/spdy"
+	"porthole.dev/porthole/internal/target"
 )
 
 // The errors of connections, for errors.Is. Besides them there are *PortError, net.ErrClosed
@@ -23,13 +24,13 @@ var (
 	// ErrNoSandbox means that the pod, or whatever the port was in, no longer exists.
 	ErrNoSandbox = errors.New("pod sandbox is gone")
 	// ErrUnsupported means that the server does not support this kind of port.
-	ErrUnsupported = errors.New("kind of port is not supported")
+	ErrUnsupported = target.ErrUnsupported
 )
 
 // PortError is a connection's failure as the server reports it: it could not reach the
 // port, or lost it. What the connection has delivered so far is incomplete.
 type PortError struct {
-	Port uint16
+	To   target.Address
 	Text string // at most 4 KiB, such as "error forwarding port 8080 to pod ..."
 	// Reason is what went wrong, "" where the server does not speak porthole.v1 and has
 	// only the text.

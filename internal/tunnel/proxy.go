@@ -23,7 +23,7 @@ type Proxy struct {
 	Copier *pipe.Copier
 	// Describe returns the text that the client gets when a port cannot be reached. nil
 	// means the error's own text.
-	Describe func(port uint16, err error) string
+	Describe func(to target.Address, err error) string
 	// Events, if set, is called when a connection is opened, when it has ended and when it
 	// could not be opened, from many goroutines at once.
 	Events func(Event)
@@ -47,27 +47,29 @@ const (
 // Event is a stage in the life of a connection.
 type Event struct {
 	Stage Stage
-	Port  uint16
+	To    target.Address
 	// Connect is how long the Dialer took.
 	Connect time.Duration
 	// Sent and Received count the bytes from and to the client; Duration is from the
 	// connection's arrival to its end. They are 0 for Opened.
 	Sent, Received int64
 	Duration       time.Duration
+	// Dropped counts the datagrams that could not be delivered, to either side.
+	Dropped int64
 	// Err is why the connection failed, nil after two ends of file.
 	Err error
 }
 
-// Serve connects a client to its port and copies bytes until both directions have ended. The
+// Serve connects a client to what it wants and copies bytes until both directions have ended. The
 // error is why the connection failed. ctx ends with the tunnel, which is its cause then.
-func (p *Proxy) Serve(ctx context.Context, client ServerConn, port uint16) error {
+func (p *Proxy) Serve(ctx context.Context, client ServerConn, to target.Address) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	client.AfterLoss(func() { cancel(client.Loss()) })
-	event := Event{Stage: Failed, Port: port}
+	event := Event{Stage: Failed, To: to}
 	began := time.Now()
 	dialing, stop := context.WithTimeout(ctx, dialTime)
-	conn, err := p.Dialer.Dial(dialing, target.TCPPort(port))
+	conn, err := p.Dialer.Dial(dialing, to)
 	stop()
 	event.Connect = time.Since(began)
 	switch {
@@ -75,13 +77,13 @@ func (p *Proxy) Serve(ctx context.Context, client ServerConn, port uint16) error
 		event.Stage = Opened
 		p.report(event)
 		event.Stage = Closed
-		event.Sent, event.Received, err = p.copy(ctx, client, conn)
+		err = p.copy(ctx, client, conn, &event)
 	case ctx.Err() != nil: // the client is gone and can be told nothing
 		err = context.Cause(ctx)
 		_ = client.Reset()
 		client.End(err)
 	case p.Describe != nil:
-		client.Fail(err, p.Describe(port, err))
+		client.Fail(err, p.Describe(to, err))
 	default:
 		client.Fail(err, err.Error())
 	}
@@ -90,9 +92,14 @@ func (p *Proxy) Serve(ctx context.Context, client ServerConn, port uint16) error
 	return err
 }
 
-// copy moves bytes in both directions until both have ended.
-func (p *Proxy) copy(ctx context.Context, client ServerConn, port pipe.Conn) (sent, received int64, err error) {
-	counts, err := p.Copier.Copy(client, port)
+// copy moves bytes, or datagrams, in both directions until both have ended, and counts them.
+func (p *Proxy) copy(ctx context.Context, client ServerConn, port pipe.Conn, count *Event) (err error) {
+	var counts pipe.DatagramCounts
+	if count.To.Network == target.UDP {
+		counts, err = pipe.CopyDatagrams(client, port)
+	} else {
+		counts.Counts, err = p.Copier.Copy(client, port)
+	}
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx) // the loss itself, not the error that it caused in the copy
 	}
@@ -100,7 +107,8 @@ func (p *Proxy) copy(ctx context.Context, client ServerConn, port pipe.Conn) (se
 		err = nil // stock clients hang up like this on a port that has ended
 	}
 	client.End(err)
-	return counts.FromA, counts.FromB, err
+	count.Sent, count.Received, count.Dropped = counts.FromA, counts.FromB, counts.Dropped
+	return err
 }
 
 func (p *Proxy) report(e Event) {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"porthole.dev/porthole/internal/spdy"
+	"porthole.dev/porthole/internal/target"
 )
 
 const (
@@ -105,7 +106,7 @@ func (s *Server) Run(ctx context.Context) error {
 
 // Serve serves a connection on a goroutine of its own, or resets it if there are too many.
 // It is called by Accept.
-func (s *Server) Serve(c ServerConn, port uint16) {
+func (s *Server) Serve(c ServerConn, to target.Address) {
 	s.mu.Lock()
 	full := s.conns >= maxConns
 	if !full {
@@ -119,7 +120,7 @@ func (s *Server) Serve(c ServerConn, port uint16) {
 		return
 	}
 	s.work.Go(func() {
-		err := s.cfg.Serve(s.ctx, c, port)
+		err := s.cfg.Serve(s.ctx, c, to)
 		s.served(errors.Is(err, ErrNoSandbox))
 	})
 }

@@ -5,6 +5,7 @@ import (
 
 	"porthole.dev/porthole/internal/pipe"
 	"porthole.dev/porthole/internal/spdy"
+	"porthole.dev/porthole/internal/target"
 )
 
 // resetText is the message of ReasonReset.
@@ -38,17 +39,27 @@ type streamConn struct {
 // accept handles a stream that a client of porthole.v1 has opened.
 func (s *Server) accept(stream *spdy.Stream) {
 	c := &streamConn{stream}
-	if network := stream.Headers().Get("network"); network != "tcp" {
-		c.refuse(ReasonUnsupported, "network "+strings.ToValidUTF8(network[:min(len(network), 64)], "")+" is not supported")
-		return
+	to, err := parseAddress(stream.Headers())
+	switch {
+	case err != nil:
+		c.refuse(ReasonUnsupported, err.Error())
+	case to.Network == target.UDP:
+		s.Serve(&datagramServerConn{c, datagrams{stream}}, to)
+	default:
+		s.Serve(c, to)
 	}
-	port, ok := ParsePort(stream.Headers().Get("port"))
-	if !ok {
-		c.refuse(ReasonUnsupported, "port is not a number from 1 to 65535")
-		return
-	}
-	s.Serve(c, port)
 }
+
+// datagramServerConn is a ServerConn of which each Read returns a datagram and each Write sends
+// one.
+type datagramServerConn struct {
+	*streamConn
+	datagrams
+}
+
+// Read and Write are those of datagrams.
+func (c *datagramServerConn) Read(p []byte) (int, error)  { return c.datagrams.Read(p) }
+func (c *datagramServerConn) Write(p []byte) (int, error) { return c.datagrams.Write(p) }
 
 func (c *streamConn) SentEOF() bool { return false }
 

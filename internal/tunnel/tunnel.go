@@ -25,12 +25,3 @@ func ParsePort(text string) (port uint16, ok bool) {
 	n, err := strconv.ParseUint(text, 10, 16)
 	return uint16(n), err == nil && n > 0
 }
-
-// Addr is the address of a port at the far end, 0 for none.
-type Addr uint16
-
-// Network implements net.Addr.
-func (Addr) Network() string { return "portforward" }
-
-// String implements net.Addr.
-func (a Addr) String() string { return ":" + strconv.Itoa(int(a)) }

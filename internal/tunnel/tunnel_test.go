@@ -37,8 +37,12 @@ func (l loopback) Dial(ctx context.Context, to target.Address) (pipe.Conn, error
 	if l.err != nil {
 		return nil, l.err
 	}
+	port, err := to.TCPOnly()
+	if err != nil {
+		return nil, err
+	}
 	var d net.Dialer
-	conn, err := d.DialContext(ctx, "tcp4", fmt.Sprintf("127.0.0.1:%d", to.Port))
+	conn, err := d.DialContext(ctx, "tcp4", fmt.Sprintf("127.0.0.1:%d", port))
 	if err != nil {
 		return nil, err
 	}
@@ -71,11 +75,11 @@ func openTo(t *testing.T, dialer loopback) (*Client, net.Conn) {
 
 func dial(t *testing.T, c *Client, port uint16) *Conn {
 	t.Helper()
-	conn, err := c.Dial(port)
+	conn, err := c.Dial(target.TCPPort(port))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return conn
+	return conn.(*Conn)
 }
 
 // listen serves TCP connections and returns the port.
@@ -131,11 +135,7 @@ func TestConn(t *testing.T) {
 			<-done
 		})
 		c, _ := openTo(t, loopback{})
-		c1, err = c.Dial(port)
-		if err != nil {
-			return nil, nil, nil, err
-		}
-		return c1, <-peers, func() { close(done); c.Close() }, nil
+		return dial(t, c, port), <-peers, func() { close(done); c.Close() }, nil
 	})
 }
 
@@ -189,7 +189,7 @@ func TestReasons(t *testing.T) {
 		ReasonUnsupported: fmt.Errorf("dial: %w", ErrUnsupported),
 		ReasonFailed:      errors.New("out of luck " + strings.Repeat("é", MaxText)),
 	}
-	describe := func(port uint16, err error) string { return fmt.Sprintf("error forwarding port %d: %v", port, err) }
+	describe := func(to target.Address, err error) string { return fmt.Sprintf("error forwarding port %s: %v", to, err) }
 	for reason, cause := range causes {
 		t.Run(string(reason), func(t *testing.T) {
 			c, _ := open(t, ServerConfig{Proxy: Proxy{Dialer: loopback{cause}, Describe: describe}}, ClientConfig{})
@@ -198,7 +198,7 @@ func TestReasons(t *testing.T) {
 			_, err := io.ReadAll(conn)
 			var failed *PortError
 			want := ClipText("error forwarding port 81: " + cause.Error())
-			if !errors.As(err, &failed) || failed.Reason != reason || failed.Text != want || failed.Port != 81 {
+			if !errors.As(err, &failed) || failed.Reason != reason || failed.Text != want || failed.To != target.TCPPort(81) {
 				t.Errorf("read: %.200v", err)
 			}
 			for _, is := range append(reason.errors(), err) {
@@ -225,6 +225,8 @@ func TestUnsupported(t *testing.T) {
 		{},
 		{"network": {"udp"}, "port": {"53"}},
 		{"network": {"unix"}, "path": {"/run/x.sock"}},
+		{"network": {"unix"}},
+		{"network": {"tcp"}, "port": {"80"}, "host": {"db"}},
 		{"network": {strings.Repeat("x", 10_000)}},
 		{"network": {"tcp"}},
 		{"network": {"tcp"}, "port": {"0"}},

@@ -26,6 +26,7 @@ import (
 
 	"porthole.dev/porthole/internal/pipe"
 	ours "porthole.dev/porthole/internal/portforward"
+	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/testenv"
 )
 
@@ -223,7 +224,7 @@ func echo(conn *net.TCPConn) { io.Copy(conn, conn) }
 
 func dial(t testing.TB, c *ours.Client, port uint16) pipe.Conn {
 	t.Helper()
-	conn, err := c.Dial(t.Context(), port)
+	conn, err := c.Dial(t.Context(), target.TCPPort(port))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -232,7 +233,7 @@ func dial(t testing.TB, c *ours.Client, port uint16) pipe.Conn {
 
 // exchange sends octets through a new connection and wants them back.
 func exchange(c *ours.Client, port uint16, size int) error {
-	conn, err := c.Dial(context.Background(), port)
+	conn, err := c.Dial(context.Background(), target.TCPPort(port))
 	if err != nil {
 		return err
 	}

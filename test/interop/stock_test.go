@@ -15,6 +15,7 @@ import (
 
 	"porthole.dev/porthole/internal/pipe"
 	ours "porthole.dev/porthole/internal/portforward"
+	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/testenv"
 	"porthole.dev/porthole/internal/tunnel"
 )
@@ -75,7 +76,7 @@ func TestRefused(t *testing.T) {
 			conn := dial(t, c, port)
 			_, err := io.ReadAll(conn)
 			var refused *tunnel.PortError
-			if !errors.As(err, &refused) || refused.Port != port || !errors.Is(err, syscall.ECONNREFUSED) {
+			if !errors.As(err, &refused) || refused.To.Port != port || !errors.Is(err, syscall.ECONNREFUSED) {
 				t.Fatalf("read: %v", err)
 			}
 			conn.Close()
@@ -97,7 +98,7 @@ func TestRefusedAtOnce(t *testing.T) {
 		var work sync.WaitGroup
 		for range 200 {
 			work.Go(func() {
-				conn, err := c.Dial(t.Context(), port)
+				conn, err := c.Dial(t.Context(), target.TCPPort(port))
 				if err != nil {
 					t.Error(err)
 					return

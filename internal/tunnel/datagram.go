@@ -1,0 +1,79 @@
+package tunnel
+
+import (
+	"encoding/binary"
+	"io"
+	"os"
+	"syscall"
+
+	"porthole.dev/porthole/internal/pipe"
+	"porthole.dev/porthole/internal/spdy"
+)
+
+// refusedLength stands in the place of a datagram's length, and for none: nobody has listened
+// for an earlier one. No datagram of UDP is so long.
+const refusedLength = 1<<16 - 1
+
+// datagrams are the datagrams in a stream: each is its length, in 16 bits, and its bytes.
+type datagrams struct{ stream *spdy.Stream }
+
+// Read returns one datagram. What p has no room for is lost, as with UDP. The error is
+// ECONNREFUSED where the far end says so, and then the next Read may succeed.
+func (d datagrams) Read(p []byte) (int, error) {
+	var header [2]byte
+	if _, err := io.ReadFull(d.stream, header[:]); err != nil {
+		return 0, err
+	}
+	length := int(binary.BigEndian.Uint16(header[:]))
+	if length == refusedLength {
+		return 0, os.NewSyscallError("read", syscall.ECONNREFUSED)
+	}
+	n, err := io.ReadFull(d.stream, p[:min(length, len(p))])
+	if err == nil && n < length {
+		_, err = io.CopyN(io.Discard, d.stream, int64(length-n))
+	}
+	if err == io.EOF { //nolint:errorlint // itself: half a datagram is no end
+		err = io.ErrUnexpectedEOF
+	}
+	return n, err
+}
+
+// Write sends one datagram, or returns pipe.ErrDropped.
+func (d datagrams) Write(p []byte) (int, error) {
+	if len(p) >= refusedLength {
+		return 0, os.NewSyscallError("write", syscall.EMSGSIZE)
+	}
+	return d.send(uint16(len(p)), p)
+}
+
+// DatagramConn is a connection to a UDP port at the far end: each Write sends one datagram, and
+// each Read returns one. A Write that cannot be sent now returns pipe.ErrDropped. Otherwise it is
+// as Conn.
+type DatagramConn struct{ *Conn }
+
+// Read returns one datagram. ECONNREFUSED means that nobody has listened for an earlier one.
+func (c *DatagramConn) Read(p []byte) (int, error) {
+	n, err := datagrams{c.stream}.Read(p)
+	return n, c.explain(err)
+}
+
+// Write sends one datagram.
+func (c *DatagramConn) Write(p []byte) (int, error) {
+	n, err := datagrams{c.stream}.Write(p)
+	return n, c.explain(err)
+}
+
+// Refuse tells the peer that nobody has listened for a datagram of its.
+func (d datagrams) Refuse() { _, _ = d.send(refusedLength, nil) }
+
+func (d datagrams) send(length uint16, p []byte) (int, error) {
+	frame := append(binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(p)), length), p...)
+	queued, err := d.stream.WriteDatagram(frame)
+	if err == nil && !queued {
+		err = pipe.ErrDropped
+	}
+	if err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
