@@ -24,7 +24,10 @@ var loopbacks = [...]netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IP
 // that of 127.0.0.1: an *net.OpError, with syscall.ECONNREFUSED when nothing listens on either, or
 // one of this package's own when the namespace cannot be entered.
 func (ns *Namespace) Dial(ctx context.Context, to target.Address) (pipe.Conn, error) {
-	if to.Network == target.UDP && to.Host == "" {
+	switch {
+	case to.Network == target.Unix:
+		return ns.dialUnix(ctx, to.Path)
+	case to.Network == target.UDP && to.Host == "":
 		return ns.dialUDP(to.Port)
 	}
 	port, err := to.TCPOnly()
