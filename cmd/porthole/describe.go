@@ -122,8 +122,8 @@ var hints = []struct {
 	hint string
 }{
 	{target.ErrUnknown, "a target is POD, RESOURCE/NAME as svc/web, pid://NUMBER, netns://NAME or netns:///PATH"},
-	{target.ErrPort, "ports are REMOTE, LOCAL:REMOTE, :REMOTE for any free local port, or ADDRESS:LOCAL:REMOTE, with numbers from 1 to 65535"},
-	{target.ErrUnsupported, "take a TCP port"},
+	{target.ErrPort, "ports are REMOTE, LOCAL:REMOTE, :REMOTE for any free local port, or ADDRESS:LOCAL:REMOTE, with numbers from 1 to 65535; REMOTE/udp is a UDP port"},
+	{target.ErrUnsupported, "Kubernetes forwards only TCP ports of pods; nodes that run porthole forward UDP ports too"},
 	{target.ErrAddress, "for example --address 127.0.0.1, --address ::1, --address 0.0.0.0"},
 	{netns.ErrNoProcess, "`ps -e` lists processes"},
 	{netns.ErrNotExist, "`ip netns` lists those that have names, `lsns -t net` those of processes"},
@@ -241,10 +241,39 @@ func socketHint(err error) string {
 		return ""
 	case op.Op == "listen":
 		return listenHint(op)
+	case op.Op == "dial" && op.Net == "unix":
+		return unixHint(op)
 	case op.Op == "dial" && errors.Is(op, syscall.ECONNREFUSED):
-		return "nothing listens on that port of 127.0.0.1 or ::1 there; `ss -ltn` inside shows what does"
+		return fmt.Sprintf("nothing listens on that port of 127.0.0.1 or ::1 there; `%s` inside shows what does", listeners(op.Net == "udp"))
 	case op.Op == "dial" && errors.Is(op, syscall.ENETUNREACH):
 		return "is the loopback interface there down? `nsenter -t PID -n ip link set lo up` sets it up"
+	}
+	return ""
+}
+
+// listeners is the command that lists who listens.
+func listeners(udp bool) string {
+	if udp {
+		return "ss -lun"
+	}
+	return "ss -ltn"
+}
+
+// unixHint returns the hint for a Unix socket of the target that cannot be connected to.
+func unixHint(op *net.OpError) string {
+	switch {
+	case errors.Is(op, syscall.ENOENT):
+		return "the path is one inside the container; `ss -lx` inside lists its sockets"
+	case errors.Is(op, syscall.ECONNREFUSED):
+		return "nobody listens on that socket; `ss -lx` inside shows who listens on which"
+	case errors.Is(op, syscall.EACCES):
+		return "the process' own user may not connect to it; `ls -l` inside shows who may"
+	case errors.Is(op, syscall.ENOTSOCK):
+		return "a file of another kind is there"
+	case errors.Is(op, syscall.EPROTOTYPE):
+		return "it is not a socket for streams"
+	case errors.Is(op, syscall.EINVAL):
+		return "a path has 107 bytes at most"
 	}
 	return ""
 }
@@ -256,17 +285,23 @@ func refusedHint(e *tunnel.PortError) string {
 	if e.Reason == "" && !strings.Contains(e.Text, "[::1]") {
 		tried = "127.0.0.1 there, and the node does not say whether it tried ::1"
 	}
-	return "nothing listens on that port of " + tried + "; `ss -ltn` inside shows what does"
+	return fmt.Sprintf("nothing listens on that port of %s; `%s` inside shows what does", tried, listeners(e.To.Network == target.UDP))
 }
 
 func listenHint(op *net.OpError) string {
-	address, _ := op.Addr.(*net.TCPAddr)
+	port := 0
+	switch address := op.Addr.(type) {
+	case *net.TCPAddr:
+		port = address.Port
+	case *net.UDPAddr:
+		port = address.Port
+	}
 	switch {
 	case errors.Is(op, syscall.EADDRINUSE):
-		return "`ss -ltnp` shows who listens; take another local port, or `:REMOTE` for any free one"
+		return fmt.Sprintf("`%sp` shows who listens; take another local port, or `:REMOTE` for any free one", listeners(strings.HasPrefix(op.Net, "udp")))
 	case errors.Is(op, syscall.EADDRNOTAVAIL):
 		return "`ip addr` lists this machine's addresses"
-	case errors.Is(op, syscall.EACCES) && address != nil && address.Port < 1024:
+	case errors.Is(op, syscall.EACCES) && 0 < port && port < 1024:
 		return "ports below 1024 are for root: take a higher one, or run it with sudo"
 	}
 	return ""

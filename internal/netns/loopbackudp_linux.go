@@ -106,6 +106,11 @@ func portOf(a unix.Sockaddr) int {
 	return 0
 }
 
+// refusal is the error of a datagram for which nobody listened.
+func (c *loopbackUDP) refusal(err error) error {
+	return &net.OpError{Op: "dial", Net: "udp", Addr: net.UDPAddrFromAddrPort(netip.AddrPortFrom(loopbacks[0], c.port)), Err: err}
+}
+
 // Read returns one datagram. ECONNREFUSED means that nobody listens, at either address.
 func (c *loopbackUDP) Read(p []byte) (int, error) {
 	for {
@@ -114,11 +119,13 @@ func (c *loopbackUDP) Read(p []byte) (int, error) {
 		case err == nil && !c.settled.Load():
 			c.settle()
 			return n, nil
-		case !errors.Is(err, unix.ECONNREFUSED) || c.settled.Load():
+		case !errors.Is(err, unix.ECONNREFUSED):
 			return n, err
+		case c.settled.Load():
+			return n, c.refusal(os.NewSyscallError("read", unix.ECONNREFUSED))
 		}
 		c.mu.Lock()
-		if c.next() {
+		if err = c.refusal(os.NewSyscallError("read", unix.ECONNREFUSED)); c.next() {
 			_, err = c.send()
 		}
 		c.mu.Unlock()
@@ -157,8 +164,11 @@ func (c *loopbackUDP) send() (n int, err error) {
 		if n, err = c.UDPConn.Write(c.last); err == nil {
 			err = c.pending()
 		}
-		if !errors.Is(err, unix.ECONNREFUSED) || !c.next() {
+		switch {
+		case !errors.Is(err, unix.ECONNREFUSED):
 			return n, err
+		case !c.next():
+			return 0, c.refusal(os.NewSyscallError("write", unix.ECONNREFUSED))
 		}
 	}
 }

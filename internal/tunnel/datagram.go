@@ -2,6 +2,8 @@ package tunnel
 
 import (
 	"encoding/binary"
+	"errors"
+	"fmt"
 	"io"
 	"os"
 	"syscall"
@@ -54,6 +56,9 @@ type DatagramConn struct{ *Conn }
 // Read returns one datagram. ECONNREFUSED means that nobody has listened for an earlier one.
 func (c *DatagramConn) Read(p []byte) (int, error) {
 	n, err := datagrams{c.stream}.Read(p)
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		return n, &PortError{To: c.to, Reason: ReasonRefused, Text: fmt.Sprintf("port %s: %v", c.to, syscall.ECONNREFUSED)}
+	}
 	return n, c.explain(err)
 }
 
