@@ -181,8 +181,12 @@ func TestRefusedHalf(t *testing.T) {
 			openStream(t, c, "data", port, "0").CloseWrite() // there is room again
 			second := openStream(t, c, map[string]string{"error": "data", "data": "error"}[first], port, "over")
 			if first == "error" {
-				second.SetWriteDeadline(time.Now().Add(10 * time.Second))
-				if _, err := second.Write(make([]byte, 8<<20)); !errors.Is(err, tunnel.ErrReset) {
+				second.SetWriteDeadline(time.Now().Add(time.Minute))
+				var err error
+				for piece := make([]byte, 1<<20); err == nil; { // until the reset arrives
+					_, err = second.Write(piece)
+				}
+				if !errors.Is(err, tunnel.ErrReset) {
 					t.Errorf("writing: %v", err)
 				}
 			}

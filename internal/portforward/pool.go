@@ -18,8 +18,6 @@ const (
 	// for it. A short connection is over by then, and a burst has the server's
 	// processors for itself: a tunnel costs it as much as many connections.
 	growPause = 25 * time.Millisecond
-	// growRest is how long nothing is opened ahead after that has failed.
-	growRest = time.Second
 	// maxSpare is how many tunnels lie ready while connections share.
 	maxSpare = 8
 	// youngTime is how long a tunnel has to live for its opening to count as a success.
@@ -58,18 +56,17 @@ type pool struct {
 	end  context.CancelFunc
 	work sync.WaitGroup // goroutines of the pool and of its connections
 
-	mu        sync.Mutex
-	closed    bool
-	tunnels   []*clientTunnel
-	opening   *opening      // under way, or nil
-	growing   bool          // grow is running
-	restUntil time.Time     // grow rests until then
-	sweeper   *time.Timer   // runs sweep; nil without tunnels
-	slept     time.Duration // what asleep said last
-	looked    time.Time     // when sweep ran last
-	woke      time.Time     // when the last sleep was noticed
-	failed    error         // why there is no tunnel: the last opening's failure, or a new tunnel's
-	failures  int           // in a row
+	mu       sync.Mutex
+	closed   bool
+	tunnels  []*clientTunnel
+	opening  *opening      // under way, or nil
+	growing  bool          // grow is running
+	sweeper  *time.Timer   // runs sweep; nil without tunnels
+	slept    time.Duration // what asleep said last
+	looked   time.Time     // when sweep ran last
+	woke     time.Time     // when the last sleep was noticed
+	failed   error         // why there is no tunnel: the last opening's failure, or a new tunnel's
+	failures int           // in a row
 }
 
 // opening is a tunnel on its way. After another one that failed, it begins when
@@ -130,7 +127,7 @@ func (p *pool) take() (*clientTunnel, *opening, error) {
 		return nil, p.begin(), nil
 	}
 	t.conns++
-	if !p.growing && p.needsSpare() && !time.Now().Before(p.restUntil) {
+	if !p.growing && p.needsSpare() {
 		p.growing = true
 		p.work.Go(p.grow)
 	}
@@ -315,7 +312,7 @@ func (p *pool) stats() (used, idle, sharing int) {
 }
 
 // grow opens tunnels, one after the other, for as long as more are needed. After a failure it
-// stops, and nothing is opened ahead for a while.
+// stops; the next connection begins again, and Client.Again says when.
 func (p *pool) grow() {
 	for {
 		backoff.Sleep(p.life, growPause, nil)
@@ -332,7 +329,7 @@ func (p *pool) grow() {
 		if o.err != nil {
 			p.log.Debug("no spare tunnel", "err", o.err)
 			p.mu.Lock()
-			p.growing, p.restUntil = false, time.Now().Add(growRest)
+			p.growing = false
 			p.mu.Unlock()
 			return
 		}
