@@ -10,7 +10,7 @@ import (
 )
 
 // ground are packages that carry bytes or words, whatever orchestrates the pods.
-var ground = []string{"nonblock", "pipe", "netns", "forward", "target", "backoff", "route", "session", "safetext", "spelling", "container", "manifest", "portforward", "spdy", "trace", "tunnel", "proc", "filelock"}
+var ground = []string{"nonblock", "pipe", "netns", "forward", "target", "backoff", "route", "session", "safetext", "spelling", "container", "manifest", "portforward", "spdy", "trace", "tunnel", "proc", "filelock", "agent", "ssh"}
 
 // TestGroundKnowsNoKubernetes holds that a forwarder without Kubernetes can be built from these.
 func TestGroundKnowsNoKubernetes(t *testing.T) {
@@ -36,16 +36,18 @@ var arrows = map[string]string{
 	"demo":      "filelock proc",
 	"trace":     "",
 	"route":     "nonblock pipe target",
-	"netns":     "nonblock pipe proc target",
+	"netns":     "backoff nonblock pipe proc target",
 	"backoff":   "",
 	"forward":   "backoff nonblock pipe route target",
 	"session":   "backoff forward nonblock pipe route target",
-	"container": "netns nonblock pipe proc route target",
+	"container": "backoff netns nonblock pipe proc route target",
 	"manifest":  "spelling target",
 
 	"portforward": "backoff nonblock pipe spdy route target tunnel",
 	"tunnel":      "nonblock pipe spdy route target",
 	"spdy":        "",
+	"agent":       "nonblock pipe proc route spdy target tunnel",
+	"ssh":         "backoff nonblock pipe route spdy target tunnel",
 	"kube":        "backoff nonblock portforward spdy pipe route spelling target tunnel",
 	"node":        "backoff filelock nonblock portforward proc spdy netns pipe route target tunnel",
 }

@@ -98,6 +98,9 @@ type forwarding struct {
 	kubectl    kubectlFlags
 	silence    time.Duration
 
+	host          string
+	remoteCommand string
+
 	cmd       *cobra.Command
 	typed     typed
 	targetArg string // as it was typed; "" with a file
@@ -130,6 +133,8 @@ func (f *forwarding) flags(cmd *cobra.Command) {
 	flags.IntVar(&f.maxTunnels, "max-tunnels", 64, "how many tunnels to a pod there may be at once; beyond, connections share")
 	flags.DurationVar(&f.silence, "silence", 30*time.Second,
 		"how long a node that runs porthole may be silent before its connections are given up; 0 is for ever")
+	flags.StringVar(&f.host, "host", "", "another host that pid:// and netns:// are of, ssh://[USER@]HOST[:PORT]; it needs porthole too")
+	flags.StringVar(&f.remoteCommand, "remote-command", "porthole", `porthole on the other host, as a shell there reads it: "sudo /opt/porthole"`)
 	f.config.AddFlags(flags)
 	f.kubectl.add(flags)
 }
@@ -170,6 +175,9 @@ func (f *forwarding) parseArgs(args []string) (err error) {
 	if only.Target, err = target.Parse(args[0]); err != nil {
 		return f.targetHint(args[0], err)
 	}
+	if only.Host, err = f.parseHost(only.Target); err != nil {
+		return err
+	}
 	parse := target.ParsePorts
 	if only.Target.Scheme == target.Kubernetes {
 		parse = target.ParseNamedPorts
@@ -183,6 +191,16 @@ func (f *forwarding) parseArgs(args []string) (err error) {
 	}
 	f.forwards = []target.Forward{only}
 	return nil
+}
+
+func (f *forwarding) parseHost(of target.Target) (target.Host, error) {
+	switch {
+	case f.host == "":
+		return target.Host{}, nil
+	case of.Scheme == target.Kubernetes:
+		return target.Host{}, fmt.Errorf("forward: %s is of a cluster, not of a host: --host goes with pid:// and netns://", of)
+	}
+	return target.ParseHost(f.host)
 }
 
 func (f *forwarding) parseFile() error {

@@ -8,25 +8,37 @@ import (
 	"os"
 	"runtime"
 
-	"porthole.dev/porthole/internal/container"
 	"porthole.dev/porthole/internal/kube"
 	"porthole.dev/porthole/internal/portforward"
 	"porthole.dev/porthole/internal/route"
+	"porthole.dev/porthole/internal/ssh"
 	"porthole.dev/porthole/internal/target"
 )
 
 // openers returns what opens the targets of each scheme. A new kind of target is entered
-// here. Close clusters after the last route.
-func (f *forwarding) openers() (openers map[target.Scheme]route.Opener, clusters *kube.Opener) {
-	clusters = &kube.Opener{
+// here, or in hostOpeners. Call end after the last route.
+func (f *forwarding) openers() (openers map[target.Scheme]route.Opener, end func()) {
+	clusters := &kube.Opener{
 		Config: f.config, MaxWait: f.wait, PodRunningTimeout: f.podRunning,
 		MaxTunnels: f.maxTunnels, Silence: cmp.Or(f.silence, -1),
 	}
-	return map[target.Scheme]route.Opener{
-		target.PID:        container.Open,
-		target.NetNS:      container.Open,
-		target.Kubernetes: onOneProcessor(withKubectlErrors(clusters.Open)),
-	}, clusters
+	hosts := &ssh.Opener{Version: version(), RemoteCommand: f.remoteCommand, Silence: cmp.Or(f.silence, -1)}
+	openers = hostOpeners()
+	for scheme, here := range openers {
+		openers[scheme] = orElsewhere(here, hosts.Open)
+	}
+	openers[target.Kubernetes] = onOneProcessor(withKubectlErrors(clusters.Open))
+	return openers, func() { clusters.Close(); hosts.Close() }
+}
+
+// orElsewhere opens targets of this host by one opener, and those of other hosts by another.
+func orElsewhere(here, elsewhere route.Opener) route.Opener {
+	return func(ctx context.Context, f target.Forward, events func(route.Event)) (*route.Result, error) {
+		if f.Host == (target.Host{}) {
+			return here(ctx, f, events)
+		}
+		return elsewhere(ctx, f, events)
+	}
 }
 
 // withKubectlErrors puts kubectl's own text before some errors, because scripts look for it.

@@ -50,8 +50,8 @@ func (f *forwarding) serve(ctx context.Context, p *printer, ready *readyFile, en
 	stop := func() { ready.remove(); cancel() } // the file does not wait for connections to finish
 	defer stop()
 	detach := context.AfterFunc(ctx, stop)
-	openers, clusters := f.openers()
-	defer clusters.Close()
+	openers, closeAll := f.openers()
+	defer closeAll()
 	s := &session.Session{
 		Forwards: f.forwards, File: f.file, Retry: f.file != "", ReadyAny: f.readyWhen == readyAny,
 		Openers: openers, Events: p.event, Wait: f.wait, Drain: drain, Now: end.now,

@@ -10,6 +10,8 @@ type Forward struct {
 	// file have the same; "" when none was given.
 	Name   string `yaml:"name"`
 	Target Target `yaml:"target"`
+	// Host is where the target is, for targets of a host; the zero value is this one.
+	Host Host `yaml:"host"`
 	// Context and Namespace are those of Kubernetes, "" for the current ones.
 	// They and Pin are set only if Target is an object of Kubernetes.
 	Context   string `yaml:"context"`
@@ -26,4 +28,9 @@ type Forward struct {
 }
 
 // String returns what the forward is called in messages: its name, or else its target.
-func (f Forward) String() string { return cmp.Or(f.Name, f.Target.String()) }
+func (f Forward) String() string {
+	if f.Name == "" && f.Host != (Host{}) {
+		return f.Target.String() + " on " + f.Host.String()
+	}
+	return cmp.Or(f.Name, f.Target.String())
+}

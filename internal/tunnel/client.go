@@ -40,8 +40,10 @@ func NewClient(transport io.ReadWriteCloser, cfg ClientConfig) *Client {
 // Dial opens a connection without waiting for the server: bytes can be written at once, and if
 // the address cannot be reached, reading and writing fail with *PortError. Of UDP, each Write is
 // a datagram and each Read returns one. The Conn is a *Conn, or of UDP a *DatagramConn.
-func (c *Client) Dial(to target.Address) (pipe.Conn, error) {
-	stream, err := c.OpenStream(addressHeader(to), false)
+func (c *Client) Dial(to target.Address) (pipe.Conn, error) { return c.dial(to, addressHeader(to)) }
+
+func (c *Client) dial(to target.Address, header spdy.Header) (pipe.Conn, error) {
+	stream, err := c.OpenStream(header, false)
 	if err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"porthole.dev/porthole/internal/route"
 	"porthole.dev/porthole/internal/spdy"
 	"porthole.dev/porthole/internal/target"
 )
@@ -37,6 +38,10 @@ type ServerConfig struct {
 	// Sandbox, if set, ends when what the tunnel leads to is gone. The tunnel then ends
 	// with its last connection, and soon if it has none.
 	Sandbox context.Context
+	// OpenTarget, if set, opens the targets that clients name, whose connections then do
+	// without Dialer. The identity is that of an earlier target, or "". It is called from
+	// many goroutines at once.
+	OpenTarget func(ctx context.Context, name, identity string) (ServerTarget, error)
 	// Accept, if set, handles the streams of a tunnel that speaks another protocol than
 	// porthole.v1, and calls Serve for each connection.
 	Accept func(*spdy.Stream)
@@ -50,7 +55,9 @@ type Server struct {
 	stock bool            // another protocol than porthole.v1
 	ctx   context.Context // of connections: ends with the tunnel, whose error is its cause
 	end   context.CancelCauseFunc
-	work  sync.WaitGroup // connections
+	work  sync.WaitGroup // connections and targets
+
+	targets sync.Map // the ServerTargets that are open, by the ids of their streams
 
 	mu        sync.Mutex
 	conns     int
@@ -106,7 +113,9 @@ func (s *Server) Run(ctx context.Context) error {
 
 // Serve serves a connection on a goroutine of its own, or resets it if there are too many.
 // It is called by Accept.
-func (s *Server) Serve(c ServerConn, to target.Address) {
+func (s *Server) Serve(c ServerConn, to target.Address) { s.serve(c, to, s.cfg.Dialer) }
+
+func (s *Server) serve(c ServerConn, to target.Address, dialer route.Dialer) {
 	s.mu.Lock()
 	full := s.conns >= maxConns
 	if !full {
@@ -120,7 +129,9 @@ func (s *Server) Serve(c ServerConn, to target.Address) {
 		return
 	}
 	s.work.Go(func() {
-		err := s.cfg.Serve(s.ctx, c, to)
+		proxy := s.cfg.Proxy
+		proxy.Dialer = dialer
+		err := proxy.Serve(s.ctx, c, to)
 		s.served(errors.Is(err, ErrNoSandbox))
 	})
 }

@@ -38,15 +38,29 @@ type streamConn struct {
 
 // accept handles a stream that a client of porthole.v1 has opened.
 func (s *Server) accept(stream *spdy.Stream) {
-	c := &streamConn{stream}
-	to, err := parseAddress(stream.Headers())
+	c, header, dialer := &streamConn{stream}, stream.Headers(), s.cfg.Dialer
+	if header.Get("network") == "target" && s.cfg.OpenTarget != nil {
+		s.work.Go(func() { s.holdTarget(c) })
+		return
+	}
+	if _, inTarget := header["In"]; inTarget {
+		t, err := s.dialerIn(header)
+		if err != nil {
+			c.Fail(err, err.Error())
+			return
+		}
+		dialer = t
+	}
+	to, err := parseAddress(header)
 	switch {
 	case err != nil:
 		c.refuse(ReasonUnsupported, err.Error())
+	case dialer == nil:
+		c.refuse(ReasonUnsupported, "the connection names no target")
 	case to.Network == target.UDP:
-		s.Serve(&datagramServerConn{c, datagrams{stream}}, to)
+		s.serve(&datagramServerConn{c, datagrams{stream}}, to, dialer)
 	default:
-		s.Serve(c, to)
+		s.serve(c, to, dialer)
 	}
 }
 

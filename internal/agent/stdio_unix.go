@@ -1,0 +1,33 @@
+//go:build unix
+
+package agent
+
+import (
+	"errors"
+	"io"
+	"os"
+	"syscall"
+)
+
+// stdio are the standard streams as one stream.
+type stdio struct{ in, out *os.File }
+
+// Stdio returns the standard streams of this process as one stream, which ends reads and writes
+// when it is closed. Nothing else may use them from here on.
+func Stdio() io.ReadWriteCloser {
+	return stdio{pollable(os.Stdin), pollable(os.Stdout)}
+}
+
+// pollable returns a file whose Close ends its reads and writes, which wait in the runtime's
+// poller.
+func pollable(f *os.File) *os.File {
+	fd := int(f.Fd())
+	if syscall.SetNonblock(fd, true) != nil {
+		return f
+	}
+	return os.NewFile(uintptr(fd), f.Name())
+}
+
+func (s stdio) Read(p []byte) (int, error)  { return s.in.Read(p) }
+func (s stdio) Write(p []byte) (int, error) { return s.out.Write(p) }
+func (s stdio) Close() error                { return errors.Join(s.in.Close(), s.out.Close()) }

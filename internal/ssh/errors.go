@@ -1,0 +1,44 @@
+package ssh
+
+import (
+	"fmt"
+	"strings"
+
+	"porthole.dev/porthole/internal/target"
+)
+
+// The exit statuses that tell what has failed.
+const (
+	statusSSH         = 255 // ssh itself (ssh(1))
+	statusNotFound    = 127 // the shell: no such program
+	statusNotRunnable = 126 // the shell: it cannot be executed
+)
+
+// Error is that ssh has ended, or said something else, in place of an agent's greeting.
+type Error struct {
+	Host   target.Host
+	Status int    // ssh's exit status, which is the remote command's unless it is 255
+	Words  string // what it said last, which the other host may have chosen
+	Err    error
+}
+
+func (e *Error) Error() string {
+	words := e.Words
+	if i := strings.LastIndexByte(words, '\n'); i >= 0 {
+		words = words[i+1:]
+	}
+	what := "the agent has not started"
+	if e.Status == statusSSH {
+		what = "ssh failed"
+	}
+	if words == "" {
+		return fmt.Sprintf("%s: %s: exit status %d", e.Host, what, e.Status)
+	}
+	return fmt.Sprintf("%s: %s: %s", e.Host, what, words)
+}
+
+// Unwrap returns Err.
+func (e *Error) Unwrap() error { return e.Err }
+
+// Missing reports whether the other host has no such program.
+func (e *Error) Missing() bool { return e.Status == statusNotFound || e.Status == statusNotRunnable }

@@ -1,0 +1,141 @@
+package ssh
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"porthole.dev/porthole/internal/target"
+	"porthole.dev/porthole/internal/tunnel"
+)
+
+const (
+	// maxWords is how much of what ssh says is kept for an error.
+	maxWords = 2 << 10
+	// endTime is how long ssh may take to end once its input is closed.
+	endTime = 500 * time.Millisecond
+)
+
+// process is an ssh that runs an agent on another host: what it reads and writes is the tunnel.
+type process struct {
+	io.WriteCloser // its standard input
+	*bufio.Reader  // its standard output
+	greeting       tunnel.Greeting
+	words          *tail // its standard error
+	ended          chan struct{}
+	status         error // set before ended is closed
+	kill           context.CancelFunc
+	closing        sync.Once
+}
+
+// arguments are those of ssh. The user's own configuration counts, but for what would do
+// something else beside the agent or in its place.
+func arguments(host target.Host, remoteCommand string) []string {
+	args := []string{"-T", "-a", "-x", "-e", "none", "-o", "ClearAllForwardings=yes", "-o", "RemoteCommand=none", "-o", "PermitLocalCommand=no"}
+	if host.User != "" {
+		args = append(args, "-l", host.User)
+	}
+	if host.Port != 0 {
+		args = append(args, "-p", strconv.Itoa(int(host.Port)))
+	}
+	return append(args, "--", host.Name, remoteCommand+" agent --stdio")
+}
+
+// start runs ssh and waits for the agent's greeting. ctx ends the wait.
+func start(ctx context.Context, program string, host target.Host, remoteCommand string, mine tunnel.Greeting) (*process, error) {
+	life, kill := context.WithCancel(context.Background())
+	cmd := exec.CommandContext(life, program, arguments(host, remoteCommand)...)
+	cmd.WaitDelay = endTime
+	p := &process{words: &tail{}, ended: make(chan struct{}), kill: kill}
+	cmd.Stderr = p.words
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	p.WriteCloser, p.Reader = in, bufio.NewReader(out)
+	if err := cmd.Start(); err != nil {
+		kill()
+		return nil, err
+	}
+	go func() {
+		p.status = cmd.Wait()
+		close(p.ended)
+	}()
+	stop := context.AfterFunc(ctx, func() { p.Close() })
+	p.greeting, err = tunnel.ReadGreeting(p.Reader)
+	if err == nil {
+		_, err = p.Write(mine.Append(nil))
+	}
+	if !stop() && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		p.Close()
+		return nil, p.explain(host, err)
+	}
+	return p, nil
+}
+
+// Close ends ssh: at once if it does not end by itself when its input does.
+func (p *process) Close() error {
+	p.closing.Do(func() {
+		p.WriteCloser.Close()
+		go func() {
+			select {
+			case <-p.ended:
+			case <-time.After(endTime):
+			}
+			p.kill()
+		}()
+	})
+	return nil
+}
+
+// explain returns why there is no agent, in ssh's own words if it has said something.
+func (p *process) explain(host target.Host, err error) error {
+	var noise *tunnel.NoiseError
+	if !errors.As(err, &noise) {
+		return fmt.Errorf("%s: %w", host, err)
+	}
+	<-p.ended
+	e := &Error{Host: host, Words: p.words.String(), Err: err}
+	var exit *exec.ExitError
+	if errors.As(p.status, &exit) {
+		e.Status = exit.ExitCode()
+	}
+	if e.Words == "" {
+		e.Words = strings.TrimSpace(string(noise.Noise[max(0, len(noise.Noise)-maxWords):]))
+	}
+	return e
+}
+
+// tail keeps the end of what was written to it.
+type tail struct {
+	mu   sync.Mutex
+	text []byte
+}
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.text = append(t.text, p...)
+	t.text = t.text[max(0, len(t.text)-maxWords):]
+	return len(p), nil
+}
+
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return strings.TrimSpace(strings.ToValidUTF8(string(t.text), ""))
+}

@@ -1,0 +1,133 @@
+package ssh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"porthole.dev/porthole/internal/pipe"
+	"porthole.dev/porthole/internal/route"
+	"porthole.dev/porthole/internal/spdy"
+	"porthole.dev/porthole/internal/target"
+	"porthole.dev/porthole/internal/tunnel"
+)
+
+// Route leads to a target of another host, through one tunnel after the other.
+type Route struct {
+	host   *host
+	name   string // of the target, as the agent reads it
+	events func(route.Event)
+	life   context.Context // ends with the target, whose end is its cause, or with Close
+	end    context.CancelCauseFunc
+	work   sync.WaitGroup
+
+	mu       sync.Mutex
+	target   *tunnel.ClientTarget // in the tunnel of now; nil while there is none
+	changed  chan struct{}        // closed when target is set; nil unless somebody waits
+	identity string               // of the first one
+}
+
+// open opens the target in the host's tunnel.
+func (r *Route) open(ctx context.Context) (*tunnel.ClientTarget, error) {
+	client, err := r.host.tunnel(ctx)
+	if err != nil {
+		return nil, err
+	}
+	t, err := client.OpenTarget(ctx, r.name, r.identity)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", r.host.name, err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.target, r.identity = t, t.Identity
+	if r.changed != nil {
+		close(r.changed)
+		r.changed = nil
+	}
+	return t, nil
+}
+
+// keep opens the target anew whenever its tunnel is lost, until it is gone or the route closed.
+func (r *Route) keep(t *tunnel.ClientTarget) {
+	for r.life.Err() == nil {
+		err := t.Wait(r.life)
+		switch {
+		case r.life.Err() != nil:
+			return
+		case !errors.Is(err, spdy.ErrTunnel):
+			r.end(fmt.Errorf("%s: %w", r.host.name, err))
+			return
+		}
+		r.mu.Lock()
+		r.target = nil
+		r.mu.Unlock()
+		r.events(route.Event{Kind: route.Reconnecting, Err: fmt.Errorf("%s: %w", r.host.name, err)})
+		for t, err = r.open(r.life); err != nil && r.life.Err() == nil; t, err = r.open(r.life) {
+			var refused *tunnel.PortError
+			if errors.As(err, &refused) && r.identity != "" { // it is another process, or none
+				r.end(err)
+				return
+			}
+			r.events(route.Event{Kind: route.Waiting, Err: err})
+		}
+		if err == nil {
+			r.events(route.Event{Kind: route.Ready, Again: true})
+		}
+	}
+}
+
+// Dial implements route.Dialer. While there is no tunnel it waits for one.
+func (r *Route) Dial(ctx context.Context, to target.Address) (pipe.Conn, error) {
+	for {
+		r.mu.Lock()
+		t := r.target
+		if t == nil && r.changed == nil {
+			r.changed = make(chan struct{})
+		}
+		changed := r.changed
+		r.mu.Unlock()
+		if t != nil {
+			conn, err := t.Dial(to)
+			if !errors.Is(err, spdy.ErrTunnel) && !errors.Is(err, spdy.ErrGoAway) {
+				return conn, err
+			}
+			_ = t.Wait(ctx) // keep notices, too
+			r.mu.Lock()
+			if r.target == t {
+				r.target = nil
+			}
+			r.mu.Unlock()
+			continue
+		}
+		select {
+		case <-changed:
+		case <-r.life.Done():
+			return nil, context.Cause(r.life)
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// Wait implements route.Route.
+func (r *Route) Wait(ctx context.Context) error {
+	select {
+	case <-r.life.Done():
+		return context.Cause(r.life)
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// Close implements route.Route.
+func (r *Route) Close() error {
+	r.end(nil)
+	r.work.Wait()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.target != nil {
+		return r.target.Close()
+	}
+	return nil
+}
