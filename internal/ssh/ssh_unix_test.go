@@ -1,0 +1,418 @@
+//go:build unix
+
+package ssh_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"golang.org/x/net/nettest"
+
+	"porthole.dev/porthole/internal/agent"
+	"porthole.dev/porthole/internal/pipe"
+	"porthole.dev/porthole/internal/route"
+	"porthole.dev/porthole/internal/ssh"
+	"porthole.dev/porthole/internal/target"
+	"porthole.dev/porthole/internal/testenv"
+)
+
+// This test's program is the agent on the other host, when it is started as that.
+func TestMain(m *testing.M) {
+	if slicesEnd(os.Args, "agent", "--stdio") {
+		a := &agent.Agent{Version: "test", Openers: map[target.Scheme]route.Opener{target.PID: openHere, target.NetNS: openHere}}
+		if err := a.Serve(context.Background(), agent.Stdio()); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	testenv.Main(m)
+}
+
+func slicesEnd(s []string, end ...string) bool {
+	return len(s) >= len(end) && strings.Join(s[len(s)-len(end):], " ") == strings.Join(end, " ")
+}
+
+// here is the loopback of the host that the agent is on.
+type here struct{ gone chan struct{} }
+
+func openHere(_ context.Context, f target.Forward, _ func(route.Event)) (*route.Result, error) {
+	if f.Target.Scheme == target.PID && !alive(f.Target.PID) {
+		return nil, fmt.Errorf("process %d: no such process", f.Target.PID)
+	}
+	return &route.Result{Route: &here{make(chan struct{})}}, nil
+}
+
+func alive(pid int) bool {
+	_, err := os.Stat("/proc/" + strconv.Itoa(pid))
+	return err == nil
+}
+
+func (*here) Dial(ctx context.Context, to target.Address) (pipe.Conn, error) {
+	c, err := new(net.Dialer).DialContext(ctx, "tcp", "127.0.0.1:"+to.String())
+	if err != nil {
+		return nil, err
+	}
+	return c.(*net.TCPConn), nil
+}
+
+func (h *here) Wait(ctx context.Context) error { <-ctx.Done(); return context.Cause(ctx) }
+func (h *here) Close() error                   { return nil }
+
+// server is a real sshd on loopback, with a user's key and configuration.
+type server struct {
+	t    testing.TB
+	dir  string
+	port uint16
+	cmd  *exec.Cmd
+}
+
+func (s *server) file(name string) string { return filepath.Join(s.dir, name) }
+
+func (s *server) write(name, text string, mode os.FileMode) {
+	s.t.Helper()
+	if err := os.WriteFile(s.file(name), []byte(text), mode); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func newServer(t testing.TB) *server {
+	t.Helper()
+	sshd := "/usr/sbin/sshd"
+	if _, err := os.Stat(sshd); err != nil {
+		testenv.Lacking(t, "an ssh server: "+sshd)
+	}
+	testenv.Root(t)
+	s := &server{t: t, dir: t.TempDir(), port: testenv.FreePort(t)}
+	for _, key := range []string{"host", "user"} {
+		if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", s.file(key)).CombinedOutput(); err != nil {
+			t.Fatalf("ssh-keygen: %v: %s", err, out)
+		}
+	}
+	user, err := os.ReadFile(s.file("user.pub"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.write("authorized", string(user), 0o600)
+	host, err := os.ReadFile(s.file("host.pub"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.write("known", fmt.Sprintf("[127.0.0.1]:%d %s", s.port, host), 0o600)
+	s.write("sshd_config", fmt.Sprintf("Port %d\nListenAddress 127.0.0.1\nHostKey %s\nAuthorizedKeysFile %s\nStrictModes no\nPidFile none\nUsePAM no\nPermitRootLogin yes\n",
+		s.port, s.file("host"), s.file("authorized")), 0o600)
+	s.write("config", fmt.Sprintf("Host box noisy\nHostName 127.0.0.1\nPort %d\nUser root\nIdentityFile %s\nUserKnownHostsFile %s\nIdentitiesOnly yes\nBatchMode yes\n",
+		s.port, s.file("user"), s.file("known")), 0o600)
+	s.write("ssh", fmt.Sprintf("#!/bin/sh\nexec ssh -F %s \"$@\"\n", s.file("config")), 0o700)
+	if err := os.MkdirAll("/run/sshd", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	s.start()
+	t.Cleanup(s.stop)
+	return s
+}
+
+func (s *server) start() {
+	s.t.Helper()
+	s.cmd = exec.Command("/usr/sbin/sshd", "-D", "-e", "-f", s.file("sshd_config"))
+	log, err := os.OpenFile(s.file("log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer log.Close()
+	s.cmd.Stderr = log
+	if err := s.cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	testenv.Await(s.t, "sshd listens", func() bool {
+		c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", s.port))
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
+}
+
+// stop ends sshd; sessions live on, as each has a process of its own.
+func (s *server) stop() {
+	_ = s.cmd.Process.Kill()
+	_ = s.cmd.Wait()
+}
+
+// opener is one of the user of the server; the other end is this test's program.
+func (s *server) opener() *ssh.Opener {
+	s.t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	o := &ssh.Opener{Version: "test", Program: s.file("ssh"), RemoteCommand: self}
+	s.t.Cleanup(o.Close)
+	return o
+}
+
+// journal collects events.
+type journal struct {
+	mu   sync.Mutex
+	told []route.Event
+}
+
+func (j *journal) note(e route.Event) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.told = append(j.told, e)
+}
+
+func (j *journal) count(kind route.Kind) (n int) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, e := range j.told {
+		if e.Kind == kind {
+			n++
+		}
+	}
+	return n
+}
+
+func forwardOf(t testing.TB, to string) target.Forward {
+	t.Helper()
+	parsed, err := target.Parse(to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return target.Forward{Target: parsed, Host: target.Host{Name: "box"}}
+}
+
+func (s *server) open(o *ssh.Opener, to string, events func(route.Event)) *route.Result {
+	s.t.Helper()
+	r, err := o.Open(s.t.Context(), forwardOf(s.t, to), events)
+	if err != nil {
+		log, _ := os.ReadFile(s.file("log"))
+		s.t.Fatalf("open: %v\n%s", err, log)
+	}
+	s.t.Cleanup(func() { r.Close() })
+	return r
+}
+
+// echo is a port that answers with what it gets.
+func echo(t testing.TB) uint16 {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() { _, _ = io.Copy(c, c); c.Close() }()
+		}
+	}()
+	return testenv.Port(l)
+}
+
+func exchange(t testing.TB, r route.Dialer, port uint16, text string) error {
+	t.Helper()
+	conn, err := r.Dial(t.Context(), target.TCPPort(port))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if _, err := io.WriteString(conn, text); err != nil {
+		return err
+	}
+	if err := conn.CloseWrite(); err != nil {
+		return err
+	}
+	got, err := io.ReadAll(conn)
+	if err == nil && string(got) != text {
+		err = fmt.Errorf("got %q", got)
+	}
+	return err
+}
+
+func TestThroughSSH(t *testing.T) {
+	testenv.NoLeaks(t)
+	s := newServer(t)
+	o := s.opener()
+	r := s.open(o, "netns://a", func(route.Event) {})
+	other := s.open(o, "pid://1", func(route.Event) {})
+	port := echo(t)
+	for range 3 {
+		for _, to := range []*route.Result{r, other} {
+			if err := exchange(t, to, port, "hello"); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	log, err := os.ReadFile(s.file("log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(string(log), "Accepted publickey"); n != 1 {
+		t.Errorf("%d connections to the host, want one", n)
+	}
+	nettest.TestConn(t, func() (net.Conn, net.Conn, func(), error) {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		c1, err := r.Dial(t.Context(), target.TCPPort(testenv.Port(l)))
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		c2, err := l.Accept()
+		return c1.(net.Conn), c2, func() { _ = c1.Close(); _ = c2.Close(); _ = l.Close() }, err
+	})
+}
+
+// A tunnel that is lost comes back, and connections made meanwhile wait for it.
+func TestComesBack(t *testing.T) {
+	testenv.NoLeaks(t)
+	s := newServer(t)
+	var j journal
+	r := s.open(s.opener(), "pid://"+strconv.Itoa(os.Getpid()), j.note)
+	port := echo(t)
+	if err := exchange(t, r, port, "before"); err != nil {
+		t.Fatal(err)
+	}
+	s.stop()
+	s.killSessions()
+	testenv.Await(t, "the loss is told", func() bool { return j.count(route.Reconnecting) == 1 })
+	waits := make(chan error, 1)
+	go func() { waits <- exchange(t, r, port, "meanwhile") }()
+	testenv.Await(t, "an attempt has failed", func() bool { return j.count(route.Waiting) >= 1 })
+	s.start()
+	if err := <-waits; err != nil {
+		t.Error(err)
+	}
+	testenv.Await(t, "it is told to be back", func() bool { return j.count(route.Ready) == 2 })
+}
+
+// killSessions ends the processes that serve this server's sessions.
+func (s *server) killSessions() {
+	s.t.Helper()
+	out, _ := exec.Command("ss", "-Htnp", "sport", "=", fmt.Sprint(s.port)).Output()
+	for _, field := range strings.FieldsFunc(string(out), func(r rune) bool { return r == ',' || r == ')' }) {
+		if pid, ok := strings.CutPrefix(field, "pid="); ok {
+			n, _ := strconv.Atoi(pid)
+			if p, err := os.FindProcess(n); err == nil && n > 1 && n != os.Getpid() {
+				_ = p.Kill()
+			}
+		}
+	}
+}
+
+// A process that has ended while the tunnel was lost is gone for good.
+func TestGoneMeanwhile(t *testing.T) {
+	testenv.NoLeaks(t)
+	s := newServer(t)
+	sleep := exec.Command("sleep", "1000")
+	if err := sleep.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var j journal
+	r := s.open(s.opener(), "pid://"+strconv.Itoa(sleep.Process.Pid), j.note)
+	s.stop()
+	_ = sleep.Process.Kill()
+	_ = sleep.Wait()
+	s.killSessions()
+	s.start()
+	ctx, cancel := context.WithTimeout(t.Context(), testenv.Patience)
+	defer cancel()
+	if err := r.Wait(ctx); err == nil || ctx.Err() != nil || !strings.Contains(err.Error(), "no such process") {
+		t.Errorf("Wait = %v", err)
+	}
+	if _, err := r.Dial(ctx, target.TCPPort(1)); err == nil || ctx.Err() != nil {
+		t.Errorf("Dial = %v", err)
+	}
+}
+
+// What fails is told in ssh's words, or the other host's.
+func TestSSHFails(t *testing.T) {
+	testenv.NoLeaks(t)
+	s := newServer(t)
+	for name, c := range map[string]struct {
+		edit    func(*ssh.Opener, *target.Forward)
+		want    string
+		missing bool
+	}{
+		"no such program": {func(o *ssh.Opener, _ *target.Forward) { o.RemoteCommand = "no-such-porthole" }, "the agent has not started: ", true},
+		"another program": {func(o *ssh.Opener, _ *target.Forward) { o.RemoteCommand = "echo hello" }, "hello agent --stdio", false},
+		"no such host":    {func(_ *ssh.Opener, f *target.Forward) { f.Host.Name = "no-such-host.invalid" }, "ssh failed: ", false},
+		"nobody listens":  {func(_ *ssh.Opener, f *target.Forward) { f.Host.Port = 1 }, "ssh failed: ssh: connect to host 127.0.0.1 port 1: Connection refused", false},
+		"another user":    {func(_ *ssh.Opener, f *target.Forward) { f.Host.User = "nobody-there" }, "Permission denied", false},
+		"no such process": {func(_ *ssh.Opener, f *target.Forward) { f.Target.PID = 1 << 30 }, "no such process", false},
+		"no ssh":          {func(o *ssh.Opener, _ *target.Forward) { o.Program = "/no/such/ssh" }, "no such file", false},
+		"the wrong target": {func(_ *ssh.Opener, f *target.Forward) {
+			f.Target = target.Target{Scheme: target.Kubernetes, Name: "web"}
+		}, "unknown form of target", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o, f := s.opener(), forwardOf(t, "pid://1")
+			c.edit(o, &f)
+			r, err := o.Open(t.Context(), f, func(route.Event) {})
+			if err == nil {
+				r.Close()
+			}
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("open: %v, want %q", err, c.want)
+			}
+			var failed *ssh.Error
+			if errors.As(err, &failed) && failed.Missing() != c.missing {
+				t.Errorf("missing is %v", failed.Missing())
+			}
+		})
+	}
+}
+
+// What a login shell prints before the agent begins does no harm.
+func TestNoise(t *testing.T) {
+	testenv.NoLeaks(t)
+	s := newServer(t)
+	o := s.opener()
+	o.RemoteCommand = "echo Welcome; head -c 60000 /dev/urandom; " + o.RemoteCommand
+	r := s.open(o, "netns://a", func(route.Event) {})
+	if err := exchange(t, r, echo(t), "hello"); err != nil {
+		t.Error(err)
+	}
+}
+
+// Close leaves no program behind, here or there.
+func TestCloseEndsAll(t *testing.T) {
+	s := newServer(t)
+	o := s.opener()
+	r := s.open(o, "netns://a", func(route.Event) {})
+	if n := s.agents(); n == 0 {
+		t.Fatal("there is no agent")
+	}
+	r.Close()
+	o.Close()
+	testenv.Await(t, "the agent ends", func() bool { return s.agents() == 0 })
+}
+
+// agents counts the agents that this test's program is.
+func (s *server) agents() (n int) {
+	self, _ := os.Executable()
+	entries, _ := os.ReadDir("/proc")
+	for _, e := range entries {
+		cmdline, _ := os.ReadFile("/proc/" + e.Name() + "/cmdline")
+		if strings.HasPrefix(string(cmdline), self+"\x00agent") {
+			n++
+		}
+	}
+	return n
+}
