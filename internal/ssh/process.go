@@ -50,8 +50,12 @@ func arguments(host target.Host, remoteCommand string) []string {
 
 // start runs ssh and waits for the agent's greeting. ctx ends the wait.
 func start(ctx context.Context, program string, host target.Host, remoteCommand string, mine tunnel.Greeting) (*process, error) {
+	program, err := exec.LookPath(program)
+	if err != nil {
+		return nil, err
+	}
 	life, kill := context.WithCancel(context.Background())
-	cmd := exec.CommandContext(life, program, arguments(host, remoteCommand)...)
+	cmd := command(life, program, arguments(host, remoteCommand))
 	cmd.WaitDelay = endTime
 	p := &process{words: &tail{}, ended: make(chan struct{}), kill: kill}
 	cmd.Stderr = p.words

@@ -1,0 +1,11 @@
+package ssh
+
+import (
+	"context"
+	"os/exec"
+)
+
+// command starts ssh.
+func command(ctx context.Context, program string, args []string) *exec.Cmd {
+	return exec.CommandContext(ctx, program, args...)
+}
