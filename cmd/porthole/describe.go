@@ -10,6 +10,7 @@ import (
 	"os"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -21,6 +22,7 @@ import (
 	"porthole.dev/porthole/internal/node"
 	"porthole.dev/porthole/internal/safetext"
 	"porthole.dev/porthole/internal/session"
+	"porthole.dev/porthole/internal/ssh"
 	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/trace"
 	"porthole.dev/porthole/internal/tunnel"
@@ -175,7 +177,7 @@ func hint(err error) string {
 	if errors.As(err, &hinted) {
 		return hinted.hint
 	}
-	for _, find := range []func(error) string{tableHint, socketHint, usageHint} {
+	for _, find := range []func(error) string{tableHint, sshHint, socketHint, usageHint} {
 		if h := find(err); h != "" {
 			return h
 		}
@@ -228,6 +230,47 @@ func certificateHint(err error) string {
 func hasNoSocat(e *tunnel.PortError) bool {
 	text := strings.ToLower(e.Text)
 	return e.Reason == "" && strings.Contains(text, "socat") && strings.Contains(text, "not found")
+}
+
+// sshHint returns the hint for another host that cannot be reached, or has no agent.
+func sshHint(err error) string {
+	var failed *ssh.Error
+	var version *ssh.VersionError
+	switch {
+	case errors.As(err, &failed) && failed.Missing():
+		return fmt.Sprintf("porthole has to be there too: `%s` copies it, and `--remote-command ./porthole` names it", copyTo(failed.Host))
+	case errors.As(err, &failed):
+		return fmt.Sprintf("`%s` shows more", safetext.QuoteAll(append([]string{"ssh"}, sshArgs(failed.Host, "-p")...)...))
+	case errors.As(err, &version):
+		return fmt.Sprintf("`%s` copies this one, and `--remote-command ./porthole` names it", copyTo(version.Host))
+	}
+	return ""
+}
+
+// copyTo is the command that copies this program to a host.
+func copyTo(host target.Host) string {
+	self, err := os.Executable()
+	if err != nil {
+		self = "porthole"
+	}
+	if strings.Contains(host.Name, ":") {
+		host.Name = "[" + host.Name + "]"
+	}
+	args := sshArgs(host, "-P")
+	last := len(args) - 1
+	return safetext.QuoteAll(slices.Concat([]string{"scp"}, args[:last], []string{self, args[last] + ":porthole"})...)
+}
+
+// sshArgs are a host as ssh and scp take it.
+func sshArgs(host target.Host, port string) (args []string) {
+	if host.Port != 0 {
+		args = append(args, port, strconv.Itoa(int(host.Port)))
+	}
+	name := host.Name
+	if host.User != "" {
+		name = host.User + "@" + name
+	}
+	return append(args, name)
 }
 
 // socketHint returns the hint for a local port that cannot be bound, or a remote one that refuses.

@@ -30,7 +30,7 @@ func (s textStyle) line(e route.Event) (out, err string) {
 	case route.Waiting:
 		return "", fmt.Sprintf("porthole: %s: waiting: %s", e.Target, describe(e.Err, s.verbose))
 	case route.Reconnecting:
-		return "", fmt.Sprintf("porthole: %s: lost connection to pod, reconnecting: %s", e.Target, describe(e.Err, s.verbose))
+		return "", fmt.Sprintf("porthole: %s: lost connection%s, reconnecting: %s", e.Target, toPod(e.Pod), describe(e.Err, s.verbose))
 	case route.Ready:
 		return "", s.ready(e)
 	case route.Draining:
@@ -56,11 +56,22 @@ func (s textStyle) listening(e route.Event) string {
 func (s textStyle) ready(e route.Event) string {
 	switch {
 	case e.Again:
+		if e.Pod == "" {
+			return fmt.Sprintf("porthole: %s: connected again", e.Target)
+		}
 		return fmt.Sprintf("porthole: %s: connected again, to pod %s", e.Target, e.Pod)
 	case !s.verbose || e.Pod == "":
 		return ""
 	}
 	return fmt.Sprintf("porthole: %s: connections go to pod %s", e.Target, e.Pod)
+}
+
+// toPod is the words that kubectl has for a lost connection, where there was a pod.
+func toPod(pod string) string {
+	if pod == "" {
+		return ""
+	}
+	return " to pod"
 }
 
 // draining says which connections the session waits for.
@@ -107,7 +118,7 @@ type jsonEvent struct {
 	Time     time.Time `json:"time"`
 	Event    string    `json:"event"` // listening, waiting, ready, opened, closed, reconnecting, ended, draining or error
 	Target   string    `json:"target,omitempty"`
-	Pod      string    `json:"pod,omitempty"`     // of ready: where connections go
+	Pod      string    `json:"pod,omitempty"`     // of ready: where connections go; of reconnecting: where they went
 	Listen   string    `json:"listen,omitempty"`  // ADDRESS:PORT, or the path of a Unix socket
 	Network  string    `json:"network,omitempty"` // of remote: udp or unix
 	Host     string    `json:"host,omitempty"`    // of remote, where that is not at the target itself

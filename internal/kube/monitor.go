@@ -68,7 +68,7 @@ func (m *monitor) report(pod string, err error) {
 	case err == nil && (!was || !r.balancer.spreads() && pod != m.pod):
 		r.emit(route.Event{Kind: route.Ready, Pod: pod})
 	case err != nil && was:
-		r.emit(route.Event{Kind: route.Reconnecting, Err: err})
+		r.emit(route.Event{Kind: route.Reconnecting, Pod: m.pod, Err: err})
 		if !errors.Is(err, ErrNotReady) && !errors.Is(err, ErrNoPort) && refusal(err) == 0 {
 			r.work.Go(func() { r.Cluster.check(r.life) })
 		}
