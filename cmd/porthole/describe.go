@@ -284,7 +284,7 @@ func socketHint(err error) string {
 		return ""
 	case op.Op == "listen":
 		return listenHint(op)
-	case op.Op == "dial" && op.Net == "unix":
+	case op.Op == "connect" && op.Net == "unix": // netns alone calls it so
 		return unixHint(op)
 	case op.Op == "dial" && errors.Is(op, syscall.ECONNREFUSED):
 		return fmt.Sprintf("nothing listens on that port of 127.0.0.1 or ::1 there; `%s` inside shows what does", listeners(op.Net == "udp"))

@@ -60,11 +60,15 @@ func (d *decoder) forward(v value) target.Forward {
 	f := target.Forward{Line: v.line}
 	f.Name = d.name(fields["name"])
 	f.Target = d.target(fields["target"])
+	f.Host = d.host(fields["host"])
 	f.Context = d.text(fields["context"], "context")
 	f.Namespace = d.namespace(fields["namespace"])
 	f.Pin = d.boolean(fields["pin"], "pin")
 	f.Addresses = d.addresses(fields["address"])
 	f.Ports = d.ports(fields["ports"], f)
+	if at := fields["host"]; at.given() && f.Target.Scheme == target.Kubernetes {
+		d.failf(at, "host is for pid:// and netns://, which %q is not", f.Target.String())
+	}
 	if f.Target.Scheme != "" && f.Target.Scheme != target.Kubernetes {
 		for _, key := range []string{"context", "namespace", "pin"} {
 			if at := fields[key]; at.given() {
@@ -99,6 +103,18 @@ func (d *decoder) target(v value) target.Target {
 		d.fail(v, err)
 	}
 	return t
+}
+
+func (d *decoder) host(v value) target.Host {
+	text := d.text(v, "host")
+	if text == "" {
+		return target.Host{}
+	}
+	h, err := target.ParseHost(text)
+	if err != nil {
+		d.fail(v, err)
+	}
+	return h
 }
 
 func (d *decoder) namespace(v value) string {

@@ -115,6 +115,17 @@ func TestSchemaHasTheFormOfPorts(t *testing.T) {
 	}
 }
 
+// TestSchemaHasTheFormOfHosts holds that the schema takes what Read takes, and refuses what is no URL of ssh.
+func TestSchemaHasTheFormOfHosts(t *testing.T) {
+	schema := compile(t)
+	for _, text := range []string{"ssh://a", "ssh://me@a:22", "ssh://[::1]", "a", "me@a", "http://a", "ssh://", "ssh:a"} {
+		same(t, schema, "forwards: [{target: pid://1, ports: [80], host: "+quote(t, text)+"}]")
+	}
+	if _, err := read(with("host", "ssh://a")); err == nil || !strings.Contains(err.Error(), "host is for pid:// and netns://") {
+		t.Errorf("a host with a cluster's target: %v", err)
+	}
+}
+
 // portTexts are up to four parts with colons between them.
 func portTexts() (texts []string) {
 	parts := []string{"", "80", "a-b", "HTTP", "8 0", "127.0.0.1", "[::1]", "1]", "80/tcp", "80-81/udp", "./a", "80-81"}
@@ -172,6 +183,7 @@ var comparedAt = map[string]string{
 	"/$defs/forward/properties/name":      "maxLength pattern",
 	"/$defs/forward/properties/namespace": "maxLength pattern",
 	"/$defs/port":                         "anyOf",
+	"/$defs/forward/properties/host":      "pattern",
 	"/$defs/port/anyOf/0":                 "minimum maximum",
 	"/$defs/port/anyOf/1":                 "pattern",
 }

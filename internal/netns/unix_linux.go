@@ -45,7 +45,7 @@ func (ns *Namespace) dialUnix(ctx context.Context, path string) (pipe.Conn, erro
 }
 
 func unixError(path string, err error) error {
-	return &net.OpError{Op: "dial", Net: "unix", Addr: &net.UnixAddr{Name: path, Net: "unix"}, Err: err}
+	return &net.OpError{Op: "connect", Net: "unix", Addr: &net.UnixAddr{Name: path, Net: "unix"}, Err: err}
 }
 
 // connectUnix makes a socket and connects it. A full queue is waited for.
