@@ -157,7 +157,7 @@ var hints = []struct {
 	{kube.ErrNoPods, "take a pod, a service, or what has pods by a selector"},
 	{kube.ErrNoSelector, "forward to a pod instead"},
 	{kube.ErrNoPort, "take a port's number, or one of the names"},
-	{kube.ErrNotTCP, "take a TCP port"},
+	{kube.ErrProtocol, "PORT/udp is a UDP port; other protocols than TCP and UDP cannot be forwarded"},
 	{kube.ErrNotReady, "`kubectl describe` tells more; --pod-running-timeout waits longer at the start, --wait later"},
 	{node.ErrEndpoint, "for example unix:///run/containerd/containerd.sock, unix:///run/crio/crio.sock, unix:///run/cri-dockerd.sock"},
 	{node.ErrInUse, "`ss -xlp` shows whose it is: end that one first, or take another path"},

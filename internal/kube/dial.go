@@ -13,21 +13,18 @@ import (
 	"porthole.dev/porthole/internal/tunnel"
 )
 
-// Dial opens a connection to a TCP port of the target, a service's or a pod's. While
-// no pod can be reached it waits, at most for r.MaxWait, and then returns a
-// *WaitError. Other errors: *PortError, *tunnel.PortError, net.ErrClosed
-// after Close, the context's.
+// Dial opens a connection to a port of the target, a service's or a pod's, or to what else
+// its pods' nodes can reach. While no pod can be reached it waits, at most for r.MaxWait,
+// and then returns a *WaitError. Other errors: *PortError, *tunnel.PortError,
+// target.ErrUnsupported for all but TCP ports on a stock node, net.ErrClosed after Close,
+// the context's.
 func (r *Route) Dial(ctx context.Context, to target.Address) (pipe.Conn, error) {
-	port, err := to.TCPOnly()
-	if err != nil {
-		return nil, err
+	conn, err := r.dial(ctx, to)
+	if err != nil || to.Network == target.UDP {
+		return conn, err
 	}
-	conn, err := r.dial(ctx, port)
-	if err != nil {
-		return nil, err
-	}
-	if to, ok := conn.(tunnelConn); ok {
-		c := &replayConn{route: r, port: port, conn: to}
+	if inTunnel, ok := conn.(tunnelConn); ok {
+		c := &replayConn{route: r, to: to, conn: inTunnel}
 		c.life, c.end = context.WithCancel(r.life)
 		return c, nil
 	}
@@ -36,8 +33,8 @@ func (r *Route) Dial(ctx context.Context, to target.Address) (pipe.Conn, error) 
 
 // dial picks a pod and connects to it, again and again until that succeeds or r.MaxWait
 // is over.
-func (r *Route) dial(parent context.Context, port uint16) (pipe.Conn, error) {
-	began, ref := time.Now(), r.refOf(port)
+func (r *Route) dial(parent context.Context, to target.Address) (pipe.Conn, error) {
+	began, ref := time.Now(), r.refOf(to)
 	ctx, cancel := context.WithTimeout(parent, r.MaxWait)
 	defer cancel()
 	var pause backoff.Backoff
@@ -55,7 +52,7 @@ func (r *Route) dial(parent context.Context, port uint16) (pipe.Conn, error) {
 			case <-ctx.Done():
 			case <-r.life.Done():
 			}
-		} else if conn, err := r.connect(ctx, e, true); err == nil || isFinal(err) {
+		} else if conn, err := r.connect(ctx, e, &to); err == nil || isFinal(err) {
 			return conn, err
 		} else {
 			if last == nil || ctx.Err() == nil {
@@ -89,5 +86,5 @@ func (r *Route) waitError(began time.Time, last error, ref portRef) error {
 func isFinal(err error) bool {
 	var refused *tunnel.PortError
 	var port *PortError
-	return errors.As(err, &refused) || errors.As(err, &port)
+	return errors.As(err, &refused) || errors.As(err, &port) || errors.Is(err, target.ErrUnsupported)
 }

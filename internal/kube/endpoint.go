@@ -149,7 +149,6 @@ func endpointFromSlice(e discoveryv1.Endpoint, declared []discoveryv1.EndpointPo
 		found.ports = append(found.ports, port{name: valueOr(p.Name, ""), number: uint16(valueOr(p.Port, 0)),
 			protocol: valueOr(p.Protocol, corev1.ProtocolTCP)})
 	}
-	found.ports = found.ports.tcp()
 	return found
 }
 

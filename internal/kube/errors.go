@@ -26,7 +26,7 @@ var (
 	ErrNoSelector      = errors.New("the service has no selector, and leads to no pods") // *SelectorError
 	ErrNotReady        = errors.New("no pod is ready")                                   // *NotReadyError
 	ErrNoPort          = errors.New("no such port")                                      // *PortError
-	ErrNotTCP          = errors.New("only TCP ports can be forwarded")                   // *PortError
+	ErrProtocol        = errors.New("port of another protocol")                          // *PortError
 	ErrWaited          = errors.New("waited in vain")                                    // *WaitError
 )
 
@@ -169,18 +169,19 @@ func (e *NotReadyError) Error() string {
 
 func (e *NotReadyError) Unwrap() error { return ErrNotReady }
 
-// PortError says that the target has no such port, or not for TCP.
+// PortError says that the target has no such port, or one of another protocol.
 type PortError struct {
 	Target    string   // such as svc/web
 	Port      string   // number or name as given
-	Protocol  string   // that the port has, if it is not TCP; else ""
-	Available []string // the TCP ports that it has, such as "http (8080)"
+	Protocol  string   // that the port has, if it is not Wanted; else ""
+	Wanted    string   // TCP or UDP; set where Protocol is
+	Available []string // the ports of the wanted protocol that it has, such as "http (8080)"
 	Pods      bool     // the target may have it, but none of its pods has
 }
 
 func (e *PortError) Error() string {
 	if e.Protocol != "" {
-		return fmt.Sprintf("port %s of %s is %s: %v", e.Port, e.Target, e.Protocol, ErrNotTCP)
+		return fmt.Sprintf("port %s of %s is %s, not %s", e.Port, e.Target, e.Protocol, e.Wanted)
 	}
 	switch {
 	case e.Pods && len(e.Available) == 0:
@@ -196,7 +197,7 @@ func (e *PortError) Error() string {
 // Is takes the place of Unwrap, since the kind of error depends on the protocol.
 func (e *PortError) Is(target error) bool {
 	if e.Protocol != "" {
-		return target == ErrNotTCP
+		return target == ErrProtocol
 	}
 	return target == ErrNoPort
 }

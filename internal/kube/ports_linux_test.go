@@ -55,7 +55,7 @@ func (j *journey) wantSoon(port uint16, want string) {
 
 func (j *journey) wantPodPort(port, want uint16) {
 	j.t.Helper()
-	if got, err := j.PodPort(port); err != nil || got != want {
+	if got, err := j.PodPort(target.TCPPort(port)); err != nil || got != want {
 		j.t.Errorf("port %d is %d at its pod, %v, want %d", port, got, err, want)
 	}
 }

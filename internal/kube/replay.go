@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"porthole.dev/porthole/internal/pipe"
+	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/tunnel"
 )
 
@@ -27,7 +28,7 @@ const (
 // something has come back, or more was sent than is kept.
 type replayConn struct {
 	route *Route
-	port  uint16
+	to    target.Address
 	life  context.Context // ends when the connection is not to be opened again
 	end   context.CancelFunc
 
@@ -244,8 +245,8 @@ func nothingDone(err error) bool {
 
 // replay opens another connection and sends on it what was sent before. c.mu is held.
 func (c *replayConn) replay() (tunnelConn, error) {
-	c.route.Log.Debug("connection is opened again", "port", c.port, "sent", len(c.sent))
-	conn, err := c.route.dial(c.life, c.port)
+	c.route.Log.Debug("connection is opened again", "port", c.to, "sent", len(c.sent))
+	conn, err := c.route.dial(c.life, c.to)
 	if err != nil {
 		return nil, err
 	}

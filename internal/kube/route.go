@@ -68,9 +68,9 @@ type Route struct {
 	work sync.WaitGroup
 
 	mu        sync.Mutex
-	refs      map[uint16]portRef // what was asked for, by the numbers that Ports gave out
-	wanted    []portRef          // that connections will be for
-	lastNames map[portRef]string // that the service last had for ports wanted by number
+	refs      map[target.Address]portRef // what was asked for, by the numbers that Ports gave out
+	wanted    []portRef                  // that connections will be for
+	lastNames map[portRef]string         // that the service last had for ports wanted by number
 
 	diagnoses cache[portRef, error]
 }
@@ -132,7 +132,7 @@ func (r *Route) init() {
 	r.pods = newPodState()
 	r.tunnels = &tunnels{route: r, clients: map[types.UID]podClient{}}
 	r.recheck, r.reselect = make(chan struct{}, 1), make(chan struct{}, 1)
-	r.refs, r.lastNames = map[uint16]portRef{}, map[portRef]string{}
+	r.refs, r.lastNames = map[target.Address]portRef{}, map[portRef]string{}
 	r.life, r.end = context.WithCancel(context.Background())
 }
 

@@ -75,7 +75,11 @@ func (j *journey) story() string {
 	defer j.mu.Unlock()
 	var all []string
 	for _, e := range j.events {
-		all = append(all, strings.TrimSpace(fmt.Sprintf("%s %s", e.Kind, e.Pod)))
+		pod := e.Pod
+		if e.Kind == route.Reconnecting { // where connections went, which the event before has told
+			pod = ""
+		}
+		all = append(all, strings.TrimSpace(fmt.Sprintf("%s %s", e.Kind, pod)))
 	}
 	return strings.Join(all, ", ")
 }

@@ -3,7 +3,6 @@ package kube
 import (
 	"cmp"
 	"errors"
-	"fmt"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -36,6 +35,9 @@ func (r *Route) Ports(given []target.Port) ([]target.Port, error) {
 	all := slices.Clone(given)
 	for i := range all {
 		ref := refTo(all[i])
+		if ref == (portRef{}) {
+			continue
+		}
 		if service == nil {
 			declared = portsOfBest(pods, ref)
 		}
@@ -47,7 +49,7 @@ func (r *Route) Ports(given []target.Port) ([]target.Port, error) {
 			all[i].Local = number
 		}
 		r.mu.Lock()
-		r.refs[number] = ref
+		r.refs[all[i].To()] = ref
 		r.mu.Unlock()
 	}
 	return all, nil
@@ -58,11 +60,8 @@ func (r *Route) Ports(given []target.Port) ([]target.Port, error) {
 func (r *Route) want(given []target.Port) error {
 	service := r.object.service.Load()
 	for _, p := range given {
-		if _, err := p.To().TCPOnly(); err != nil {
-			return fmt.Errorf("port %s: %w", p.To(), err)
-		}
 		ref := refTo(p)
-		if service != nil && !isHeadless(service) {
+		if service != nil && !isHeadless(service) && ref != (portRef{}) {
 			if _, err := servicePorts(service).numberOf(ref, r.object.name, false); err != nil {
 				return err
 			}
@@ -86,14 +85,14 @@ func (r *Route) learnNames(service *corev1.Service) {
 		if service == nil || ref.name != "" {
 			continue
 		}
-		if p, ok := servicePorts(service).tcp().find(ref); ok {
+		if p, ok := servicePorts(service).of(ref.protocol()).find(ref); ok {
 			r.lastNames[ref] = p.name
 		}
 	}
 }
 
 // portsOfBest are the ports of the pod that suits a port best: it has the port for
-// TCP, or else for another protocol; among such pods, it is ready, or at least stays.
+// its protocol, or else for another one; among such pods, it is ready, or at least stays.
 func portsOfBest(all []endpoint, ref portRef) ports {
 	if len(all) == 0 {
 		return nil
@@ -101,7 +100,7 @@ func portsOfBest(all []endpoint, ref portRef) ports {
 	score := func(e endpoint) (n int) {
 		if p, ok := e.ports.find(ref); ok {
 			n += 3
-			if p.protocol == corev1.ProtocolTCP {
+			if p.protocol == ref.protocol() {
 				n += 3
 			}
 		}
@@ -117,13 +116,13 @@ func portsOfBest(all []endpoint, ref portRef) ports {
 }
 
 // refOf is what was asked for when Ports gave out a number.
-func (r *Route) refOf(number uint16) portRef {
+func (r *Route) refOf(to target.Address) portRef {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if ref, ok := r.refs[number]; ok {
+	if ref, ok := r.refs[to]; ok {
 		return ref
 	}
-	return portRef{number: number}
+	return refTo(target.Port{Network: to.Network, Host: to.Host, Remote: to.Port, Path: to.Path})
 }
 
 // wantedPorts are the ports that connections will be for, or any port if they are
@@ -149,20 +148,20 @@ func (r *Route) portAt(e endpoint, ref portRef) (number uint16, ok bool, err err
 		number, ok = ref.number, true
 		if ref.name != "" {
 			var p port
-			p, ok = e.ports.named(ref.name)
+			p, ok = e.ports.named(ref.name, ref.protocol())
 			number = p.number
 		}
-		_, later := e.startsLater.find(portRef{number: number})
+		_, later := e.startsLater.find(portRef{network: ref.network, number: number})
 		return number, ok && !later, nil
 	}
 	declared := servicePorts(service)
-	p, ok := declared.tcp().find(ref)
+	p, ok := declared.of(ref.protocol()).find(ref)
 	if !ok {
 		r.mu.Lock()
 		name, known := r.lastNames[ref]
 		r.mu.Unlock()
 		if known {
-			p, ok = declared.named(name)
+			p, ok = declared.named(name, ref.protocol())
 		}
 	}
 	if ok {
@@ -173,7 +172,7 @@ func (r *Route) portAt(e endpoint, ref portRef) (number uint16, ok bool, err err
 		_, err = declared.numberOf(ref, r.object.name, false)
 		return 0, false, err
 	}
-	if q, ok := portsForService(service, e).tcp().find(ref); ok {
+	if q, ok := portsForService(service, e).of(ref.protocol()).find(ref); ok {
 		return q.number, true, nil
 	}
 	return ref.number, len(service.Spec.Ports) == 0 && ref.name == "", nil
@@ -228,8 +227,8 @@ func (r *Route) likely(most int) (best []endpoint) {
 
 // PodPort is the number at the pod that connections to a port go to now; a
 // service's own may differ from it. Errors: *PortError.
-func (r *Route) PodPort(port uint16) (uint16, error) {
-	ref := r.refOf(port)
+func (r *Route) PodPort(to target.Address) (uint16, error) {
+	ref := r.refOf(to)
 	all, _, _ := r.pods.current()
 	candidates, err := r.candidates(all, ref)
 	if err != nil {
@@ -249,12 +248,12 @@ func (r *Route) noPort(all []endpoint, ref portRef) error {
 		_, err := portsOfBest(all, ref).numberOf(ref, r.object.name, false)
 		return err
 	}
-	if _, err := servicePorts(service).numberOf(ref, r.object.name, false); errors.Is(err, ErrNotTCP) {
+	if _, err := servicePorts(service).numberOf(ref, r.object.name, false); errors.Is(err, ErrProtocol) {
 		return err
 	}
 	e := &PortError{Target: r.object.name, Port: ref.String(), Pods: true}
 	for _, pod := range all {
-		e.Available = append(e.Available, portsForService(service, pod).describe()...)
+		e.Available = append(e.Available, portsForService(service, pod).describe(ref.protocol())...)
 	}
 	slices.Sort(e.Available)
 	e.Available = slices.Compact(e.Available)

@@ -27,9 +27,9 @@ func portsForService(s *corev1.Service, e endpoint) (all ports) {
 	if e.fromSlice {
 		return e.ports
 	}
-	for _, p := range servicePorts(s).tcp() {
+	for _, p := range servicePorts(s) {
 		if number, ok := p.numberAt(e, s); ok {
-			all = append(all, port{name: p.name, number: number, protocol: corev1.ProtocolTCP})
+			all = append(all, port{name: p.name, number: number, protocol: p.protocol})
 		}
 	}
 	return all
@@ -40,21 +40,22 @@ func (p port) numberAt(e endpoint, s *corev1.Service) (uint16, bool) {
 	number := cmp.Or(uint16(p.target.IntVal), p.number)
 	if !e.fromSlice {
 		if p.target.Type == intstr.String {
-			q, ok := e.ports.named(p.target.StrVal)
+			q, ok := e.ports.named(p.target.StrVal, p.protocol)
 			return q.number, ok
 		}
 		return number, true
 	}
-	if q, ok := e.ports.named(p.name); ok {
+	same := e.ports.of(p.protocol)
+	if q, ok := same.named(p.name, p.protocol); ok {
 		return cmp.Or(q.number, number), true
 	}
 	// A port without a name cannot be matched by it. It matches every port if it has
 	// no number either, and the only one if there is just one.
-	if slices.ContainsFunc(e.ports, func(q port) bool { return q.name == "" && q.number == 0 }) {
+	if slices.ContainsFunc(same, func(q port) bool { return q.name == "" && q.number == 0 }) {
 		return number, true
 	}
-	if len(e.ports) == 1 && len(servicePorts(s).tcp()) == 1 && (p.name == "" || e.ports[0].name == "") {
-		return cmp.Or(e.ports[0].number, number), true
+	if len(same) == 1 && len(servicePorts(s).of(p.protocol)) == 1 && (p.name == "" || same[0].name == "") {
+		return cmp.Or(same[0].number, number), true
 	}
 	return 0, false
 }

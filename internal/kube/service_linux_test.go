@@ -168,15 +168,15 @@ func TestPorts(t *testing.T) {
 		{"svc/web", "http", "80:80", nil},
 		{"svc/web", "9000:http", "9000:80", nil},
 		{"svc/web", "54", "54:54", nil},
-		{"svc/web", "53", "", kube.ErrNotTCP},
-		{"svc/web", "dns", "", kube.ErrNotTCP},
-		{"svc/web", "sctp", "", kube.ErrNotTCP},
+		{"svc/web", "53", "", kube.ErrProtocol},
+		{"svc/web", "dns", "", kube.ErrProtocol},
+		{"svc/web", "sctp", "", kube.ErrProtocol},
 		{"svc/web", "81", "", kube.ErrNoPort},
 		{"svc/web", "grpc", "", kube.ErrNoPort},
 		{"pod/web-1", "http", "8080:8080", nil},
 		{"pod/web-1", "1:http", "1:8080", nil},
 		{"pod/web-1", "9", "9:9", nil},
-		{"pod/web-1", "53", "", kube.ErrNotTCP},
+		{"pod/web-1", "53", "", kube.ErrProtocol},
 		{"pod/web-1", "grpc", "", kube.ErrNoPort},
 		{"deploy/web", "http", "8080:8080", nil},
 		{"deploy/web", "grpc", "", kube.ErrNoPort},
@@ -219,7 +219,7 @@ func TestNamedPortMoves(t *testing.T) {
 	j.awaitStory("ready web-1, ready web-2")
 	j.want(got[0].Remote, "web-2:9090")
 	j.want(9, "web-2:9")
-	if at, err := j.PodPort(got[0].Remote); err != nil || at != 9090 {
+	if at, err := j.PodPort(got[0].To()); err != nil || at != 9090 {
 		t.Errorf("PodPort = %d, %v", at, err)
 	}
 }

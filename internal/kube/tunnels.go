@@ -112,18 +112,22 @@ func (t *tunnels) close() {
 	t.closing.Wait()
 }
 
-// connect makes one attempt to connect to a pod's port, or without dial only to have
-// a tunnel to the pod. If the pod is the reason for a failure, the balancer avoids it
+// connect makes one attempt to connect to an address of a pod, whose port has the number e.port
+// there, or if that is nil only to have a tunnel to the pod. If the pod is the reason for a failure, the balancer avoids it
 // for a while.
-func (r *Route) connect(ctx context.Context, e endpoint, dial bool) (conn pipe.Conn, err error) {
+func (r *Route) connect(ctx context.Context, e endpoint, to *target.Address) (conn pipe.Conn, err error) {
 	client := r.tunnels.to(e)
 	if client == nil {
 		return nil, net.ErrClosed
 	}
 	ctx, cancel := context.WithTimeout(ctx, attemptLimit)
 	defer cancel()
-	if dial {
-		conn, err = client.Dial(ctx, target.TCPPort(e.port))
+	if to != nil {
+		there := *to
+		if e.port != 0 {
+			there.Port = e.port
+		}
+		conn, err = client.Dial(ctx, there)
 	} else {
 		err = client.Connect(ctx)
 	}
@@ -135,7 +139,7 @@ func (r *Route) connect(ctx context.Context, e endpoint, dial bool) (conn pipe.C
 	if gone := status == http.StatusNotFound; gone || status >= http.StatusInternalServerError || errors.Is(err, context.DeadlineExceeded) {
 		r.balancer.penalize(e.uid, gone) // before the monitor looks, so that it avoids the pod too
 	}
-	if dial {
+	if to != nil {
 		select { // the monitor looks whether the route still works
 		case r.recheck <- struct{}{}:
 		default:
@@ -173,7 +177,7 @@ func (r *Route) warmPods(ctx context.Context, changed <-chan struct{}) (pod stri
 			results[i] = make(chan warmed, 1) // in their order: connections go to the first pod
 		}
 		r.work.Go(func() {
-			_, err := r.connect(r.life, e, false)
+			_, err := r.connect(r.life, e, nil)
 			results[i] <- warmed{e.pod, err}
 		})
 	}

@@ -28,7 +28,7 @@ type Result struct {
 	Route
 	Ports []target.Port // those of the forward, all of them numbered
 	// PodPort is the pod's port that a service's stands for now; nil where they are the same.
-	PodPort func(port uint16) (uint16, error)
+	PodPort func(to target.Address) (uint16, error)
 }
 
 // Opener opens the route to a forward's target; who calls it closes the Route. It tells

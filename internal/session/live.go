@@ -117,7 +117,7 @@ func (s *Session) bind(ctx context.Context, f target.Forward, to *route.Result) 
 	for _, l := range listeners {
 		e := route.Event{Kind: route.Listening, Target: f.String(), Listen: l.Local, Remote: l.Remote}
 		if to.PodPort != nil {
-			e.PodPort, _ = to.PodPort(l.Remote.Port) // only for show: 0 if the pod is gone already
+			e.PodPort, _ = to.PodPort(l.Remote) // only for show: 0 if the pod is gone already
 		}
 		s.Events(e)
 	}
