@@ -200,7 +200,7 @@ const socatMetrics = "127.0.0.1:29755"
 
 // backends compares opening a connection on the node, native against socat: what the
 // nodes themselves say that connecting took, and from the opening in a tunnel that
-// is there to the first octet back.
+// is there to the first byte back.
 func (n *nodeSide) backends(ctx context.Context) error {
 	socat := n.ours() + ".socat"
 	other, err := n.startNode(ctx, socat, "--backend", "socat", "--metrics-address", socatMetrics)

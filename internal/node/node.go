@@ -143,7 +143,7 @@ func socketPath(endpoint string) (string, error) {
 	case !strings.HasPrefix(path, "/"):
 		return "", fmt.Errorf("endpoint %q: %w", endpoint, ErrEndpoint)
 	case len(path) > maxPath:
-		return "", fmt.Errorf("endpoint %q: %w of at most %d octets", endpoint, ErrEndpoint, maxPath)
+		return "", fmt.Errorf("endpoint %q: %w of at most %d bytes", endpoint, ErrEndpoint, maxPath)
 	}
 	return path, nil
 }

@@ -80,7 +80,7 @@ func TestOfOthers(t *testing.T) {
 	}
 }
 
-// Octets go through a pipe, and behind what announces more.
+// Bytes go through a pipe, and behind what announces more.
 func TestSplice(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {

@@ -142,7 +142,7 @@ func TestResetLeavesTunnel(t *testing.T) {
 	}
 }
 
-// A tunnel whose server does not confirm the end of a connection is for nobody else.
+// A tunnel whose server does not confirm the end of a connection gets no other connection.
 func TestUnconfirmedEndRetiresTunnel(t *testing.T) {
 	hold := make(chan struct{})
 	s := start(t, func(r *request) {

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"porthole.dev/porthole/internal/testenv"
 )
 
 // recorder is a transport that keeps each Write, and reads nothing until closed.
@@ -465,5 +467,33 @@ func TestRapidReset(t *testing.T) {
 	defer server.mu.Unlock()
 	if n := len(server.backlog); n > 8 {
 		t.Errorf("%d streams wait to be accepted", n)
+	}
+}
+
+// After GOAWAY, what is still on its way is refused, and GOAWAY has not counted it in.
+func TestGoAwayRefusesWhatIsOnItsWay(t *testing.T) {
+	server, peer := rawPeer(t, Config{Server: true})
+	var c compressor
+	peer.Write(opening(t, &c, 1))
+	accept(t, server)
+	server.GoAway()
+	peer.Write(opening(t, &c, 3))
+	peer.Write(append(appendDataHeader(nil, 1, flagFin, 2), "ok"...))
+	refused, left := unhex(t, "80030003 00000008 00000003 00000003"), unhex(t, "80030007 00000008 00000001 00000000")
+	var got []byte
+	buf := make([]byte, 1<<10)
+	peer.SetReadDeadline(time.Now().Add(testenv.Patience))
+	for !bytes.Contains(got, refused) {
+		n, err := peer.Read(buf)
+		if err != nil {
+			t.Fatalf("%v after %x", err, got)
+		}
+		got = append(got, buf[:n]...)
+	}
+	if !bytes.Contains(got, left) {
+		t.Errorf("no GOAWAY for what came before in %x", got)
+	}
+	if server.Streams() != 1 {
+		t.Errorf("%d streams are open, want the one that had arrived", server.Streams())
 	}
 }

@@ -153,7 +153,7 @@ func (s *Server) served(gone bool) {
 }
 
 // sandboxGone ends the tunnel once it is idle, so that the client opens a new one to what
-// comes next. Open connections stay, as they may to a process that is ending.
+// comes next. Open connections stay open: the process they lead to may be about to end by itself.
 func (s *Server) sandboxGone() {
 	s.mu.Lock()
 	s.gone = true
@@ -161,32 +161,24 @@ func (s *Server) sandboxGone() {
 	s.closeIfIdle()
 }
 
-// closeIfIdle ends the tunnel if it has no connections. It is called again by the timer
-// where a client of porthole.v1 has to be told first.
+// closeIfIdle ends the tunnel if it has no connections, and loses none by that: a client of
+// porthole.v1 is sent a GOAWAY first, and the timer calls again after leaveTime.
 func (s *Server) closeIfIdle() {
-	if s.mayClose() {
+	s.mu.Lock()
+	over := s.conns == 0 && s.stock
+	if s.conns == 0 && !s.stock {
+		if s.left.IsZero() {
+			s.gone, s.left = true, time.Now()
+			s.conn.GoAway()
+		}
+		if over = time.Since(s.left) >= leaveTime && s.conn.Streams() == 0; !over {
+			s.idle.Reset(leaveTime)
+		}
+	}
+	s.mu.Unlock()
+	if over {
 		s.conn.Close()
 	}
-}
-
-// mayClose reports whether the tunnel can be closed without losing a connection. A client of
-// porthole.v1 is sent a GOAWAY, and closeIfIdle is called again after leaveTime.
-func (s *Server) mayClose() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case s.conns > 0:
-		return false
-	case s.stock:
-		return true
-	case s.left.IsZero():
-		s.gone, s.left = true, time.Now()
-		s.conn.GoAway()
-	case time.Since(s.left) >= leaveTime && s.conn.Streams() == 0:
-		return true
-	}
-	s.idle.Reset(leaveTime)
-	return false
 }
 
 // IdleSince returns since when the tunnel has had no connections, and whether it has none.

@@ -39,7 +39,7 @@ func TestMain(m *testing.M) {
 		goleak.IgnoreAnyFunction("github.com/moby/spdystream.(*Stream).waitWriteReply"),
 		// The stock client's: it reports to nobody, for a second, how its closing went.
 		goleak.IgnoreAnyFunction("github.com/moby/spdystream.(*Connection).shutdown"),
-		// And of either: octets that came for a stream which nobody read when the
+		// And of either: bytes that came for a stream which nobody read when the
 		// tunnel broke, and who waits for them to be taken.
 		goleak.IgnoreTopFunction("github.com/moby/spdystream.(*Connection).handleDataFrame"),
 		goleak.IgnoreAnyFunction("github.com/moby/spdystream.(*Connection).Serve"),
@@ -231,7 +231,7 @@ func dial(t testing.TB, c *ours.Client, port uint16) pipe.Conn {
 	return conn
 }
 
-// exchange sends octets through a new connection and wants them back.
+// exchange sends bytes through a new connection and wants them back.
 func exchange(c *ours.Client, port uint16, size int) error {
 	conn, err := c.Dial(context.Background(), target.TCPPort(port))
 	if err != nil {
@@ -244,7 +244,7 @@ func exchange(c *ours.Client, port uint16, size int) error {
 	}()
 	n, err := io.Copy(io.Discard, conn)
 	if err == nil && n != int64(size) {
-		err = fmt.Errorf("%d of %d octets came back, and an end of file", n, size)
+		err = fmt.Errorf("%d of %d bytes came back, and an end of file", n, size)
 	}
 	return err
 }

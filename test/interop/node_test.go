@@ -173,7 +173,7 @@ func TestStockClientBulk(t *testing.T) {
 		}()
 		got, err := io.ReadAll(conn)
 		if err != nil || !bytes.Equal(sent, got) {
-			t.Errorf("%d octets came back, %v", len(got), err)
+			t.Errorf("%d bytes came back, %v", len(got), err)
 		}
 		within(t, 10*time.Second, "the end is told", func() bool { return len(n.ended()) == 1 })
 		if e := n.ended()[0]; e.Err != nil || e.Sent != 16<<20 || e.Received != 16<<20 || e.Protocol != "portforward.k8s.io" {
@@ -284,7 +284,7 @@ func TestStockClientManyAtOnce(t *testing.T) {
 				io.WriteString(conn, strings.Repeat("x", 10_000))
 				conn.CloseWrite()
 				if got, err := io.ReadAll(conn); err != nil || len(got) != 10_000 {
-					t.Errorf("read %d octets, %v", len(got), err)
+					t.Errorf("read %d bytes, %v", len(got), err)
 				}
 			})
 		}
@@ -372,7 +372,7 @@ func TestStockGetsAnswerBeforeReset(t *testing.T) {
 			}
 			go conn.Write(make([]byte, 300_000))
 			if got, err := io.ReadAll(conn); !bytes.Equal(got, answer) {
-				t.Fatalf("try %d: %d octets of the answer, then %v", i, len(got), err)
+				t.Fatalf("try %d: %d bytes of the answer, then %v", i, len(got), err)
 			}
 			conn.Close()
 		}

@@ -62,7 +62,7 @@ func TestBulk(t *testing.T) {
 		}()
 		var got bytes.Buffer
 		if n, err := io.Copy(&got, conn); err != nil || !bytes.Equal(sent, got.Bytes()) {
-			t.Errorf("%d octets came back, %v", n, err)
+			t.Errorf("%d bytes came back, %v", n, err)
 		}
 	})
 }
@@ -159,7 +159,7 @@ func TestAnswerBeforeReset(t *testing.T) {
 			go client.Write(make([]byte, 300_000))
 			got, err := io.ReadAll(client)
 			if !bytes.Equal(got, answer) {
-				t.Fatalf("try %d: %d octets of the answer, then %v", i, len(got), err)
+				t.Fatalf("try %d: %d bytes of the answer, then %v", i, len(got), err)
 			}
 			if err := <-done; err == nil {
 				t.Fatalf("try %d: the copy ends without an error", i)
@@ -208,7 +208,7 @@ func TestPortHalfCloses(t *testing.T) {
 		}
 		conn.CloseWrite()
 		if n := <-uploaded; n != size {
-			t.Errorf("%d octets arrived", n)
+			t.Errorf("%d bytes arrived", n)
 		}
 	})
 }
@@ -227,7 +227,7 @@ func TestPortClosesDuringUpload(t *testing.T) {
 		for range 3 {
 			conn := dial(t, c, port)
 			if n, err := conn.Write(make([]byte, 256<<20)); err == nil {
-				t.Errorf("wrote %d octets", n)
+				t.Errorf("wrote %d bytes", n)
 			}
 			conn.Close()
 			if err := exchange(c, back, 1<<20); err != nil {
