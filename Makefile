@@ -47,9 +47,16 @@ CLUSTER_BIN := $(CURDIR)/.cache/cluster/bin
 PORTHOLE_CLUSTER_BIN ?= $(if $(wildcard $(CLUSTER_BIN)/tools-kubernetes.key),$(CLUSTER_BIN))
 export PORTHOLE_CLUSTER_BIN
 
+# Packages of servers are unpacked and not installed: they would start them.
+PACKAGES := $(CURDIR)/.cache/packages
+PORTHOLE_SSHD ?= $(or $(wildcard /usr/sbin/sshd),$(PACKAGES)/openssh-server/usr/sbin/sshd)
+export PORTHOLE_SSHD
+export PORTHOLE_POSTGRES := $(PACKAGES)/postgresql
+
 # The race detector needs a C compiler.
 test: build ## the tests of this machine, and at the end what was skipped; those in need of a real Kubernetes are not among them
-	@scripts/need gcc:gcc curl:curl chromium:chromium nsenter:util-linux socat:socat hostname:hostname ps:procps ss:iproute2 git:git
+	@scripts/need gcc:gcc curl:curl chromium:chromium nsenter:util-linux socat:socat hostname:hostname ps:procps ss:iproute2 git:git ssh:openssh-client
+	@test -x $(PORTHOLE_SSHD) || scripts/unpack openssh-server $(PACKAGES)/openssh-server
 	CGO_ENABLED=1 PORTHOLE_BIN=$(CURDIR)/$(BIN) $(TESTS) -race -count=1 -timeout 20m $(AS_ROOT) ./...
 
 test-interop: ## the protocol against the code of stock servers
@@ -80,7 +87,8 @@ cluster-down: ## takes it down again
 	$(CLUSTER) down
 
 test-cluster: build ## the tests that need a real Kubernetes
-	@scripts/need gcc:gcc chromium:chromium socat:socat nsenter:util-linux ps:procps
+	@scripts/need gcc:gcc chromium:chromium socat:socat nsenter:util-linux ps:procps dig:bind9-dnsutils psql:postgresql-client
+	@scripts/unpack postgresql $(PORTHOLE_POSTGRES)
 	$(CLUSTER) build
 	cd test/cluster && CGO_ENABLED=1 PORTHOLE_BIN=$(CURDIR)/$(BIN) $(TESTS) -count=1 -p 1 -timeout 30m $(AS_ROOT) ./...
 

@@ -93,6 +93,7 @@ type forwarding struct {
 	verbose    bool
 	pin        bool
 	wait       time.Duration
+	udpIdle    time.Duration
 	podRunning time.Duration
 	maxTunnels int
 	kubectl    kubectlFlags
@@ -128,6 +129,7 @@ func (f *forwarding) flags(cmd *cobra.Command) {
 	flags.BoolVarP(&f.quiet, "quiet", "q", false, "print errors only")
 	flags.BoolVar(&f.verbose, "verbose", false, "tell of the end of each connection, and of pods, too, and all of each error")
 	flags.DurationVar(&f.wait, "wait", 30*time.Second, "how long a connection waits while no pod can be reached")
+	flags.DurationVar(&f.udpIdle, "udp-idle", time.Minute, "after how long without a datagram a client of a UDP port is forgotten")
 	flags.DurationVar(&f.podRunning, "pod-running-timeout", time.Minute, "how long to wait for a pod at the start")
 	flags.BoolVar(&f.pin, "pin", false, "stay with one pod for as long as it is there")
 	flags.IntVar(&f.maxTunnels, "max-tunnels", 64, "how many tunnels to a pod there may be at once; beyond, connections share")
@@ -152,6 +154,8 @@ func (f *forwarding) parse(args []string) (err error) {
 		return errors.New("forward: want a command after --")
 	case f.output != "text" && f.output != "json":
 		return fmt.Errorf("forward: unknown output %q, want text or json", f.output)
+	case f.udpIdle <= 0:
+		return fmt.Errorf("forward: --udp-idle %v: want more than 0", f.udpIdle)
 	case f.readyWhen != readyAll && f.readyWhen != readyAny:
 		return fmt.Errorf("forward: --ready-when %q: want all or any", f.readyWhen)
 	}

@@ -54,7 +54,7 @@ func (f *forwarding) serve(ctx context.Context, p *printer, ready *readyFile, en
 	defer closeAll()
 	s := &session.Session{
 		Forwards: f.forwards, File: f.file, Retry: f.file != "", ReadyAny: f.readyWhen == readyAny,
-		Openers: openers, Events: p.event, Wait: f.wait, Drain: drain, Now: end.now,
+		Openers: openers, Events: p.event, Wait: f.wait, UDPIdle: f.udpIdle, Drain: drain, Now: end.now,
 	}
 	var ended <-chan error // receives the exit status of the command once that runs
 	if f.readyFile != "" || f.command != nil {

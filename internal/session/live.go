@@ -89,7 +89,8 @@ func (s *Session) serve(ctx context.Context, index int, f target.Forward, to *ro
 			s.Events(ready)
 			s.report(ctx, report{forward: index, listeners: listeners})
 			carrier := forward.Forwarder{
-				Name: f.String(), Dialer: to, Events: s.Events, DialTimeout: s.Wait + dialTime, Drain: s.Drain, Now: s.Now,
+				Name: f.String(), Dialer: to, Events: s.Events, DialTimeout: s.Wait + dialTime,
+				UDPIdle: s.UDPIdle, Drain: s.Drain, Now: s.Now,
 			}
 			err = carrier.Run(ctx, listeners)
 			forward.CloseAll(listeners)

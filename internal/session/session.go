@@ -41,9 +41,10 @@ type Session struct {
 	ReadyAny bool
 	// Wait is how long a connection may wait while the route is broken.
 	Wait time.Duration
-	// Drain and Now are those of forward.Forwarder.
-	Drain time.Duration
-	Now   <-chan struct{}
+	// UDPIdle, Drain and Now are those of forward.Forwarder.
+	UDPIdle time.Duration
+	Drain   time.Duration
+	Now     <-chan struct{}
 
 	states  []State // used by Run alone
 	reports chan report

@@ -8,7 +8,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -67,84 +66,37 @@ func (*here) Dial(ctx context.Context, to target.Address) (pipe.Conn, error) {
 func (h *here) Wait(ctx context.Context) error { <-ctx.Done(); return context.Cause(ctx) }
 func (h *here) Close() error                   { return nil }
 
-// server is a real sshd on loopback, with a user's key and configuration.
+// server is a real sshd on loopback.
 type server struct {
-	t    testing.TB
-	dir  string
-	port uint16
-	cmd  *exec.Cmd
+	*testenv.SSHServer
+	t testing.TB
 }
-
-func (s *server) file(name string) string { return filepath.Join(s.dir, name) }
 
 func (s *server) write(name, text string, mode os.FileMode) {
 	s.t.Helper()
-	if err := os.WriteFile(s.file(name), []byte(text), mode); err != nil {
+	if err := os.WriteFile(s.File(name), []byte(text), mode); err != nil {
 		s.t.Fatal(err)
 	}
 }
 
 func newServer(t testing.TB) *server {
 	t.Helper()
-	sshd := "/usr/sbin/sshd"
-	if _, err := os.Stat(sshd); err != nil {
-		testenv.Lacking(t, "an ssh server: "+sshd)
-	}
 	testenv.Root(t)
-	s := &server{t: t, dir: t.TempDir(), port: testenv.FreePort(t)}
-	for _, key := range []string{"host", "user"} {
-		if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", s.file(key)).CombinedOutput(); err != nil {
-			t.Fatalf("ssh-keygen: %v: %s", err, out)
-		}
+	if _, err := testenv.SSHD(); err != nil {
+		testenv.Lacking(t, "an ssh server: "+err.Error())
 	}
-	user, err := os.ReadFile(s.file("user.pub"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.write("authorized", string(user), 0o600)
-	host, err := os.ReadFile(s.file("host.pub"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.write("known", fmt.Sprintf("[127.0.0.1]:%d %s", s.port, host), 0o600)
-	s.write("sshd_config", fmt.Sprintf("Port %d\nListenAddress 127.0.0.1\nHostKey %s\nAuthorizedKeysFile %s\nStrictModes no\nPidFile none\nUsePAM no\nPermitRootLogin yes\n",
-		s.port, s.file("host"), s.file("authorized")), 0o600)
-	s.write("config", fmt.Sprintf("Host box noisy\nHostName 127.0.0.1\nPort %d\nUser root\nIdentityFile %s\nUserKnownHostsFile %s\nIdentitiesOnly yes\nBatchMode yes\n",
-		s.port, s.file("user"), s.file("known")), 0o600)
-	s.write("ssh", fmt.Sprintf("#!/bin/sh\nexec ssh -F %s \"$@\"\n", s.file("config")), 0o700)
-	if err := os.MkdirAll("/run/sshd", 0o755); err != nil {
-		t.Fatal(err)
-	}
+	s := &server{&testenv.SSHServer{Address: "127.0.0.1", Port: testenv.FreePort(t), Dir: t.TempDir()}, t}
 	s.start()
-	t.Cleanup(s.stop)
+	t.Cleanup(func() { s.Stop() })
+	s.write("ssh", fmt.Sprintf("#!/bin/sh\nexec ssh -F %s \"$@\"\n", s.File("config")), 0o700)
 	return s
 }
 
 func (s *server) start() {
 	s.t.Helper()
-	s.cmd = exec.Command("/usr/sbin/sshd", "-D", "-e", "-f", s.file("sshd_config"))
-	log, err := os.OpenFile(s.file("log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
+	if err := s.Start(); err != nil {
 		s.t.Fatal(err)
 	}
-	defer log.Close()
-	s.cmd.Stderr = log
-	if err := s.cmd.Start(); err != nil {
-		s.t.Fatal(err)
-	}
-	testenv.Await(s.t, "sshd listens", func() bool {
-		c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", s.port))
-		if err == nil {
-			c.Close()
-		}
-		return err == nil
-	})
-}
-
-// stop ends sshd; sessions live on, as each has a process of its own.
-func (s *server) stop() {
-	_ = s.cmd.Process.Kill()
-	_ = s.cmd.Wait()
 }
 
 // opener is one of the user of the server; the other end is this test's program.
@@ -154,7 +106,7 @@ func (s *server) opener() *ssh.Opener {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	o := &ssh.Opener{Version: "test", Program: s.file("ssh"), RemoteCommand: self}
+	o := &ssh.Opener{Version: "test", Program: s.File("ssh"), RemoteCommand: self}
 	s.t.Cleanup(o.Close)
 	return o
 }
@@ -195,7 +147,7 @@ func (s *server) open(o *ssh.Opener, to string, events func(route.Event)) *route
 	s.t.Helper()
 	r, err := o.Open(s.t.Context(), forwardOf(s.t, to), events)
 	if err != nil {
-		log, _ := os.ReadFile(s.file("log"))
+		log, _ := os.ReadFile(s.File("log"))
 		s.t.Fatalf("open: %v\n%s", err, log)
 	}
 	s.t.Cleanup(func() { r.Close() })
@@ -256,7 +208,7 @@ func TestThroughSSH(t *testing.T) {
 			}
 		}
 	}
-	log, err := os.ReadFile(s.file("log"))
+	log, err := os.ReadFile(s.File("log"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -287,7 +239,7 @@ func TestComesBack(t *testing.T) {
 	if err := exchange(t, r, port, "before"); err != nil {
 		t.Fatal(err)
 	}
-	s.stop()
+	s.Stop()
 	s.killSessions()
 	testenv.Await(t, "the loss is told", func() bool { return j.count(route.Reconnecting) == 1 })
 	waits := make(chan error, 1)
@@ -303,7 +255,7 @@ func TestComesBack(t *testing.T) {
 // killSessions ends the processes that serve this server's sessions.
 func (s *server) killSessions() {
 	s.t.Helper()
-	out, _ := exec.Command("ss", "-Htnp", "sport", "=", fmt.Sprint(s.port)).Output()
+	out, _ := exec.Command("ss", "-Htnp", "sport", "=", fmt.Sprint(s.Port)).Output()
 	for _, field := range strings.FieldsFunc(string(out), func(r rune) bool { return r == ',' || r == ')' }) {
 		if pid, ok := strings.CutPrefix(field, "pid="); ok {
 			n, _ := strconv.Atoi(pid)
@@ -324,7 +276,7 @@ func TestGoneMeanwhile(t *testing.T) {
 	}
 	var j journal
 	r := s.open(s.opener(), "pid://"+strconv.Itoa(sleep.Process.Pid), j.note)
-	s.stop()
+	s.Stop()
 	_ = sleep.Process.Kill()
 	_ = sleep.Wait()
 	s.killSessions()
