@@ -17,7 +17,7 @@ import (
 )
 
 const traceForwardLong = `Show the forwards of this host's porthole node as they end: when, to which pod and
-port, for whom, how much went which way, for how long, and how they ended.
+port or Unix socket, for whom, how much went which way, for how long, and how they ended.
 
 CLIENT is what the requests say of where they come from, as far as the API server
 passes it on: of several addresses the first. RESULT is ok, refused, reset,
@@ -106,7 +106,7 @@ func follow(ctx context.Context, events string, errs io.Writer, each func(node.R
 func forwardLine(r node.Record) string {
 	duration := time.Duration(r.Seconds * float64(time.Second))
 	return fmt.Sprintf(forwardColumns, r.Time.Local().Format("15:04:05.000"), cell(r.Namespace+"/"+r.Pod),
-		strconv.Itoa(int(r.Port)), cell(origin(r.Client)), strconv.FormatInt(r.Sent, 10), strconv.FormatInt(r.Received, 10),
+		cell(r.To()), cell(origin(r.Client)), strconv.FormatInt(r.Sent, 10), strconv.FormatInt(r.Received, 10),
 		rounded(duration).String(), cell(r.Result))
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -27,6 +28,18 @@ func TestForwardLine(t *testing.T) {
 		want := "14:20:07.311 default/kuard                            8080  " + column + "         78       5120 12.46ms    ok\n"
 		if got := forwardLine(r); got != want {
 			t.Errorf("client %q:\ngot  %swant %s", client, got, want)
+		}
+	}
+}
+
+// The network is part of the port's column.
+func TestForwardLineNetworks(t *testing.T) {
+	for column, r := range map[string]node.Record{
+		"53/udp": {Network: "udp", Port: 53}, "8080": {Network: "tcp", Port: 8080}, "/run/db.sock": {Network: "unix", Path: "/run/db.sock"},
+		`$'/run/\x1b[2J'`: {Network: "unix", Path: "/run/\x1b[2J"},
+	} {
+		if fields := strings.Fields(forwardLine(r)); fields[2] != column {
+			t.Errorf("%+v: port column %s, want %s", r, fields[2], column)
 		}
 	}
 }

@@ -156,17 +156,27 @@ func (f *forwards) record(s *sandbox, e portforward.Event) {
 	f.metrics.count(r)
 	f.events.publish(r)
 	if r.Event == EventOpened {
-		f.log.Debug("node: forward opened", "namespace", r.Namespace, "pod", r.Pod, "port", r.Port, "client", r.Client)
+		f.log.Debug("node: forward opened", append(r.place(), "client", r.Client)...)
 		return
 	}
-	line := []any{
-		"namespace", r.Namespace, "pod", r.Pod, "sandbox", r.Sandbox, "port", r.Port, "client", r.Client,
-		"sent", r.Sent, "received", r.Received, "seconds", r.Seconds, "result", r.Result,
+	line := append(r.place(), "client", r.Client, "sent", r.Sent, "received", r.Received)
+	if r.Dropped > 0 {
+		line = append(line, "dropped", r.Dropped)
 	}
+	line = append(line, "seconds", r.Seconds, "result", r.Result)
 	if e.Err != nil {
 		line = append(line, "err", e.Err)
 	}
 	f.log.Info("node: forward "+r.Event, line...)
+}
+
+// place says in the log where a connection leads.
+func (r *Record) place() []any {
+	line := []any{"namespace", r.Namespace, "pod", r.Pod, "sandbox", r.Sandbox, "network", r.Network}
+	if r.Path != "" {
+		return append(line, "path", r.Path)
+	}
+	return append(line, "port", r.Port)
 }
 
 // stages are the names of a connection's stages in a Record.
@@ -177,13 +187,13 @@ var stages = map[tunnel.Stage]string{
 func recordOf(s *sandbox, e portforward.Event) Record {
 	r := Record{
 		Time: time.Now().UTC(), Event: stages[e.Stage], Namespace: s.namespace, Pod: s.pod, Sandbox: s.id,
-		Port: e.To.Port, Client: e.Client, UserAgent: e.UserAgent, Protocol: e.Protocol, ConnectSeconds: e.Connect.Seconds(),
+		Network: e.To.Network.String(), Port: e.To.Port, Path: e.To.Path, Client: e.Client, UserAgent: e.UserAgent, Protocol: e.Protocol, ConnectSeconds: e.Connect.Seconds(),
 	}
 	if e.Stage == tunnel.Opened {
 		return r
 	}
 	r.Result = resultOf(e.Err)
-	r.Sent, r.Received, r.Seconds = e.Sent, e.Received, e.Duration.Seconds()
+	r.Sent, r.Received, r.Dropped, r.Seconds = e.Sent, e.Received, e.Dropped, e.Duration.Seconds()
 	if e.Err != nil {
 		r.Error = e.Err.Error()
 	}

@@ -62,9 +62,10 @@ func newRegistry(process string) *prometheus.Registry {
 // pod's or a client's: there is no bound to their number.
 type forwardMetrics struct {
 	registry *prometheus.Registry
-	open     prometheus.Gauge
+	open     *prometheus.GaugeVec
 	forwards *prometheus.CounterVec
 	bytes    *prometheus.CounterVec
+	dropped  prometheus.Counter
 	connect  prometheus.Histogram
 	passed   *prometheus.CounterVec
 }
@@ -73,15 +74,18 @@ type forwardMetrics struct {
 func newForwardMetrics(load func() portforward.Load) *forwardMetrics {
 	m := &forwardMetrics{
 		registry: newRegistry("data_path"),
-		open: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "porthole_forwards_open", Help: "Forwarded connections that are open.",
-		}),
+		open: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "porthole_forwards_open", Help: "Forwarded connections that are open, by network.",
+		}, []string{"network"}),
 		forwards: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "porthole_forwards_total", Help: "Forwarded connections that have ended, or could not be opened, by result.",
-		}, []string{"result"}),
+			Name: "porthole_forwards_total", Help: "Forwarded connections that have ended, or could not be opened, by network and result.",
+		}, []string{"network", "result"}),
 		bytes: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "porthole_forward_bytes_total", Help: "Bytes of forwarded connections that have ended: sent to pods, and received from them.",
-		}, []string{"direction"}),
+			Name: "porthole_forward_bytes_total", Help: "Bytes of forwarded connections that have ended, by network: sent to pods, and received from them.",
+		}, []string{"network", "direction"}),
+		dropped: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "porthole_forward_datagrams_dropped_total", Help: "Datagrams that could not be delivered to pods or to clients, of forwarded connections that have ended.",
+		}),
 		connect: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "porthole_forward_connect_seconds", Help: "Time to enter a pod and connect to its port, where that worked.",
 			Buckets: []float64{.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .1, .5, 2.5, 10},
@@ -90,11 +94,14 @@ func newForwardMetrics(load func() portforward.Load) *forwardMetrics {
 			Name: "porthole_forwards_passed_through_total", Help: "Port-forwards that were left to the container runtime, by the pod's runtime handler.",
 		}, []string{"handler"}),
 	}
-	m.registry.MustRegister(m.open, m.forwards, m.bytes, m.connect, m.passed,
+	m.registry.MustRegister(m.open, m.forwards, m.bytes, m.dropped, m.connect, m.passed,
 		gauge("porthole_tunnels_open", "Tunnels of port-forward clients that are open.", func() int { return load().Tunnels }),
 		gauge("porthole_forward_memory_bytes", "Bytes that are charged to the memory of forwards (--memory).", func() int { return load().Memory }))
-	for _, result := range results {
-		m.forwards.WithLabelValues(result) // so that rates begin at 0
+	for _, network := range networks { // so that rates begin at 0
+		m.open.WithLabelValues(network)
+		for _, result := range results {
+			m.forwards.WithLabelValues(network, result)
+		}
 	}
 	return m
 }
@@ -123,16 +130,17 @@ func (m *proxyMetrics) request(method string, code codes.Code) {
 // count counts a Record.
 func (m *forwardMetrics) count(r Record) {
 	if r.Event == EventOpened {
-		m.open.Inc()
+		m.open.WithLabelValues(r.Network).Inc()
 		m.connect.Observe(r.ConnectSeconds)
 		return
 	}
 	if r.Event == EventClosed {
-		m.open.Dec()
+		m.open.WithLabelValues(r.Network).Dec()
 	}
-	m.forwards.WithLabelValues(r.Result).Inc()
-	m.bytes.WithLabelValues("sent").Add(float64(r.Sent))
-	m.bytes.WithLabelValues("received").Add(float64(r.Received))
+	m.forwards.WithLabelValues(r.Network, r.Result).Inc()
+	m.bytes.WithLabelValues(r.Network, "sent").Add(float64(r.Sent))
+	m.bytes.WithLabelValues(r.Network, "received").Add(float64(r.Received))
+	m.dropped.Add(float64(r.Dropped))
 }
 
 // handler is the page, with the parent's metrics too.

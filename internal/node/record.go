@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,9 +9,11 @@ import (
 	"io"
 	"net"
 	"os"
+	"strconv"
 	"syscall"
 	"time"
 
+	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/tunnel"
 )
 
@@ -21,16 +24,19 @@ type Record struct {
 	Event     string    `json:"event"`
 	Namespace string    `json:"namespace,omitempty"`
 	Pod       string    `json:"pod,omitempty"`
-	Sandbox   string    `json:"sandbox,omitempty"` // its id in the runtime
-	Port      uint16    `json:"port,omitempty"`
+	Sandbox   string    `json:"sandbox,omitempty"`    // its id in the runtime
+	Network   string    `json:"network,omitempty"`    // tcp, udp or unix
+	Port      uint16    `json:"port,omitempty"`       // of tcp and udp
+	Path      string    `json:"path,omitempty"`       // of unix, as the client asked for it
 	Client    string    `json:"client,omitempty"`     // as the request says, at most 4 KiB
 	UserAgent string    `json:"user_agent,omitempty"` // likewise
 	Protocol  string    `json:"protocol,omitempty"`   // portforward.Event has them
 
-	ConnectSeconds float64 `json:"connect_seconds"` // until the port answered
-	Sent           int64   `json:"sent"`            // bytes to the pod, when it has ended
-	Received       int64   `json:"received"`        // bytes from the pod, likewise
-	Seconds        float64 `json:"seconds"`         // from the stream's arrival to the end, likewise
+	ConnectSeconds float64 `json:"connect_seconds"`   // until the port answered
+	Sent           int64   `json:"sent"`              // bytes to the pod, when it has ended
+	Received       int64   `json:"received"`          // bytes from the pod, likewise
+	Seconds        float64 `json:"seconds"`           // from the stream's arrival to the end, likewise
+	Dropped        int64   `json:"dropped,omitempty"` // datagrams that could not be delivered, likewise
 	Result         string  `json:"result,omitempty"`
 	Error          string  `json:"error,omitempty"`
 
@@ -62,6 +68,9 @@ var results = [...]string{
 	resultOK, resultRefused, resultReset, resultDenied, resultNoSandbox, resultTimeout, resultLost, resultFailed,
 }
 
+// networks are all of them.
+var networks = [...]string{target.TCP.String(), target.UDP.String(), target.Unix.String()}
+
 // resultOf is the result for an error. The order matters, because errors wrap others.
 func resultOf(err error) string {
 	if err == nil {
@@ -90,6 +99,15 @@ func resultOf(err error) string {
 		}
 	}
 	return resultFailed
+}
+
+// To is the port or Unix socket of the pod, in the form that a person types: 8080, 53/udp or
+// /run/x.sock.
+func (r Record) To() string {
+	if r.Network == target.UDP.String() {
+		return target.Address{Network: target.UDP, Port: r.Port}.String()
+	}
+	return cmp.Or(r.Path, strconv.Itoa(int(r.Port)))
 }
 
 // Follow calls each with every Record from a node's events socket, beginning with an

@@ -206,16 +206,17 @@ func TestForward(t *testing.T) {
 				t.Errorf("echo %q", got)
 			}
 			opened, closed := <-records, <-records
-			if opened.Event != EventOpened || opened.Port != port || opened.Pod != "kuard" || opened.Namespace != "default" ||
+			if opened.Event != EventOpened || opened.Network != "tcp" || opened.Port != port || opened.Pod != "kuard" || opened.Namespace != "default" ||
 				opened.Client != "127.0.0.1" || opened.Protocol != "portforward.k8s.io" || opened.UserAgent == "" {
 				t.Errorf("opened: %+v", opened)
 			}
 			if closed.Event != EventClosed || closed.Sent != 5 || closed.Received != 5 || closed.Result != resultOK {
 				t.Errorf("closed: %+v", closed)
 			}
-			r.log.waitFor(t, fmt.Sprintf(`"msg":"node: forward closed","namespace":"default","pod":"kuard","sandbox":"s1","port":%d,"client":"127.0.0.1","sent":5,"received":5,`, port))
-			r.wantMetrics(t, `porthole_forwards_total{result="ok"} 1`, `porthole_forwards_open 0`, `porthole_forward_bytes_total{direction="sent"} 5`,
-				`porthole_forward_bytes_total{direction="received"} 5`, `porthole_forward_connect_seconds_count 1`, `porthole_cri_upstream_up 1`,
+			r.log.waitFor(t, fmt.Sprintf(`"msg":"node: forward closed","namespace":"default","pod":"kuard","sandbox":"s1","network":"tcp","port":%d,"client":"127.0.0.1","sent":5,"received":5,`, port))
+			r.wantMetrics(t, `porthole_forwards_total{network="tcp",result="ok"} 1`, `porthole_forwards_open{network="tcp"} 0`,
+				`porthole_forward_bytes_total{direction="sent",network="tcp"} 5`, `porthole_forward_bytes_total{direction="received",network="tcp"} 5`,
+				`porthole_forwards_total{network="udp",result="ok"} 0`, `porthole_forward_datagrams_dropped_total 0`, `porthole_forward_connect_seconds_count 1`, `porthole_cri_upstream_up 1`,
 				`porthole_cri_requests_total{code="OK",method="PortForward"} 1`, `porthole_build_info{goversion="go`)
 			stop()
 			if token := strings.TrimPrefix(r.url(t).Path, "/portforward/"); strings.Contains(r.log.String(), token) {
@@ -351,7 +352,7 @@ func TestForwardFails(t *testing.T) {
 			if last := <-records; last.Event != EventFailed || last.Result != test.result || last.Error == "" {
 				t.Errorf("record %+v, want result %s", last, test.result)
 			}
-			r.wantMetrics(t, fmt.Sprintf("porthole_forwards_total{result=%q} 1", test.result), "porthole_forwards_open 0")
+			r.wantMetrics(t, fmt.Sprintf(`porthole_forwards_total{network="tcp",result=%q} 1`, test.result), `porthole_forwards_open{network="tcp"} 0`)
 			_ = client.Close()
 			r.stop()
 		})
@@ -388,7 +389,7 @@ func TestHangUpDuringDial(t *testing.T) {
 				_ = client.Close()
 			}
 			r.log.waitFor(t, `"msg":"node: forward failed"`)
-			r.wantMetrics(t, "porthole_forwards_open 0")
+			r.wantMetrics(t, `porthole_forwards_open{network="tcp"} 0`)
 			r.stop()
 		})
 	}
