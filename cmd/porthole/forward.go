@@ -24,6 +24,15 @@ TARGET is one of
   pid://4947               the network namespace of a process of this host
   netns://blue             a namespace of this host that "ip netns" named
   netns:///run/netns/blue  a namespace by the path that it is bound to
+With --host ssh://HOST the last three are on that host, which needs porthole too.
+
+A port is [[ADDRESS:]LOCAL:]REMOTE, where LOCAL and REMOTE are
+  8080, 8000-8010          a port, or a range of them
+  53/udp                   a UDP port (REMOTE only); /tcp may be written as well
+  http                     a port by its name (REMOTE, of Kubernetes)
+  /run/x.sock, ./x.sock    a Unix socket: at the target (REMOTE), or here (LOCAL)
+  db:5432                  a port of a host that the target reaches (REMOTE)
+UDP ports and Unix sockets of pods need a node that runs "porthole node".
 
 Connections reach what listens on 127.0.0.1 or ::1 inside. The session goes on
 when the pod is replaced, the API server restarts or the network is away: a
@@ -33,8 +42,9 @@ asks for what docs/kubernetes.md lists.
 
 With a COMMAND, it is started once the target can be reached, with the address
 in PORTHOLE_ADDR (host:port) and PORTHOLE_PORT; each remote port, 5432 say, also
-has PORTHOLE_ADDR_5432 and PORTHOLE_PORT_5432. Signals are passed to it, and the
-session ends with it, with its exit status. stdout is then the command's alone.
+has PORTHOLE_ADDR_5432 and PORTHOLE_PORT_5432 (PORTHOLE_ADDR_53_UDP for UDP).
+Signals are passed to it, and the session ends with it, with its exit status.
+stdout is then the command's alone.
 
 SIGINT (Ctrl-C), SIGTERM, SIGQUIT and SIGHUP end the session, with exit status 0:
 connections that are in use get 2 seconds to finish, idle ones are closed. A
@@ -46,6 +56,9 @@ const forwardExample = `  porthole forward kuard 8080                  # localho
   porthole forward deploy/web :80              # any free local port
   porthole forward pid://4947 8080:80 5432     # two ports of a process' namespace
   porthole forward netns://blue 0.0.0.0:80:80  # on all IPv4 addresses
+  porthole forward netns://blue 5353:53/udp    # a UDP port
+  porthole forward pid://4947 :/run/x.sock     # a Unix socket, at a free local port
+  porthole forward --host ssh://box pid://4947 8080
   porthole forward svc/db :5432 -- sh -c 'psql -h localhost -p $PORTHOLE_PORT'
   porthole forward -f forwards.yaml            # many targets at once`
 
