@@ -7,8 +7,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"net/textproto"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -167,39 +165,4 @@ func streams(t testing.TB) (a, b *spdy.Stream) {
 		t.Fatal(err)
 	}
 	return a, b
-}
-
-// received returns headers as their receiver has them.
-func received(h spdy.Header) spdy.Header {
-	got := spdy.Header{}
-	for name, values := range h {
-		got[textproto.CanonicalMIMEHeaderKey(name)] = values
-	}
-	return got
-}
-
-func TestParseAddress(t *testing.T) {
-	for _, to := range []target.Address{
-		target.TCPPort(80), {Network: target.UDP, Port: 53}, {Host: "db.internal", Port: 5432}, {Host: "fe80::1%eth0", Port: 1},
-		{Network: target.UDP, Host: "10.0.0.1", Port: 65535}, {Network: target.Unix, Path: "/run/x:y z.sock"}, {Network: target.Unix, Path: "@abstract"},
-	} {
-		if got, err := parseAddress(received(addressHeader(to))); err != nil || got != to {
-			t.Errorf("%+v is read as %+v, %v", to, got, err)
-		}
-	}
-	for name, h := range map[string]spdy.Header{
-		"nothing":    {},
-		"a network":  {"network": {"sctp"}, "port": {"80"}},
-		"no port":    {"network": {"tcp"}},
-		"port 0":     {"network": {"udp"}, "port": {"0"}},
-		"no path":    {"network": {"unix"}},
-		"long path":  {"network": {"unix"}, "path": {"/" + strings.Repeat("x", maxPath)}},
-		"zero bytes": {"network": {"unix"}, "path": {"/a\x00b"}},
-		"long host":  {"network": {"tcp"}, "port": {"1"}, "host": {strings.Repeat("a", maxHost+1)}},
-		"spaces":     {"network": {"tcp"}, "port": {"1"}, "host": {"a b"}},
-	} {
-		if got, err := parseAddress(received(h)); err == nil {
-			t.Errorf("%s: read as %+v", name, got)
-		}
-	}
 }

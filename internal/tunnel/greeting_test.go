@@ -14,10 +14,10 @@ import (
 	"porthole.dev/porthole/internal/tunnel"
 )
 
-var greeting = tunnel.Greeting{Version: "1.2", Features: []string{"udp", "unix"}}
+var greeting = tunnel.Greeting{Version: "1.2", Features: []string{"targets"}}
 
 // The vector of docs/protocol.md.
-const greetingVector = "00706f7274686f6c652e76310a" + "001e" + "76657273696f6e3d312e320a" + "66656174757265733d7564702c756e69780a"
+const greetingVector = "00706f7274686f6c652e76310a" + "001d" + "76657273696f6e3d312e320a" + "66656174757265733d746172676574730a"
 
 func TestGreetingVector(t *testing.T) {
 	if got := hex.EncodeToString(greeting.Append(nil)); got != greetingVector {
@@ -38,7 +38,7 @@ func TestReadGreeting(t *testing.T) {
 	} {
 		r := bufio.NewReader(iotest.OneByteReader(strings.NewReader(before + hello + "behind")))
 		got, err := tunnel.ReadGreeting(r)
-		if err != nil || got.Version != "1.2" || !slices.Equal(got.Features, greeting.Features) || !got.Has("unix") || got.Has("tcp") {
+		if err != nil || got.Version != "1.2" || !slices.Equal(got.Features, greeting.Features) || !got.Has(tunnel.FeatureTargets) || got.Has("target") {
 			t.Errorf("%s before: got %+v, %v", name, got, err)
 		}
 		if rest, err := io.ReadAll(r); string(rest) != "behind" || err != nil {
