@@ -252,17 +252,10 @@ func TestComesBack(t *testing.T) {
 	testenv.Await(t, "it is told to be back", func() bool { return j.count(route.Ready) == 2 })
 }
 
-// killSessions ends the processes that serve this server's sessions.
 func (s *server) killSessions() {
 	s.t.Helper()
-	out, _ := exec.Command("ss", "-Htnp", "sport", "=", fmt.Sprint(s.Port)).Output()
-	for _, field := range strings.FieldsFunc(string(out), func(r rune) bool { return r == ',' || r == ')' }) {
-		if pid, ok := strings.CutPrefix(field, "pid="); ok {
-			n, _ := strconv.Atoi(pid)
-			if p, err := os.FindProcess(n); err == nil && n > 1 && n != os.Getpid() {
-				_ = p.Kill()
-			}
-		}
+	if err := s.KillSessions(); err != nil {
+		s.t.Fatal(err)
 	}
 }
 

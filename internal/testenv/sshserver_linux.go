@@ -9,6 +9,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strconv"
+	"syscall"
 	"time"
 )
 
@@ -116,4 +119,22 @@ func (s *SSHServer) prepare() error {
 func (s *SSHServer) Stop() {
 	_ = s.cmd.Process.Kill()
 	_ = s.cmd.Wait()
+}
+
+var owner = regexp.MustCompile(`"sshd[^"]*",pid=(\d+)`)
+
+// KillSessions kills the processes that serve the server's sessions.
+func (s *SSHServer) KillSessions() error {
+	args := append(append([]string(nil), s.Within...), "ss", "-Htnp", "sport", "=", strconv.Itoa(int(s.Port)))
+	out, err := exec.Command(args[0], args[1:]...).Output()
+	if err != nil {
+		return fmt.Errorf("%v: %w", args, err)
+	}
+	for _, m := range owner.FindAllSubmatch(out, -1) {
+		pid, _ := strconv.Atoi(string(m[1]))
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+			return err
+		}
+	}
+	return nil
 }
