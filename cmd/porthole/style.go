@@ -60,6 +60,8 @@ func (s textStyle) ready(e route.Event) string {
 			return fmt.Sprintf("porthole: %s: connected again", e.Target)
 		}
 		return fmt.Sprintf("porthole: %s: connected again, to pod %s", e.Target, e.Pod)
+	case e.Version != "":
+		return fmt.Sprintf("porthole: %s: porthole there is version %s, and this one %s", e.Target, e.Version, version())
 	case !s.verbose || e.Pod == "":
 		return ""
 	}
@@ -129,6 +131,7 @@ type jsonEvent struct {
 	Received *int64    `json:"received,omitempty"` // bytes, of a closed connection
 	Dropped  int64     `json:"dropped,omitempty"`  // datagrams, of a closed connection
 	Seconds  float64   `json:"seconds,omitempty"`  // that a connection was open
+	Version  string    `json:"version,omitempty"`  // of ready: that of porthole at the other end, if it is another one
 	Live     int       `json:"live,omitempty"`     // connections, while draining
 	Error    string    `json:"error,omitempty"`
 	Hint     string    `json:"hint,omitempty"`
@@ -137,7 +140,7 @@ type jsonEvent struct {
 func (jsonStyle) line(e route.Event) (out, err string) {
 	j := jsonEvent{
 		Time: time.Now(), Event: string(e.Kind), Target: e.Target, Pod: e.Pod, Listen: bare(e.Listen), Host: e.Remote.Host, Remote: e.Remote.Port, Path: e.Remote.Path,
-		Client: bare(e.Client), Seconds: e.Duration.Seconds(), Live: e.Live, Dropped: e.Dropped,
+		Client: bare(e.Client), Seconds: e.Duration.Seconds(), Live: e.Live, Dropped: e.Dropped, Version: e.Version,
 	}
 	if e.Remote.Network != target.TCP {
 		j.Network = e.Remote.Network.String()

@@ -36,6 +36,7 @@ type Event struct {
 	Remote   target.Address  // that it leads to
 	PodPort  uint16          // of Listening: what Remote, a service's port, is at its pod now; 0 for the same
 	Again    bool            // of Ready: it could not be reached for a while
+	Version  string          // of Ready: that of porthole at the far end, if it is another one than here
 	Client   target.Endpoint // who connected; it has no address at a Unix socket
 	Sent     int64           // bytes delivered to the target
 	Received int64           // bytes delivered to the client

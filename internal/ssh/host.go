@@ -25,6 +25,7 @@ type host struct {
 
 	mu      sync.Mutex
 	client  *tunnel.Client // nil before the first, and after it is lost
+	version string         // of the last agent
 	opening chan struct{}  // closed when an attempt is over; nil while none is under way
 	err     error          // of the last attempt
 	pause   backoff.Backoff
@@ -57,6 +58,16 @@ func (h *host) tunnel(ctx context.Context) (*tunnel.Client, error) {
 	return h.client, nil
 }
 
+// otherVersion returns the version of the agent, if it is another one than this program's.
+func (h *host) otherVersion() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.version == h.opener.Version {
+		return ""
+	}
+	return h.version
+}
+
 // close ends the tunnel.
 func (h *host) close() {
 	h.mu.Lock()
@@ -87,6 +98,7 @@ func (h *host) open() {
 	defer h.mu.Unlock()
 	if h.err = err; err == nil {
 		h.pause.Reset()
+		h.version = p.greeting.Version
 		h.client = tunnel.NewClient(p, tunnel.ClientConfig{SPDY: spdy.Config{PingInterval: pingInterval, PingTimeout: o.Silence}})
 	} else if !h.pause.Failing() {
 		h.pause.Next(minPause, maxPause)

@@ -76,7 +76,7 @@ func (o *Opener) Open(ctx context.Context, f target.Forward, events func(route.E
 		}
 		return nil, err
 	}
-	events(route.Event{Kind: route.Ready})
+	events(route.Event{Kind: route.Ready, Version: r.host.otherVersion()})
 	r.work.Go(func() { r.keep(t) })
 	return &route.Result{Route: r, Ports: f.Ports}, nil
 }

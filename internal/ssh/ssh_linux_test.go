@@ -229,6 +229,26 @@ func TestThroughSSH(t *testing.T) {
 	})
 }
 
+// An agent of another version serves, and its version is told.
+func TestOtherVersion(t *testing.T) {
+	testenv.NoLeaks(t)
+	s := newServer(t)
+	for ours, told := range map[string]string{"test": "", "newer": "test"} {
+		o := s.opener()
+		o.Version = ours
+		var j journal
+		r := s.open(o, "netns://a", j.note)
+		if err := exchange(t, r, echo(t), "hello"); err != nil {
+			t.Error(err)
+		}
+		if got := j.told[0]; got.Kind != route.Ready || got.Version != told {
+			t.Errorf("version %s is told of %+v", ours, got)
+		}
+		r.Close()
+		o.Close()
+	}
+}
+
 // A tunnel that is lost comes back, and connections made meanwhile wait for it.
 func TestComesBack(t *testing.T) {
 	testenv.NoLeaks(t)
