@@ -236,11 +236,18 @@ func hasNoSocat(e *tunnel.PortError) bool {
 func sshHint(err error) string {
 	var failed *ssh.Error
 	var version *ssh.VersionError
+	var there *ssh.HostError
+	var refused *tunnel.PortError
 	switch {
 	case errors.As(err, &failed) && failed.Missing():
 		return fmt.Sprintf("porthole has to be there too: `%s` copies it, and `--remote-command ./porthole` names it", copyTo(failed.Host))
 	case errors.As(err, &failed):
 		return fmt.Sprintf("`%s` shows more", safetext.QuoteAll(append([]string{"ssh"}, sshArgs(failed.Host, "-p")...)...))
+	case errors.As(err, &there) && errors.Is(err, tunnel.ErrDenied):
+		return "porthole may not enter it there: `--remote-command \"sudo porthole\"` starts it as root"
+	case errors.As(err, &there) && errors.As(err, &refused):
+		box := safetext.QuoteAll(append([]string{"ssh"}, sshArgs(there.Host, "-p")...)...)
+		return fmt.Sprintf("`%s ps -e` lists that host's processes, `%s ip netns` its namespaces", box, box)
 	case errors.As(err, &version):
 		return fmt.Sprintf("`%s` copies this one, and `--remote-command ./porthole` names it", copyTo(version.Host))
 	}
@@ -278,6 +285,8 @@ func socketHint(err error) string {
 	var op *net.OpError
 	var refused *tunnel.PortError
 	switch {
+	case errors.As(err, &refused) && refused.To.Network == target.Unix:
+		return "the path is one inside the target; `ss -lx` inside shows who listens on which"
 	case errors.As(err, &refused) && errors.Is(refused, syscall.ECONNREFUSED):
 		return refusedHint(refused)
 	case !errors.As(err, &op):

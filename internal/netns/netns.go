@@ -5,6 +5,7 @@ package netns
 import (
 	"errors"
 	"fmt"
+	"os"
 )
 
 // The errors that callers tell apart with errors.Is.
@@ -18,7 +19,7 @@ var (
 	// ErrNotNamespace: the path leads to something that is no network namespace.
 	ErrNotNamespace = errors.New("not a network namespace")
 	// ErrPermission: entering takes CAP_SYS_ADMIN over the namespace (setns(2)).
-	ErrPermission = errors.New("not permitted to enter the network namespace")
+	ErrPermission error = permissionError{}
 	// ErrForbidden: the namespace is one of those that Forbid names.
 	ErrForbidden = errors.New("the network namespace may not be entered")
 	// ErrUnsupported: this system has no network namespaces.
@@ -37,3 +38,10 @@ func (e *ThreadError) Error() string {
 }
 
 func (e *ThreadError) Unwrap() error { return ErrNoProcess }
+
+type permissionError struct{}
+
+func (permissionError) Error() string { return "not permitted to enter the network namespace" }
+
+// Is reports that it is an os.ErrPermission too.
+func (permissionError) Is(err error) bool { return err == os.ErrPermission }

@@ -7,6 +7,19 @@ import (
 	"porthole.dev/porthole/internal/target"
 )
 
+// HostError is a failure at another host, or of the tunnel to it.
+type HostError struct {
+	Host target.Host
+	Err  error
+}
+
+func (e *HostError) Error() string { return fmt.Sprintf("%s: %v", e.Host, e.Err) }
+
+// Unwrap returns Err.
+func (e *HostError) Unwrap() error { return e.Err }
+
+func (h *host) failure(err error) error { return &HostError{h.name, err} }
+
 // The exit statuses that tell what has failed.
 const (
 	statusSSH         = 255 // ssh itself (ssh(1))

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"strconv"
 	"strings"
@@ -27,6 +28,7 @@ const (
 type process struct {
 	io.WriteCloser // its standard input
 	*bufio.Reader  // its standard output
+	output         io.Closer
 	greeting       tunnel.Greeting
 	words          *tail // its standard error
 	ended          chan struct{}
@@ -50,32 +52,10 @@ func arguments(host target.Host, remoteCommand string) []string {
 
 // start runs ssh and waits for the agent's greeting. ctx ends the wait.
 func start(ctx context.Context, program string, host target.Host, remoteCommand string, mine tunnel.Greeting) (*process, error) {
-	program, err := exec.LookPath(program)
+	p, err := run(program, arguments(host, remoteCommand))
 	if err != nil {
 		return nil, err
 	}
-	life, kill := context.WithCancel(context.Background())
-	cmd := command(life, program, arguments(host, remoteCommand))
-	cmd.WaitDelay = endTime
-	p := &process{words: &tail{}, ended: make(chan struct{}), kill: kill}
-	cmd.Stderr = p.words
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		return nil, err
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	p.WriteCloser, p.Reader = in, bufio.NewReader(out)
-	if err := cmd.Start(); err != nil {
-		kill()
-		return nil, err
-	}
-	go func() {
-		p.status = cmd.Wait()
-		close(p.ended)
-	}()
 	stop := context.AfterFunc(ctx, func() { p.Close() })
 	p.greeting, err = tunnel.ReadGreeting(p.Reader)
 	if err == nil {
@@ -91,6 +71,42 @@ func start(ctx context.Context, program string, host target.Host, remoteCommand 
 	return p, nil
 }
 
+// run starts a program that the process is.
+func run(program string, args []string) (*process, error) {
+	program, err := exec.LookPath(program)
+	if err != nil {
+		return nil, err
+	}
+	life, kill := context.WithCancel(context.Background())
+	cmd := command(life, program, args)
+	cmd.WaitDelay = endTime
+	p := &process{words: &tail{}, ended: make(chan struct{}), kill: kill}
+	cmd.Stderr = p.words
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	// Not a StdoutPipe, which Wait closes although its end has not been read.
+	out, theirs, err := os.Pipe()
+	if err != nil {
+		in.Close()
+		return nil, err
+	}
+	cmd.Stdout = theirs
+	p.WriteCloser, p.Reader, p.output = in, bufio.NewReader(out), out
+	err = cmd.Start()
+	theirs.Close()
+	if err != nil {
+		p.Close()
+		return nil, err
+	}
+	go func() {
+		p.status = cmd.Wait()
+		close(p.ended)
+	}()
+	return p, nil
+}
+
 // Close ends ssh: at once if it does not end by itself when its input does.
 func (p *process) Close() error {
 	p.closing.Do(func() {
@@ -101,6 +117,7 @@ func (p *process) Close() error {
 			case <-time.After(endTime):
 			}
 			p.kill()
+			p.output.Close()
 		}()
 	})
 	return nil

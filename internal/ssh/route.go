@@ -3,7 +3,6 @@ package ssh
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 
 	"porthole.dev/porthole/internal/pipe"
@@ -36,7 +35,7 @@ func (r *Route) open(ctx context.Context) (*tunnel.ClientTarget, error) {
 	}
 	t, err := client.OpenTarget(ctx, r.name, r.identity)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", r.host.name, err)
+		return nil, r.host.failure(err)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -56,13 +55,13 @@ func (r *Route) keep(t *tunnel.ClientTarget) {
 		case r.life.Err() != nil:
 			return
 		case !errors.Is(err, spdy.ErrTunnel):
-			r.end(fmt.Errorf("%s: %w", r.host.name, err))
+			r.end(r.host.failure(err))
 			return
 		}
 		r.mu.Lock()
 		r.target = nil
 		r.mu.Unlock()
-		r.events(route.Event{Kind: route.Reconnecting, Err: fmt.Errorf("%s: %w", r.host.name, err)})
+		r.events(route.Event{Kind: route.Reconnecting, Err: r.host.failure(err)})
 		for t, err = r.open(r.life); err != nil && r.life.Err() == nil; t, err = r.open(r.life) {
 			var refused *tunnel.PortError
 			if errors.As(err, &refused) && r.identity != "" { // it is another process, or none

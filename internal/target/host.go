@@ -8,7 +8,7 @@ import (
 )
 
 // ErrHost means that a host has another form than ssh://[USER@]HOST[:PORT].
-var ErrHost = errors.New("not a host")
+var ErrHost = errors.New("want ssh://[USER@]HOST[:PORT]")
 
 // Host is another host, which is reached through ssh. The zero value is this one.
 type Host struct {
@@ -23,12 +23,12 @@ func ParseHost(s string) (h Host, err error) {
 	rest, ok := strings.CutPrefix(s, "ssh://")
 	rest = strings.TrimSuffix(rest, "/")
 	if !ok || rest == "" {
-		return Host{}, fmt.Errorf("host %q: want ssh://[USER@]HOST[:PORT]: %w", s, ErrHost)
+		return Host{}, fmt.Errorf("host %q: %w", s, ErrHost)
 	}
 	if at := strings.LastIndexByte(rest, '@'); at >= 0 {
 		h.User, rest = rest[:at], rest[at+1:]
 		if h.User == "" || h.User[0] == '-' || strings.ContainsFunc(h.User, unsafeInHost) {
-			return Host{}, fmt.Errorf("host %q: %q is not a user: %w", s, h.User, ErrHost)
+			return Host{}, fmt.Errorf("host %q: %q is no name of a user: %w", s, h.User, ErrHost)
 		}
 	}
 	h.Name = rest
@@ -44,7 +44,7 @@ func ParseHost(s string) (h Host, err error) {
 	}
 	h.Name = unbracket(h.Name)
 	if h.Name == "" || h.Name[0] == '-' || strings.ContainsFunc(h.Name, unsafeInHost) {
-		return Host{}, fmt.Errorf("host %q: %q is not a host: %w", s, h.Name, ErrHost)
+		return Host{}, fmt.Errorf("host %q: %q is no name of a host: %w", s, h.Name, ErrHost)
 	}
 	return h, nil
 }

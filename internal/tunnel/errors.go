@@ -19,7 +19,8 @@ var (
 	ErrRefused = spdy.ErrRefused
 	// ErrReset means that the other end reset the connection and gave no reason.
 	ErrReset = spdy.ErrReset
-	// ErrDenied means that the policy of the far end forbids the port.
+	// ErrDenied means that the policy of the far end forbids the port, or that the far end
+	// is itself not permitted to reach it.
 	ErrDenied = errors.New("denied by the node's policy")
 	// ErrNoSandbox means that the pod, or whatever the port was in, no longer exists.
 	ErrNoSandbox = errors.New("pod sandbox is gone")

@@ -17,7 +17,7 @@ const (
 	ReasonRefused     Reason = "refused"     // nobody listens on the port: syscall.ECONNREFUSED
 	ReasonReset       Reason = "reset"       // the port reset the connection: syscall.ECONNRESET, ErrReset
 	ReasonNoSandbox   Reason = "no-sandbox"  // what the port was in is gone: ErrNoSandbox
-	ReasonDenied      Reason = "denied"      // the policy of the far end forbids the port: ErrDenied
+	ReasonDenied      Reason = "denied"      // the far end forbids it, or is itself not permitted: ErrDenied
 	ReasonTimeout     Reason = "timeout"     // the port did not answer: os.ErrDeadlineExceeded
 	ReasonUnsupported Reason = "unsupported" // the server knows no such ports: ErrUnsupported
 	ReasonFailed      Reason = "failed"      // anything else
@@ -27,7 +27,7 @@ const (
 func ReasonOf(err error) Reason {
 	var slow net.Error
 	switch {
-	case errors.Is(err, ErrDenied):
+	case errors.Is(err, ErrDenied), errors.Is(err, os.ErrPermission):
 		return ReasonDenied
 	case errors.Is(err, ErrNoSandbox):
 		return ReasonNoSandbox
