@@ -13,6 +13,7 @@ import (
 
 	"porthole.dev/porthole/internal/kube"
 	"porthole.dev/porthole/internal/portforward"
+	"porthole.dev/porthole/internal/ssh"
 	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/tunnel"
 )
@@ -77,10 +78,17 @@ func TestHintsKnowTheCause(t *testing.T) {
 	listen := func(port int, err error) error {
 		return &net.OpError{Op: "listen", Net: "tcp", Addr: &net.TCPAddr{Port: port}, Err: err}
 	}
+	box := target.Host{Name: "box", Port: 2222}
+	from := func(reason tunnel.Reason, to target.Address) error { return &tunnel.PortError{To: to, Reason: reason} }
+	unix := target.Address{Network: target.Unix, Path: "/run/x.sock"}
 	for _, test := range []struct {
 		err  error
 		want string // "" for no hint
 	}{
+		{&ssh.HostError{Host: box, Err: from(tunnel.ReasonDenied, target.Address{})}, `--remote-command "sudo porthole"`},
+		{&ssh.HostError{Host: box, Err: from(tunnel.ReasonFailed, target.Address{})}, "`ssh -p 2222 box ps -e`"},
+		{from(tunnel.ReasonRefused, unix), "`ss -lx` inside"},
+		{from(tunnel.ReasonRefused, target.Address{Network: target.UDP, Port: 53}), "`ss -lun` inside"},
 		{certificate(x509.HostnameError{Certificate: &x509.Certificate{}, Host: "x"}), "other names"},
 		{certificate(x509.CertificateInvalidError{Reason: x509.Expired}), "`date`"},
 		{certificate(x509.UnknownAuthorityError{}), "did not sign it"},

@@ -216,6 +216,15 @@ func TestReasons(t *testing.T) {
 	}
 }
 
+// Who may not do something is told so, whoever forbids it.
+func TestNotPermitted(t *testing.T) {
+	for _, err := range []error{syscall.EACCES, syscall.EPERM, os.ErrPermission} {
+		if got := ReasonOf(fmt.Errorf("connect: %w", err)); got != ReasonDenied {
+			t.Errorf("%v is %s", err, got)
+		}
+	}
+}
+
 // A stream that asks for what there is not is told so, and harms no other.
 func TestUnsupported(t *testing.T) {
 	c, _ := openTo(t, loopback{})
