@@ -22,15 +22,20 @@ type peer struct {
 // packetSocket is the socket of a UDP port.
 type packetSocket struct {
 	*net.UDPConn
+	batches
 	local netip.AddrPort
 	all   bool // it is bound to all addresses
 }
 
-func newPacketSocket(c *net.UDPConn) *packetSocket {
+func newPacketSocket(c *net.UDPConn) (*packetSocket, error) {
 	_ = c.SetReadBuffer(readBuffer) // as much of it as the kernel allows
 	s := &packetSocket{UDPConn: c, local: c.LocalAddr().(*net.UDPAddr).AddrPort()}
+	var err error
+	if s.batches, err = newBatches(c); err != nil {
+		return nil, err
+	}
 	if s.all = s.local.Addr().IsUnspecified(); !s.all {
-		return s
+		return s, nil
 	}
 	// Where it fails, the kernel chooses the address that answers come from.
 	if s.local.Addr().Is4() {
@@ -38,22 +43,14 @@ func newPacketSocket(c *net.UDPConn) *packetSocket {
 	} else {
 		_ = ipv6.NewPacketConn(c).SetControlMessage(ipv6.FlagDst, true)
 	}
-	return s
-}
-
-// read returns one datagram and who has sent it.
-func (s *packetSocket) read(p []byte) (n int, from peer, err error) {
-	if !s.all {
-		n, from.AddrPort, err = s.ReadFromUDPAddrPort(p)
-		return n, from, err
-	}
-	var control [128]byte
-	n, size, _, client, err := s.ReadMsgUDPAddrPort(p, control[:])
-	return n, peer{client, s.destination(control[:size])}, err
+	return s, nil
 }
 
 // destination returns the address that a datagram was sent to, if the kernel tells.
 func (s *packetSocket) destination(control []byte) netip.Addr {
+	if !s.all {
+		return netip.Addr{}
+	}
 	var dst net.IP
 	if s.local.Addr().Is4() {
 		var m ipv4.ControlMessage
@@ -70,18 +67,15 @@ func (s *packetSocket) destination(control []byte) netip.Addr {
 	return at
 }
 
-// write sends a datagram to a client.
-func (s *packetSocket) write(p []byte, to peer) error {
-	if !to.at.IsValid() {
-		_, err := s.WriteToUDPAddrPort(p, to.AddrPort)
-		return err
+// source returns the control message that makes the kernel send from an address.
+func source(at netip.Addr) []byte {
+	switch {
+	case !at.IsValid():
+		return nil
+	case at.Is4():
+		return (&ipv4.ControlMessage{Src: at.AsSlice()}).Marshal()
 	}
-	control := (&ipv6.ControlMessage{Src: to.at.AsSlice()}).Marshal()
-	if to.at.Is4() {
-		control = (&ipv4.ControlMessage{Src: to.at.AsSlice()}).Marshal()
-	}
-	_, _, err := s.WriteMsgUDPAddrPort(p, control, to.AddrPort)
-	return err
+	return (&ipv6.ControlMessage{Src: at.AsSlice()}).Marshal()
 }
 
 // refuse makes the client's host report that nobody listens, as it would for a port of this machine.

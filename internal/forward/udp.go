@@ -19,8 +19,12 @@ import (
 const (
 	// maxFlows is how many clients a UDP port has at once. Anybody can invent more.
 	maxFlows = 1024
+	// busyTime is how long a client that is idle is safe from giving its place to a new one.
+	busyTime = time.Second
 	// maxEarly is how many bytes of one client are kept until the target is reached.
 	maxEarly = 128 << 10
+	// fullTime is how often it is told that there are too many clients.
+	fullTime = 10 * time.Second
 	// defaultUDPIdle is Forwarder.UDPIdle where that is 0.
 	defaultUDPIdle = time.Minute
 	// failedRest is how long a client whose flow has failed is not served.
@@ -29,6 +33,9 @@ const (
 	maxDatagram = 64 << 10
 )
 
+// ErrManyClients means that a UDP port has as many clients as it may have, all of them busy.
+var ErrManyClients = errors.New("too many clients at once")
+
 // flows are the clients of one UDP port.
 type flows struct {
 	f       *Forwarder
@@ -36,6 +43,8 @@ type flows struct {
 	socket  *packetSocket
 	mu      sync.Mutex
 	clients map[peer]*flow
+
+	toldFull time.Time // when it was told last that a client was refused
 }
 
 // flow is one client of a UDP port: a connection that its first datagram has opened, and that
@@ -44,6 +53,7 @@ type flow struct {
 	all    *flows
 	client peer
 	began  time.Time
+	end    context.CancelCauseFunc
 	passed atomic.Int64 // when a datagram passed last, since began
 
 	sent, received, dropped atomic.Int64 // bytes, bytes, datagrams
@@ -59,20 +69,24 @@ type flow struct {
 
 // receive serves one UDP listener until ctx ends.
 func (f *Forwarder) receive(ctx, _ context.Context, l *Listener, serving *sync.WaitGroup) error {
-	all := &flows{f: f, l: l, socket: newPacketSocket(l.packets), clients: map[peer]*flow{}}
-	buf := make([]byte, maxDatagram)
+	socket, err := newPacketSocket(l.packets)
+	if err != nil {
+		return err
+	}
+	all := &flows{f: f, l: l, socket: socket, clients: map[peer]*flow{}}
+	deliver := func(from peer, datagrams [][]byte, lost int) {
+		if c := all.of(ctx, from, serving); c != nil {
+			c.dropped.Add(int64(lost))
+			c.deliver(datagrams)
+		}
+	}
 	for {
-		n, from, err := all.socket.read(buf)
-		switch {
+		err := all.socket.receive(deliver)
+		switch { // otherwise, some systems report that a client's host refused an answer
 		case ctx.Err() != nil:
 			return nil
 		case errors.Is(err, net.ErrClosed):
 			return err
-		case err != nil:
-			continue // some systems report that a client's host refused an answer
-		}
-		if c := all.of(ctx, from, serving); c != nil {
-			c.deliver(buf[:n])
 		}
 	}
 }
@@ -82,48 +96,86 @@ func (all *flows) of(ctx context.Context, client peer, serving *sync.WaitGroup) 
 	all.mu.Lock()
 	defer all.mu.Unlock()
 	c := all.clients[client]
-	if c == nil && len(all.clients) < maxFlows {
-		c = &flow{all: all, client: client, began: time.Now()}
-		all.clients[client] = c
-		serving.Go(func() {
-			c.serve(ctx)
-			all.mu.Lock()
-			delete(all.clients, client)
-			all.mu.Unlock()
-		})
+	if c != nil {
+		return c
 	}
+	c = &flow{all: all, client: client, began: time.Now()}
+	if len(all.clients) >= maxFlows && !all.makeRoom() {
+		all.refuse(c)
+		return nil
+	}
+	ctx, c.end = context.WithCancelCause(ctx)
+	all.clients[client] = c
+	serving.Go(func() {
+		c.serve(ctx)
+		all.mu.Lock()
+		defer all.mu.Unlock()
+		c.end(nil)
+		if all.clients[client] == c {
+			delete(all.clients, client)
+		}
+	})
 	return c
 }
 
-// deliver sends a datagram to the target, or keeps it until that is reached.
-func (c *flow) deliver(p []byte) {
+// makeRoom ends the flow on which nothing has passed for the longest time, since many programs
+// ask once from each port, and reports whether there is one; all.mu is held.
+func (all *flows) makeRoom() bool {
+	var oldest *flow
+	longest := busyTime
+	for _, c := range all.clients {
+		if idle := c.idle(); idle >= longest {
+			oldest, longest = c, idle
+		}
+	}
+	if oldest == nil {
+		return false
+	}
+	oldest.end(ErrManyClients)
+	delete(all.clients, oldest.client)
+	return true
+}
+
+// refuse tells now and then that there is no place for clients like this one; all.mu is held.
+func (all *flows) refuse(c *flow) {
+	if time.Since(all.toldFull) >= fullTime {
+		all.toldFull = time.Now()
+		c.tell(route.Failed, ErrManyClients)
+	}
+}
+
+// idle returns for how long nothing has passed.
+func (c *flow) idle() time.Duration { return time.Since(c.began) - time.Duration(c.passed.Load()) }
+
+// deliver sends datagrams to the target, or keeps them until that is reached.
+func (c *flow) deliver(datagrams [][]byte) {
 	c.passed.Store(int64(time.Since(c.began)))
 	c.mu.Lock()
 	remote := c.remote
-	if remote == nil && !c.over && c.held+len(p) <= maxEarly {
-		c.early, c.held = append(c.early, append([]byte(nil), p...)), c.held+len(p)
-		c.mu.Unlock()
-		return
+	if remote == nil {
+		c.keep(datagrams)
 	}
 	c.mu.Unlock()
-	if remote == nil {
-		c.dropped.Add(1)
-		return
+	if remote != nil {
+		c.send(remote, datagrams)
 	}
-	c.send(remote, p)
 }
 
-func (c *flow) send(remote pipe.Conn, p []byte) {
-	_, err := remote.Write(p)
-	if errors.Is(err, syscall.ECONNREFUSED) { // the answer to an earlier one: this one was not sent
-		c.refused(err)
-		_, err = remote.Write(p)
+// keep keeps datagrams for later, as many as there is room for; c.mu is held.
+func (c *flow) keep(datagrams [][]byte) {
+	for _, p := range datagrams {
+		if c.over || c.held+len(p) > maxEarly {
+			c.dropped.Add(1)
+			continue
+		}
+		c.early, c.held = append(c.early, append([]byte(nil), p...)), c.held+len(p)
 	}
-	if err != nil {
-		c.dropped.Add(1)
-		return
-	}
-	c.sent.Add(int64(len(p)))
+}
+
+func (c *flow) send(remote pipe.Conn, datagrams [][]byte) {
+	sent, dropped := pipe.SendDatagrams(remote, datagrams, c.refused)
+	c.sent.Add(sent)
+	c.dropped.Add(dropped)
 }
 
 // serve carries one client until ctx ends, nothing has passed for a while, or the target fails.
@@ -156,9 +208,7 @@ func (c *flow) dial(ctx context.Context) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, p := range c.early {
-		c.send(remote, p)
-	}
+	c.send(remote, c.early)
 	c.early, c.remote = nil, remote
 	return nil
 }
@@ -166,17 +216,15 @@ func (c *flow) dial(ctx context.Context) error {
 // answer carries the target's datagrams to the client. It returns nil when nothing has passed
 // for a while, or ctx has ended.
 func (c *flow) answer(ctx context.Context) error {
-	ctx, end := context.WithCancel(ctx)
-	defer end()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
 	defer context.AfterFunc(ctx, func() { _ = c.remote.Close() })()
-	go c.endIdle(ctx, end)
-	buf := make([]byte, maxDatagram)
+	go c.endIdle(ctx)
+	read := pipe.DatagramReader(c.remote)
 	for {
-		n, err := c.remote.Read(buf)
+		err := read(c.give)
 		switch {
 		case err == nil:
-			c.passed.Store(int64(time.Since(c.began)))
-			c.give(buf[:n])
 		case ctx.Err() != nil:
 			return nil
 		case errors.Is(err, syscall.ECONNREFUSED):
@@ -187,26 +235,34 @@ func (c *flow) answer(ctx context.Context) error {
 	}
 }
 
-// endIdle calls end when nothing has passed for a while.
-func (c *flow) endIdle(ctx context.Context, end func()) {
+// endIdle ends the flow when nothing has passed for a while.
+func (c *flow) endIdle(ctx context.Context) {
 	idle := cmp.Or(c.all.f.UDPIdle, defaultUDPIdle)
 	for rest := idle; rest > 0 && ctx.Err() == nil; {
 		backoff.Sleep(ctx, rest, nil)
-		rest = idle - (time.Since(c.began) - time.Duration(c.passed.Load()))
+		rest = idle - c.idle()
 	}
-	end()
+	c.end(nil)
 }
 
-// give sends a datagram to the client.
-func (c *flow) give(p []byte) {
+// give sends datagrams to the client.
+func (c *flow) give(datagrams [][]byte, lost int) {
+	c.dropped.Add(int64(lost))
+	c.passed.Store(int64(time.Since(c.began)))
 	if c.failed.CompareAndSwap(true, false) {
 		c.tell(route.Opened, nil)
 	}
-	if err := c.all.socket.write(p, c.client); err != nil {
-		c.dropped.Add(1)
-		return
+	for len(datagrams) > 0 {
+		n, err := c.all.socket.send(datagrams, c.client)
+		for _, p := range datagrams[:n] {
+			c.received.Add(int64(len(p)))
+		}
+		datagrams = datagrams[n:]
+		if err != nil {
+			c.dropped.Add(1)
+			datagrams = datagrams[1:]
+		}
 	}
-	c.received.Add(int64(len(p)))
 }
 
 // refused tells the client that nobody listens at the target, and once whoever hears events.

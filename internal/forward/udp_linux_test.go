@@ -237,3 +237,81 @@ func TestUDPFailed(t *testing.T) {
 		t.Errorf("the target was asked %d times", n)
 	}
 }
+
+// A client that asks once and goes away makes room for another one; one that is busy does not.
+func TestUDPManyClients(t *testing.T) {
+	testenv.NoLeaks(t)
+	r := startUDP(t, []string{"127.0.0.1"}, echoUDP(t), &forward.Forwarder{Dialer: &udpLoopback{}})
+	to := r.listeners[0].Local.AddrPort.String()
+	busy := dialUDP(t, to)
+	for i := range 1023 {
+		c, err := net.Dial("udp", to)
+		if err != nil {
+			t.Fatal(err)
+		}
+		exchange(t, c.(*net.UDPConn), "x")
+		c.Close()
+		if i%100 == 0 {
+			exchange(t, busy, "y")
+		}
+	}
+	last := dialUDP(t, to)
+	testenv.Await(t, "an answer to one more client", func() bool {
+		exchange(t, busy, "y")
+		_, _ = last.Write([]byte("z"))
+		_ = last.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+		n, _ := last.Read(make([]byte, 10))
+		return n == 1
+	})
+	for _, e := range r.all() {
+		if e.Kind == route.Closed && e.Client.AddrPort == busy.LocalAddr().(*net.UDPAddr).AddrPort() {
+			t.Error("the client that was busy has lost its flow")
+		}
+	}
+}
+
+// A datagram that the target's address family cannot carry is dropped alone, and counted.
+func TestUDPTooLarge(t *testing.T) {
+	testenv.NoLeaks(t)
+	r := startUDP(t, []string{"::1"}, echoUDP(t), &forward.Forwarder{Dialer: &udpLoopback{}})
+	c := dialUDP(t, r.listeners[0].Local.AddrPort.String())
+	exchange(t, c, "before")
+	if _, err := c.Write(make([]byte, 65520)); err != nil { // IPv6 has room for 20 bytes more
+		t.Fatal(err)
+	}
+	exchange(t, c, "after")
+	r.interrupt()
+	testenv.Await(t, "the event closed", func() bool { return r.count(route.Closed) == 1 })
+	for _, e := range r.all() {
+		if e.Kind == route.Closed && (e.Dropped != 1 || e.Sent != 11 || e.Received != 11) {
+			t.Errorf("the flow has ended as %+v", e)
+		}
+	}
+}
+
+// Datagrams of several clients that come in bursts keep their boundaries, and none is another's.
+func TestUDPBursts(t *testing.T) {
+	testenv.NoLeaks(t)
+	r := startUDP(t, []string{"127.0.0.1"}, echoUDP(t), &forward.Forwarder{Dialer: &udpLoopback{}})
+	var clients sync.WaitGroup
+	for k := range 5 {
+		c := dialUDP(t, r.listeners[0].Local.AddrPort.String())
+		clients.Go(func() {
+			buf := make([]byte, 64<<10)
+			for range 50 {
+				const burst = 20
+				for i := range burst {
+					_, _ = c.Write(slices.Repeat([]byte{byte(k)}, i*20))
+				}
+				for i := range burst {
+					n, err := c.Read(buf)
+					if err != nil || n != i*20 || n > 0 && (buf[0] != byte(k) || buf[n-1] != byte(k)) {
+						t.Errorf("client %d: datagram %d has %d bytes, %v", k, i, n, err)
+						return
+					}
+				}
+			}
+		})
+	}
+	clients.Wait()
+}

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"porthole.dev/porthole/internal/nonblock"
 	"porthole.dev/porthole/internal/pipe"
 )
 
@@ -20,8 +21,9 @@ import (
 // returns one, and each Write sends one.
 type loopbackUDP struct {
 	*net.UDPConn
-	raw  interface{ Control(func(fd uintptr)) error }
-	port uint16
+	raw     interface{ Control(func(fd uintptr)) error }
+	batches *nonblock.Datagrams
+	port    uint16
 
 	settled atomic.Bool // something was received: the address is right
 
@@ -59,7 +61,12 @@ func (ns *Namespace) dialUDP(port uint16) (pipe.Conn, error) {
 		udp.Close()
 		return nil, err
 	}
-	return &loopbackUDP{UDPConn: udp, raw: raw, port: port}, nil
+	batches, err := nonblock.NewDatagrams(udp)
+	if err != nil {
+		udp.Close()
+		return nil, err
+	}
+	return &loopbackUDP{UDPConn: udp, raw: raw, batches: batches, port: port}, nil
 }
 
 // connectUDP connects a socket of either family to an address of either, from wherever it
@@ -112,17 +119,33 @@ func (c *loopbackUDP) refusal(err error) error {
 }
 
 // Read returns one datagram. ECONNREFUSED means that nobody listens, at either address.
-func (c *loopbackUDP) Read(p []byte) (int, error) {
+func (c *loopbackUDP) Read(p []byte) (n int, err error) {
+	err = c.read(func() (err error) {
+		n, err = c.UDPConn.Read(p)
+		return err
+	})
+	return n, err
+}
+
+// ReadDatagrams implements pipe.DatagramBatcher. Its errors are those of Read.
+func (c *loopbackUDP) ReadDatagrams(deliver func(datagrams [][]byte, lost int)) error {
+	return c.read(func() error {
+		return c.batches.Receive(func(b *nonblock.Batch) { deliver(b.All(), b.Lost()) })
+	})
+}
+
+// read calls receive until that has received something, or nobody listens at either address.
+func (c *loopbackUDP) read(receive func() error) error {
 	for {
-		n, err := c.UDPConn.Read(p)
+		err := receive()
 		switch {
 		case err == nil && !c.settled.Load():
 			c.settle()
-			return n, nil
+			return nil
 		case !errors.Is(err, unix.ECONNREFUSED):
-			return n, err
+			return err
 		case c.settled.Load():
-			return n, c.refusal(os.NewSyscallError("read", unix.ECONNREFUSED))
+			return c.refusal(os.NewSyscallError("read", unix.ECONNREFUSED))
 		}
 		c.mu.Lock()
 		if err = c.refusal(os.NewSyscallError("read", unix.ECONNREFUSED)); c.next() {
@@ -130,7 +153,7 @@ func (c *loopbackUDP) Read(p []byte) (int, error) {
 		}
 		c.mu.Unlock()
 		if err != nil {
-			return 0, err
+			return err
 		}
 	}
 }
@@ -144,6 +167,22 @@ func (c *loopbackUDP) Write(p []byte) (int, error) {
 	defer c.mu.Unlock()
 	c.last = append(c.last[:0], p...)
 	return c.send()
+}
+
+// WriteDatagrams implements pipe.DatagramBatcher.
+func (c *loopbackUDP) WriteDatagrams(datagrams [][]byte) (n int, err error) {
+	if c.settled.Load() {
+		return c.batches.Send(datagrams, netip.AddrPort{}, nil)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.last = append(c.last[:0], datagrams[0]...) // which finds the address for those behind it
+	if _, err := c.send(); err != nil {
+		return 0, err
+	}
+	n, err = c.batches.Send(datagrams[1:], netip.AddrPort{}, nil)
+	c.last = append(c.last[:0], datagrams[n]...)
+	return n + 1, err
 }
 
 // CloseWrite does nothing: datagrams have no end.

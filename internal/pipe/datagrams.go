@@ -28,15 +28,15 @@ type DatagramCounts struct {
 func CopyDatagrams(a, b Conn) (DatagramCounts, error) {
 	var p datagramPair
 	var back sync.WaitGroup
-	refuse := func() {}
+	refuse := func(error) {}
 	if r, ok := a.(interface{ Refuse() }); ok {
-		refuse = r.Refuse
+		refuse = func(error) { r.Refuse() }
 	}
 	back.Go(func() {
 		defer a.Close()
 		p.move(a, b, &p.fromB, refuse)
 	})
-	p.move(b, a, &p.fromA, func() {})
+	p.move(b, a, &p.fromA, func(error) {})
 	b.Close()
 	back.Wait()
 	return DatagramCounts{Counts{p.fromA.Load(), p.fromB.Load()}, p.dropped.Load()}, p.err
@@ -49,14 +49,18 @@ type datagramPair struct {
 }
 
 // move carries the datagrams of one side, until that ends.
-func (p *datagramPair) move(dst, src Conn, count *atomic.Int64, refused func()) {
-	buf := make([]byte, MaxDatagram)
+func (p *datagramPair) move(dst, src Conn, count *atomic.Int64, refused func(error)) {
+	read := DatagramReader(src)
+	deliver := func(datagrams [][]byte, lost int) {
+		sent, dropped := SendDatagrams(dst, datagrams, refused)
+		count.Add(sent)
+		p.dropped.Add(dropped + int64(lost))
+	}
 	for {
-		n, err := src.Read(buf)
+		err := read(deliver)
 		switch {
 		case errors.Is(err, syscall.ECONNREFUSED):
-			refused()
-			continue
+			refused(err)
 		case err != nil:
 			p.once.Do(func() {
 				if err != io.EOF { //nolint:errorlint // itself: a tunnel that ended in one is something else
@@ -65,21 +69,66 @@ func (p *datagramPair) move(dst, src Conn, count *atomic.Int64, refused func()) 
 			})
 			return
 		}
-		if err := SendDatagram(dst, buf[:n], refused); err != nil {
-			p.dropped.Add(1)
-			continue
-		}
-		count.Add(int64(n))
 	}
 }
 
-// SendDatagram writes a datagram. A refusal is the answer to an earlier one: refused is called,
-// and this one is sent nevertheless.
-func SendDatagram(dst Conn, p []byte, refused func()) error {
-	_, err := dst.Write(p)
-	if errors.Is(err, syscall.ECONNREFUSED) {
-		refused()
-		_, err = dst.Write(p)
+// DatagramBatcher is a Conn of datagrams that carries several at once.
+type DatagramBatcher interface {
+	// ReadDatagrams waits for datagrams and calls deliver with those that there are, which
+	// are valid until it returns, and with how many came since the last call and had no room.
+	ReadDatagrams(deliver func(datagrams [][]byte, lost int)) error
+	// WriteDatagrams sends datagrams, and returns how many until err.
+	WriteDatagrams(datagrams [][]byte) (n int, err error)
+}
+
+// DatagramReader returns the ReadDatagrams of a Conn, for one goroutine; of one that has none, a
+// function that reads one datagram.
+func DatagramReader(src Conn) func(deliver func(datagrams [][]byte, lost int)) error {
+	if b, ok := src.(DatagramBatcher); ok {
+		return b.ReadDatagrams
 	}
-	return err
+	buf := make([]byte, MaxDatagram)
+	one := make([][]byte, 1)
+	return func(deliver func([][]byte, int)) error {
+		n, err := src.Read(buf)
+		if err == nil {
+			one[0] = buf[:n]
+			deliver(one, 0)
+		}
+		return err
+	}
+}
+
+// SendDatagrams sends datagrams, and returns the bytes of those that were sent, and how many were
+// not. A refusal is the answer to an earlier one: refused is called, and the datagram that
+// found it is sent nevertheless.
+func SendDatagrams(dst Conn, datagrams [][]byte, refused func(error)) (sent, dropped int64) {
+	for again := false; len(datagrams) > 0; {
+		n, err := writeDatagrams(dst, datagrams)
+		for _, p := range datagrams[:n] {
+			sent += int64(len(p))
+		}
+		datagrams = datagrams[n:]
+		again = n == 0 && again
+		switch {
+		case err == nil:
+		case errors.Is(err, syscall.ECONNREFUSED) && !again:
+			refused(err)
+			again = true
+		default:
+			dropped++
+			datagrams, again = datagrams[1:], false
+		}
+	}
+	return sent, dropped
+}
+
+func writeDatagrams(dst Conn, datagrams [][]byte) (n int, err error) {
+	if b, ok := dst.(DatagramBatcher); ok {
+		return b.WriteDatagrams(datagrams)
+	}
+	if _, err := dst.Write(datagrams[0]); err != nil {
+		return 0, err
+	}
+	return 1, nil
 }
