@@ -17,7 +17,7 @@ type dialer func() (net.Conn, error)
 
 // bulk measures one download at a time.
 func (b *bench) bulk(ctx context.Context) error {
-	porthole, err := b.startPorthole(ctx)
+	porthole, err := b.startPorthole(ctx, b.inside.tcp())
 	if err != nil {
 		return err
 	}
@@ -94,7 +94,7 @@ func (b *bench) download(dial dialer) (float64, error) {
 
 // connect measures from dial to the first byte echoed, one after the other.
 func (b *bench) connect(ctx context.Context) error {
-	porthole, err := b.startPorthole(ctx)
+	porthole, err := b.startPorthole(ctx, b.inside.tcp())
 	if err != nil {
 		return err
 	}
@@ -158,7 +158,7 @@ func echoed(dial dialer) (net.Conn, error) {
 
 // idleConnections measures what open connections cost while nothing moves.
 func (b *bench) idleConnections(ctx context.Context) error {
-	porthole, err := b.startPorthole(ctx)
+	porthole, err := b.startPorthole(ctx, b.inside.tcp())
 	if err != nil {
 		return err
 	}

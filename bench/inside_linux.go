@@ -52,6 +52,9 @@ func (i *inside) close() {
 	_ = i.cmd.Wait()
 }
 
+// tcp is the server's port as a person gives it to porthole.
+func (i *inside) tcp() string { return fmt.Sprintf(":%d", i.port) }
+
 // dial talks to the server without leaving its namespace: what nobody can beat.
 func (i *inside) dial() (net.Conn, error) {
 	c, err := i.ns.Dial(context.Background(), target.TCPPort(i.port))
@@ -94,6 +97,9 @@ func serveInside() error {
 func serveOn(address string) error {
 	l, err := net.Listen("tcp", address)
 	if err != nil {
+		return err
+	}
+	if err := serveDatagrams(l.Addr().String()); err != nil {
 		return err
 	}
 	fmt.Println(l.Addr().(*net.TCPAddr).Port)

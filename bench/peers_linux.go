@@ -30,10 +30,10 @@ func (p *peer) close() {
 	_ = p.cmd.Wait()
 }
 
-// startPorthole starts `porthole forward pid://`.
-func (b *bench) startPorthole(ctx context.Context) (*peer, error) {
-	cmd := exec.CommandContext(ctx, b.porthole, "forward", "--address", "127.0.0.1",
-		fmt.Sprintf("pid://%d", b.inside.pid), fmt.Sprintf(":%d", b.inside.port))
+// startPorthole starts `porthole forward pid://` for one port.
+func (b *bench) startPorthole(ctx context.Context, port string, flags ...string) (*peer, error) {
+	cmd := exec.CommandContext(ctx, b.porthole, append([]string{"forward", "--address", "127.0.0.1",
+		fmt.Sprintf("pid://%d", b.inside.pid), port}, flags...)...)
 	cmd.Stderr = os.Stderr
 	line, err := startAndRead(cmd)
 	if err != nil {
@@ -43,7 +43,7 @@ func (b *bench) startPorthole(ctx context.Context) (*peer, error) {
 	if len(words) < 3 {
 		return nil, fmt.Errorf("%s said %q", b.porthole, line)
 	}
-	return &peer{cmd: cmd, address: words[2]}, nil
+	return &peer{cmd: cmd, address: strings.TrimSuffix(words[2], "/udp")}, nil
 }
 
 // startMinimal starts the least that a Go proxy into a namespace can be.
