@@ -65,16 +65,19 @@ func (d *decoder) forward(v value) target.Forward {
 	f.Namespace = d.namespace(fields["namespace"])
 	f.Pin = d.boolean(fields["pin"], "pin")
 	f.Addresses = d.addresses(fields["address"])
+	f.Each = d.each(fields["each"])
 	f.Ports = d.ports(fields["ports"], f)
 	if at := fields["host"]; at.given() && f.Target.Scheme == target.Kubernetes {
 		d.failf(at, "host is for pid:// and netns://, which %q is not", f.Target.String())
 	}
 	if f.Target.Scheme != "" && f.Target.Scheme != target.Kubernetes {
-		for _, key := range []string{"context", "namespace", "pin"} {
+		for _, key := range []string{"context", "namespace", "pin", "each"} {
 			if at := fields[key]; at.given() {
 				d.failf(at, "%s is for targets of Kubernetes, which %q is not", key, f.Target.String())
 			}
 		}
+	} else if err := f.CheckEach(); err != nil && f.Target.Scheme != "" {
+		d.fail(fields["each"], err)
 	}
 	return f
 }
@@ -103,6 +106,18 @@ func (d *decoder) target(v value) target.Target {
 		d.fail(v, err)
 	}
 	return t
+}
+
+func (d *decoder) each(v value) target.Each {
+	text := d.text(v, "each")
+	if text == "" {
+		return ""
+	}
+	e, err := target.ParseEach(text)
+	if err != nil {
+		d.failf(v, "each: %w", err)
+	}
+	return e
 }
 
 func (d *decoder) host(v value) target.Host {
@@ -169,6 +184,9 @@ func (d *decoder) ports(v value, f target.Forward) (ports []target.Port) {
 
 // claimPort takes what a port listens on.
 func (d *decoder) claimPort(v value, f target.Forward, p target.Port) {
+	if first, err := f.For("first", 0).Locals([]target.Port{p}); err == nil && f.Each != "" {
+		p = first[0]
+	}
 	addresses := f.Addresses
 	if p.Address != "" {
 		addresses = []string{p.Address}

@@ -68,6 +68,8 @@ func accepted() map[string]string {
 		"a date as text":        one("ports: [80]\n  context: 2026-01-01"),
 		"a quoted number":       one("ports: [80]\n  namespace: \"12\""),
 		"pin, shouted":          one("ports: [80]\n  pin: TRUE"),
+		"each pod's addresses":  one("ports: [80]\n  each: addresses") + "- {target: b, ports: [80]}\n",
+		"each pod's ports":      one("ports: [80-82, ':http']\n  each: ports\n  pin: false"),
 		"not pinned":            one("ports: [80]\n  pin: false"),
 		"one port, two addresses": `
 forwards:
@@ -123,11 +125,11 @@ func wrongShapes() []rejected {
 		{name: "unknown keys", text: one("ports: [80]\n  nam: x\n  Context: y\n  color: z"), want: []string{
 			`4:3: unknown key "nam": did you mean name?`,
 			`5:3: unknown key "Context": did you mean context?`,
-			`6:3: unknown key "color": known are name, target, host, context, namespace, ports, address, pin`}},
+			`6:3: unknown key "color": known are name, target, host, context, namespace, ports, address, pin, each`}},
 		{name: "unknown key at the top", text: "forward: []\n", want: []string{
 			`1:1: unknown key "forward": did you mean forwards?`}},
 		{name: "an empty key", text: one("ports: [80]\n  '': x"), want: []string{
-			`4:3: unknown key "": known are name, target, host, context, namespace, ports, address, pin`}},
+			`4:3: unknown key "": known are name, target, host, context, namespace, ports, address, pin, each`}},
 		{name: "no text", text: "forwards:\n- target: 8\n  ports: [80]\n  name: true\n  context: [a]\n  namespace: {a: b}\n", want: []string{
 			"2:11: target: want text, not the number 8: put it in quotes",
 			"4:9: name: want text, not true: put it in quotes",
@@ -220,6 +222,16 @@ func wrongValues() []rejected {
 			`4:12: context is for targets of Kubernetes, which "pid://1" is not`,
 			`5:14: namespace is for targets of Kubernetes, which "pid://1" is not`,
 			`6:8: pin is for targets of Kubernetes, which "pid://1" is not`}},
+		{name: "what each pod cannot have", text: "forwards:\n- {target: a, each: all, ports: [1]}\n- {target: pid://1, each: ports, ports: [2]}\n" +
+			"- {target: a, each: ports, ports: [./a.sock:3]}\n- {target: a, each: addresses, ports: [4], address: ['0.0.0.0']}\n", want: []string{
+			`2:21: each: "all": want ports or addresses`,
+			`3:27: each is for targets of Kubernetes, which "pid://1" is not`,
+			"4:21: cannot forward to each pod: ./a.sock is one socket for all",
+			"5:21: cannot forward to each pod: 0.0.0.0 is all addresses"}, lax: true},
+		{name: "each and pin", text: one("ports: [80]\n  pin: true\n  each: ports"), want: []string{
+			"5:9: cannot forward to each pod: pin stays with one"}, lax: true},
+		{name: "the first addresses of each", text: "forwards:\n- {target: a, each: addresses, ports: [80]}\n- {target: b, address: [127.0.0.2], ports: [80]}\n", want: []string{
+			"3:45: local port 127.0.0.2:80 is taken on line 2"}, lax: true},
 		{name: "a name twice", text: "forwards:\n- {name: db, target: a, ports: [1]}\n- {name: db, target: a, ports: [2]}\n", want: []string{
 			`3:10: name "db" is taken on line 2`}},
 		{name: "a port twice", text: "forwards:\n- target: a\n  ports:\n  - 80\n  - 80:81\n- target: b\n  ports: [127.0.0.1:80:80]\n", want: []string{
@@ -270,8 +282,8 @@ func wrongTexts() []rejected {
 		{name: "a merge key", text: one("ports: [80]\n  <<: {name: a}"), want: []string{
 			"4:3: merge keys are not supported: write the keys out"}},
 		{name: "keys of another type", text: one("ports: [80]\n  1: a\n  [b]: c"), want: []string{
-			"4:3: want a key, one of name, target, host, context, namespace, ports, address, pin, not the number 1",
-			"5:3: want a key, one of name, target, host, context, namespace, ports, address, pin, not a list"}},
+			"4:3: want a key, one of name, target, host, context, namespace, ports, address, pin, each, not the number 1",
+			"5:3: want a key, one of name, target, host, context, namespace, ports, address, pin, each, not a list"}},
 		{name: "types of other programs", text: one("ports: [!port 80, !!binary aGk=]\n  pin: !!bool 1"), want: []string{
 			`3:11: want a port such as 8080 or "8080:80", not a value of type "!port"`,
 			`3:21: want a port such as 8080 or "8080:80", not a value of type "!!binary"`,

@@ -126,6 +126,14 @@ func TestSchemaHasTheFormOfHosts(t *testing.T) {
 	}
 }
 
+// TestSchemaHasTheValuesOfEach holds that the schema and Read take the same words.
+func TestSchemaHasTheValuesOfEach(t *testing.T) {
+	schema := compile(t)
+	for _, text := range []string{"ports", "addresses", "port", "Ports", "all", " ports"} {
+		same(t, schema, with("each", quote(t, text)))
+	}
+}
+
 // portTexts are up to four parts with colons between them.
 func portTexts() (texts []string) {
 	parts := []string{"", "80", "a-b", "HTTP", "8 0", "127.0.0.1", "[::1]", "1]", "80/tcp", "80-81/udp", "./a", "80-81"}
@@ -184,6 +192,7 @@ var comparedAt = map[string]string{
 	"/$defs/forward/properties/namespace": "maxLength pattern",
 	"/$defs/port":                         "anyOf",
 	"/$defs/forward/properties/host":      "pattern",
+	"/$defs/forward/properties/each":      "enum",
 	"/$defs/port/anyOf/0":                 "minimum maximum",
 	"/$defs/port/anyOf/1":                 "pattern",
 }

@@ -13,7 +13,7 @@ type Forward struct {
 	// Host is where the target is, for targets of a host; the zero value is this one.
 	Host Host `yaml:"host"`
 	// Context and Namespace are those of Kubernetes, "" for the current ones.
-	// They and Pin are set only if Target is an object of Kubernetes.
+	// They, Pin and Each are set only if Target is an object of Kubernetes.
 	Context   string `yaml:"context"`
 	Namespace string `yaml:"namespace"`
 	// Ports has at least one. Only targets in Kubernetes have ports by name.
@@ -23,12 +23,21 @@ type Forward struct {
 	Addresses []string `yaml:"address"`
 	// Pin asks to stay with the pod that was chosen first.
 	Pin bool `yaml:"pin"`
+	// Each forwards to each pod of the target by itself; "" to the target as a whole.
+	Each Each `yaml:"each"`
+	// Member is the name of the one that the forward is for, and Place is its number among
+	// the target's, from 0: see For. "" is the target as a whole.
+	Member string `yaml:"-"`
+	Place  int    `yaml:"-"`
 	// Line is where the forward begins in the file, from 1, for later messages.
 	Line int `yaml:"-"`
 }
 
-// String returns what the forward is called in messages: its name, or else its target.
-func (f Forward) String() string {
+// String returns what the forward is called in messages: its member, its name, or else its target.
+func (f Forward) String() string { return cmp.Or(f.Member, f.Whole()) }
+
+// Whole returns String without a member.
+func (f Forward) Whole() string {
 	if f.Name == "" && f.Host != (Host{}) {
 		return f.Target.String() + " on " + f.Host.String()
 	}
