@@ -13,7 +13,7 @@ type Kind string
 const (
 	// A session tells of its listeners, and of what never becomes or is no longer one.
 	Listening Kind = "listening" // a listener is bound
-	Ended     Kind = "ended"     // the target is gone for good, or cannot be reached at all; Err says why
+	Ended     Kind = "ended"     // the target, or its Member, is gone for good, or cannot be reached at all; Err says why
 
 	// A route tells of its target, and a session of one that could not be opened.
 	Waiting      Kind = "waiting"      // there is nothing to reach yet; Err says why
@@ -31,6 +31,7 @@ const (
 type Event struct {
 	Kind     Kind
 	Target   string          // the forward's name; a route leaves it to the session
+	Member   string          // of the target, that this is about; "" where it is forwarded to as a whole
 	Pod      string          // that connections go to from now on, the first of several; "" where the target has none
 	Listen   target.Endpoint // what is listened on
 	Remote   target.Address  // that it leads to

@@ -37,6 +37,18 @@ type Result struct {
 // fail as well.
 type Opener func(ctx context.Context, f target.Forward, events func(Event)) (*Result, error)
 
+// Member is one of those that a target stands for, such as a pod of a StatefulSet.
+type Member struct {
+	Name  string
+	Place int    // of its ports or addresses among those of all members, from 0
+	Open  Opener // opens the route to it
+}
+
+// Expander tells which members a forward's target has, until ctx ends: at first those that
+// can be reached, at least one, and then all of them whenever they change. A place belongs to
+// one member at a time. Events are as for an Opener, but for Ready.
+type Expander func(ctx context.Context, f target.Forward, events func(Event), tell func([]Member)) error
+
 // FinalError is a failure to open a route that will not pass.
 type FinalError struct{ Err error }
 

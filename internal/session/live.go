@@ -23,12 +23,14 @@ const (
 	dialTime = 10 * time.Second
 )
 
-// report says that a forward is open, or why it is not.
+// report says that a forward is open, or why it is not, or what became of its members.
 type report struct {
-	forward   int // its index
-	listeners []*forward.Listener
-	err       error
-	over      bool
+	state        *State
+	listeners    []*forward.Listener
+	err          error
+	over         bool
+	expanded     bool // its members have changed
+	joined, left []*State
 }
 
 func (s *Session) report(ctx context.Context, r report) {
@@ -38,11 +40,35 @@ func (s *Session) report(ctx context.Context, r report) {
 	}
 }
 
+// eventsOf returns what tells of a forward. That a member has left is told by itself, so
+// that its connections are waited for in silence.
+func (s *Session) eventsOf(ctx context.Context, f target.Forward) func(route.Event) {
+	return func(e route.Event) {
+		if e.Kind == route.Draining && errors.Is(context.Cause(ctx), errLeft) {
+			return
+		}
+		e.Target, e.Member = f.Whole(), f.Member
+		s.Events(e)
+	}
+}
+
+// retries reports whether a forward that fails is tried again: members are in any case,
+// because the others go on.
+func (s *Session) retries(f target.Forward) bool { return s.Retry || f.Member != "" }
+
+// isOver reports whether a forward is over for good because its target could not be opened.
+func (s *Session) isOver(f target.Forward, err error) bool {
+	var final *route.FinalError
+	return !s.retries(f) || errors.As(err, &final)
+}
+
 // live is one forward's life, until ctx ends or it is over for good.
-func (s *Session) live(ctx context.Context, index int, f target.Forward) {
+func (s *Session) live(ctx context.Context, st *State, open route.Opener) {
+	s.lives.Add(1)
+	defer s.lives.Add(-1)
 	for {
-		over, err := s.attempt(ctx, index, f)
-		s.report(ctx, report{forward: index, err: err, over: over})
+		over, err := s.attempt(ctx, st, open)
+		s.report(ctx, report{state: st, err: err, over: over})
 		if over || ctx.Err() != nil {
 			return
 		}
@@ -52,32 +78,31 @@ func (s *Session) live(ctx context.Context, index int, f target.Forward) {
 
 // attempt opens the route of a forward and serves it for as long as possible. It returns
 // why that ended, and whether it is over for good.
-func (s *Session) attempt(ctx context.Context, index int, f target.Forward) (over bool, err error) {
-	open := s.Openers[f.Target.Scheme]
+func (s *Session) attempt(ctx context.Context, st *State, open route.Opener) (over bool, err error) {
 	if open == nil {
-		return true, fmt.Errorf("target %s: %w", f.Target, target.ErrUnknown)
+		return true, fmt.Errorf("target %s: %w", st.Target, target.ErrUnknown)
 	}
 	var ready route.Event // held back until there are listeners
-	to, err := open(ctx, f, func(e route.Event) {
-		e.Target = f.String()
+	events := s.eventsOf(ctx, st.Forward)
+	to, err := open(ctx, st.Forward, func(e route.Event) {
 		if e.Kind == route.Ready && ready.Kind == "" {
 			ready = e // told by open, before anything listens
 			return
 		}
-		s.Events(e)
+		events(e)
 	})
 	if err != nil {
-		var final *route.FinalError
-		return !s.Retry || errors.As(err, &final), err
+		return s.isOver(st.Forward, err), err
 	}
 	defer to.Close()
-	return s.serve(ctx, index, f, to, ready)
+	return s.serve(ctx, st, to, ready)
 }
 
 // serve carries connections over a route until ctx ends or the target is gone for good.
 // While its ports cannot be bound the route stays open, because a process must not be
 // looked up by its number a second time.
-func (s *Session) serve(ctx context.Context, index int, f target.Forward, to *route.Result, ready route.Event) (over bool, err error) {
+func (s *Session) serve(ctx context.Context, st *State, to *route.Result, ready route.Event) (over bool, err error) {
+	f, events := st.Forward, s.eventsOf(ctx, st.Forward)
 	ctx, gone := context.WithCancelCause(ctx)
 	var watch sync.WaitGroup
 	watch.Go(func() { gone(to.Wait(ctx)) })
@@ -86,24 +111,24 @@ func (s *Session) serve(ctx context.Context, index int, f target.Forward, to *ro
 	for {
 		listeners, err := s.bind(ctx, f, to)
 		if err == nil {
-			s.Events(ready)
-			s.report(ctx, report{forward: index, listeners: listeners})
+			events(ready)
+			s.report(ctx, report{state: st, listeners: listeners})
 			carrier := forward.Forwarder{
-				Name: f.String(), Dialer: to, Events: s.Events, DialTimeout: s.Wait + dialTime,
+				Name: f.String(), Dialer: to, Events: events, DialTimeout: s.Wait + dialTime,
 				UDPIdle: s.UDPIdle, Drain: s.Drain, Now: s.Now,
 			}
 			err = carrier.Run(ctx, listeners)
 			forward.CloseAll(listeners)
 		}
 		switch {
-		case ctx.Err() != nil && !s.Retry:
+		case ctx.Err() != nil && !s.retries(f):
 			return true, fmt.Errorf("%s: %w", f, context.Cause(ctx))
 		case ctx.Err() != nil:
 			return true, context.Cause(ctx)
-		case !s.Retry || errors.Is(err, forward.ErrTwice):
+		case !s.retries(f) || errors.Is(err, forward.ErrTwice) || errors.Is(err, target.ErrNoPlace):
 			return true, err
 		}
-		s.report(ctx, report{forward: index, err: err})
+		s.report(ctx, report{state: st, err: err})
 		s.pause(ctx)
 	}
 }
@@ -111,22 +136,26 @@ func (s *Session) serve(ctx context.Context, index int, f target.Forward, to *ro
 // bind binds the listeners of a forward whose route is open, and tells of them.
 func (s *Session) bind(ctx context.Context, f target.Forward, to *route.Result) (listeners []*forward.Listener, err error) {
 	if listeners = s.Bound; listeners == nil {
-		if listeners, err = forward.Listen(ctx, f.Addresses, to.Ports); err != nil {
+		ports, err := f.Locals(to.Ports)
+		if err != nil {
+			return nil, err
+		}
+		if listeners, err = forward.Listen(ctx, f.Addresses, ports); err != nil {
 			return nil, err
 		}
 	}
 	for _, l := range listeners {
-		e := route.Event{Kind: route.Listening, Target: f.String(), Listen: l.Local, Remote: l.Remote}
+		e := route.Event{Kind: route.Listening, Listen: l.Local, Remote: l.Remote}
 		if to.PodPort != nil {
 			e.PodPort, _ = to.PodPort(l.Remote) // only for show: 0 if the pod is gone already
 		}
-		s.Events(e)
+		s.eventsOf(ctx, f)(e)
 	}
 	return listeners, nil
 }
 
 // pause rests until the next attempt. Random times spread the attempts of many forwards.
 func (s *Session) pause(ctx context.Context) {
-	rest := max(retry, time.Duration(len(s.Forwards))*retrySpace)
+	rest := max(retry, time.Duration(s.lives.Load())*retrySpace)
 	backoff.Sleep(ctx, rest*3/4+rand.N(rest/2), nil)
 }

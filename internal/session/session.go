@@ -3,11 +3,13 @@
 package session
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"porthole.dev/porthole/internal/forward"
@@ -22,19 +24,22 @@ type Session struct {
 	Forwards []target.Forward
 	// Openers open the routes to targets, by the targets' schemes.
 	Openers map[target.Scheme]route.Opener
+	// Expanders find the members of forwards with Each, by the targets' schemes.
+	Expanders map[target.Scheme]route.Expander
 	// Bound are the listeners of the only forward, where the caller has bound them
 	// already; nil has them bound once the target can be reached.
 	Bound []*forward.Listener
 	// File is where the forwards were read from, for messages; "" for nowhere.
 	File string
 	// Retry keeps trying what cannot be reached, and tells of it. Without it the first
-	// failure ends the session.
+	// failure ends the session, unless it is that of one of several members.
 	Retry bool
 	// Events is called for everything that happens, from many goroutines at once. A
 	// connection waits until the call about it returns.
 	Events func(route.Event)
-	// Ready is called once every forward has been opened, or with ReadyAny once one has,
-	// and after that whenever one is opened or lost; its error ends the session. If it is
+	// Ready is called once every forward has been opened (with Each: all members that could
+	// be reached at first), or with ReadyAny once one has, and after that whenever one is
+	// opened or lost; its error ends the session. If it is
 	// set, a forward that can never be opened ends the session, too, as Ready would never
 	// be called. It may be nil.
 	Ready    func([]State) error
@@ -46,19 +51,23 @@ type Session struct {
 	Drain   time.Duration
 	Now     <-chan struct{}
 
-	states  []State // used by Run alone
+	states  []*State // in the order of the forwards, and of places; used by Run alone
 	reports chan report
+	begun   bool         // a forward has been open; used by Run alone
+	lives   atomic.Int32 // of forwards, and of members
 }
 
-// State is the current state of a forward.
+// State is the current state of a forward, which with Each is one member's.
 type State struct {
 	target.Forward
 	Listeners []*forward.Listener // while it is open, or else nil
 	Err       error               // why it is not open; nil before the first attempt is over
 	Over      bool                // it is not tried again
 
-	opened bool   // it has been open
-	told   string // the failure that was told last; "" while it is open
+	expanded bool   // its members have states of their own, and this one stands for none
+	later    bool   // a member that could not be reached at first, and is not waited for
+	opened   bool   // it has been open
+	told     string // the failure that was told last; "" while it is open
 }
 
 // Errors are the errors of several forwards, each prefixed by the forward's place in the file.
@@ -81,9 +90,14 @@ func (s *Session) Run(ctx context.Context) error {
 	defer lives.Wait()
 	defer stop()
 	s.reports = make(chan report)
-	for i, f := range s.Forwards {
-		s.states = append(s.states, State{Forward: f})
-		lives.Go(func() { s.live(life, i, f) })
+	for _, f := range s.Forwards {
+		st := &State{Forward: f}
+		s.states = append(s.states, st)
+		if f.Each != "" {
+			lives.Go(func() { s.liveEach(life, st) })
+		} else {
+			lives.Go(func() { s.live(life, st, s.Openers[f.Target.Scheme]) })
+		}
 	}
 	return s.follow(ctx)
 }
@@ -95,7 +109,7 @@ func (s *Session) follow(ctx context.Context) error {
 	for {
 		select {
 		case r := <-s.reports:
-			s.states[r.forward].note(r)
+			s.note(r)
 		case <-held:
 			patient = false
 		case <-ctx.Done():
@@ -103,37 +117,62 @@ func (s *Session) follow(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		if ready && s.Retry {
+		if ready {
 			s.tellFailures()
 		}
 		if err := s.lost(ready); err != nil {
 			return err
 		}
-		open := s.count(func(st *State) bool { return st.opened })
-		if !patient || open > 0 {
+		if !patient || s.begun {
 			s.tellFailures()
 		}
-		ready = ready || open == len(s.states) || open > 0 && s.ReadyAny
+		awaited := s.count(func(st *State) bool { return !st.opened && !st.later })
+		ready = ready || s.begun && (awaited == 0 || s.ReadyAny)
 		if !ready || s.Ready == nil {
 			continue
 		}
 		// A forward that is opened again may have another local port.
-		if err := s.Ready(slices.Clone(s.states)); err != nil {
+		if err := s.Ready(s.current()); err != nil {
 			return err
 		}
 	}
 }
 
-func (st *State) note(r report) {
+// note enters a report into the states.
+func (s *Session) note(r report) {
+	st := r.state
 	st.Listeners, st.Err, st.Over = r.listeners, r.err, r.over
-	if r.err == nil {
-		st.opened, st.told = true, ""
+	if r.err == nil && !r.expanded {
+		st.opened, st.told, s.begun = true, "", true
+	}
+	if !r.expanded {
+		return
+	}
+	st.expanded = true
+	s.states = slices.DeleteFunc(s.states, func(st *State) bool { return slices.Contains(r.left, st) })
+	at := slices.Index(s.states, st) + 1
+	for _, one := range r.joined {
+		end := at
+		for end < len(s.states) && s.states[end].Member != "" && s.states[end].Place < one.Place {
+			end++
+		}
+		s.states = slices.Insert(s.states, end, one)
 	}
 }
 
+// current returns a copy of all states that stand for something.
+func (s *Session) current() (all []State) {
+	for _, st := range s.states {
+		if !st.expanded {
+			all = append(all, *st)
+		}
+	}
+	return all
+}
+
 func (s *Session) count(is func(*State) bool) (n int) {
-	for i := range s.states {
-		if is(&s.states[i]) {
+	for _, st := range s.states {
+		if !st.expanded && is(st) {
 			n++
 		}
 	}
@@ -143,42 +182,40 @@ func (s *Session) count(is func(*State) bool) (n int) {
 // lost returns why the session cannot go on, or nil: no forward could be opened, none is
 // left, or what Ready waits for can never happen.
 func (s *Session) lost(ready bool) error {
-	if !s.Retry {
-		failed := slices.IndexFunc(s.states, func(st State) bool { return st.Err != nil })
-		if failed < 0 {
-			return nil
-		}
-		return s.states[failed].Err
+	if i := slices.IndexFunc(s.states, func(st *State) bool { return st.Err != nil && !s.retries(st.Forward) }); i >= 0 {
+		return s.states[i].Err
 	}
+	all := s.count(func(*State) bool { return true })
 	over := s.count(func(st *State) bool { return st.Over })
 	failed := s.count(func(st *State) bool { return st.Err != nil && !st.opened })
-	all, waits := len(s.states), !ready && !s.ReadyAny && s.Ready != nil
-	if over < all && failed < all && (over == 0 || !waits) {
+	none := failed == all && !s.begun
+	waits := !ready && !s.ReadyAny && s.Ready != nil
+	inVain := waits && s.count(func(st *State) bool { return st.Over && !st.later }) > 0
+	if all == 0 || over < all && !none && !inVain {
 		return nil
 	}
 	var errs Errors
-	for i := range s.states {
-		st := &s.states[i]
-		if st.Err != nil && (st.Over || failed == all) && st.told != st.Err.Error() {
+	for _, st := range s.states {
+		if st.Err != nil && (st.Over || none) && st.told != st.Err.Error() {
 			errs = append(errs, fmt.Errorf("%s: %w", s.place(st), st.Err))
 		}
 	}
+	file := cmp.Or(s.File, s.Forwards[0].String())
 	switch {
 	case len(errs) > 0:
 		return errs
-	case failed == all:
-		return fmt.Errorf("%s: none of its forwards could be opened", s.File)
+	case none:
+		return fmt.Errorf("%s: none of its forwards could be opened", file)
 	case over == all:
-		return fmt.Errorf("%s: none of its forwards is left", s.File)
+		return fmt.Errorf("%s: none of its forwards is left", file)
 	}
-	return fmt.Errorf("%s: not all of its forwards can be opened any more", s.File)
+	return fmt.Errorf("%s: not all of its forwards can be opened any more", file)
 }
 
-// tellFailures tells of each failure once.
+// tellFailures tells of each failure that does not end the session, once.
 func (s *Session) tellFailures() {
-	for i := range s.states {
-		st := &s.states[i]
-		if st.Err == nil || st.told == st.Err.Error() {
+	for _, st := range s.states {
+		if st.Err == nil || st.told == st.Err.Error() || !s.retries(st.Forward) {
 			continue
 		}
 		st.told = st.Err.Error()
@@ -186,11 +223,14 @@ func (s *Session) tellFailures() {
 		if st.Over {
 			kind = route.Ended
 		}
-		s.Events(route.Event{Kind: kind, Target: s.place(st), Err: st.Err})
+		s.Events(route.Event{Kind: kind, Target: s.place(st), Member: st.Member, Err: st.Err})
 	}
 }
 
-// place returns a forward's place in the file, and its name.
+// place returns a forward's place in the file, if there is one, and its name.
 func (s *Session) place(st *State) string {
+	if s.File == "" {
+		return st.Forward.String()
+	}
 	return fmt.Sprintf("%s:%d: %s", s.File, st.Line, st.Forward)
 }

@@ -61,7 +61,7 @@ type recorder struct {
 func (r *recorder) event(e route.Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.all = append(r.all, string(e.Kind)+" "+e.Target)
+	r.all = append(r.all, strings.TrimSpace(string(e.Kind)+" "+e.Target+" "+e.Member))
 }
 
 func (r *recorder) events() []string {
