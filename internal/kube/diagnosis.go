@@ -30,7 +30,7 @@ const (
 // none is ready, or those that are do not have the port.
 // Errors: *NotReadyError, *PortError.
 func (r *Route) unavailable(all []endpoint, ref portRef) error {
-	e := &NotReadyError{Target: r.object.name, Namespace: r.Namespace}
+	e := &NotReadyError{Target: r.name(), Namespace: r.Namespace}
 	if slices.ContainsFunc(all, func(e endpoint) bool { return e.ready }) {
 		candidates, err := r.candidates(all, ref)
 		if err != nil {
@@ -52,6 +52,8 @@ func (r *Route) unavailable(all []endpoint, ref portRef) error {
 		}
 	}
 	switch {
+	case r.pod != "":
+		e.Reason = "does not exist at the moment"
 	case r.object.isPod(), r.object.deleted.Load():
 		e.Reason = "does not exist any more"
 	case r.object.idle.Load():
@@ -101,7 +103,7 @@ func (r *Route) isPermanent(err error, waited time.Duration) bool {
 // describePods finds out why a service's pods are not ready, which its EndpointSlices
 // do not tell. A user who may not see the pods gets known back.
 func (r *Route) describePods(ctx context.Context, service *corev1.Service, known []PodStatus) (each []PodStatus) {
-	if len(service.Spec.Selector) == 0 {
+	if len(service.Spec.Selector) == 0 || r.pod != "" {
 		return r.describeNamed(ctx, known)
 	}
 	var list corev1.PodList
@@ -117,7 +119,7 @@ func (r *Route) describePods(ctx context.Context, service *corev1.Service, known
 	return each
 }
 
-// describeNamed is describePods for a service without selector: by the pods' names.
+// describeNamed is describePods by the pods' names: for a service without selector, and for one pod.
 func (r *Route) describeNamed(ctx context.Context, known []PodStatus) (each []PodStatus) {
 	for _, status := range known[:min(maxDescribed, len(known))] {
 		var pod corev1.Pod

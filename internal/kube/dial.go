@@ -62,7 +62,7 @@ func (r *Route) dial(parent context.Context, to target.Address) (pipe.Conn, erro
 		}
 		switch {
 		case r.life.Err() != nil:
-			return nil, fmt.Errorf("%s: %w", r.object.name, net.ErrClosed)
+			return nil, fmt.Errorf("%s: %w", r.name(), net.ErrClosed)
 		case errors.Is(parent.Err(), context.Canceled):
 			return nil, context.Cause(parent)
 		case ctx.Err() != nil:

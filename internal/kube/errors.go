@@ -23,6 +23,7 @@ var (
 	ErrNoNamespace     = errors.New("no such namespace")                                 // *NotFoundError
 	ErrUnknownResource = errors.New("the server has no such type of resource")           // *ResourceError
 	ErrNoPods          = errors.New("has no pods of its own")                            // *ResourceError
+	ErrOnePod          = errors.New("is one pod")                                        // *ResourceError
 	ErrNoSelector      = errors.New("the service has no selector, and leads to no pods") // *SelectorError
 	ErrNotReady        = errors.New("no pod is ready")                                   // *NotReadyError
 	ErrNoPort          = errors.New("no such port")                                      // *PortError
@@ -114,12 +115,12 @@ func (e *NotFoundError) Is(target error) bool {
 // ResourceError says that a type of resource cannot be a target.
 type ResourceError struct {
 	Resource string // as it was named
-	Kind     error  // ErrUnknownResource or ErrNoPods
+	Kind     error  // ErrUnknownResource, ErrNoPods or ErrOnePod
 }
 
 func (e *ResourceError) Error() string {
-	if errors.Is(e.Kind, ErrNoPods) {
-		return e.Resource + " " + ErrNoPods.Error()
+	if errors.Is(e.Kind, ErrNoPods) || errors.Is(e.Kind, ErrOnePod) {
+		return e.Resource + " " + e.Kind.Error()
 	}
 	return fmt.Sprintf("%s: %v", e.Resource, e.Kind)
 }

@@ -37,7 +37,7 @@ func (r *Route) resolve(ctx context.Context) error {
 			return r.notFound(ctx, err)
 		}
 		if service.Spec.Type == corev1.ServiceTypeExternalName {
-			return &SelectorError{Service: r.object.name, ExternalName: service.Spec.ExternalName}
+			return &SelectorError{Service: r.name(), ExternalName: service.Spec.ExternalName}
 		}
 		r.object.service.Store(service)
 	}
@@ -75,13 +75,29 @@ func (o *object) policy(pin bool) (p policy, expiry time.Duration) {
 // isPod says whether the target is one pod, named by the user.
 func (o *object) isPod() bool { return o.resource.GroupVersionResource == podResource() }
 
+func (o *object) isStatefulSet() bool {
+	return o.resource.GroupVersionResource == apps("statefulsets")
+}
+
+// takesUnready says whether pods take connections that are not ready: one that the user
+// named, and each pod of a StatefulSet, which stands for itself.
+func (r *Route) takesUnready() bool { return r.object.isPod() || r.each && r.object.isStatefulSet() }
+
+// name is what messages call what the Route leads to.
+func (r *Route) name() string {
+	if r.pod != "" {
+		return "pod/" + r.pod
+	}
+	return r.object.name
+}
+
 // follow begins to keep r.pods up to date, and returns once it is. A service's pods
 // are read from its EndpointSlices, or found by its selector if the user may not see
 // those; of other targets, by the target's name or selector.
 func (r *Route) follow(ctx context.Context) error {
 	pods := &follower[*corev1.Pod]{
 		route: r, resource: podResource(), list: new(corev1.PodList), single: new(corev1.Pod), query: r.podQuery,
-		update: func(all []*corev1.Pod) { r.pods.set(endpointsFromPods(all, r.object.isPod(), r.object.service.Load())) },
+		update: func(all []*corev1.Pod) { r.pods.set(endpointsFromPods(all, r.takesUnready(), r.object.service.Load())) },
 		failed: r.pods.fail,
 	}
 	service := r.object.service.Load()
@@ -112,7 +128,7 @@ func (r *Route) follow(ctx context.Context) error {
 	}
 	r.work.Go(run)
 	if all, _, _ := r.pods.current(); len(all) == 0 && !selects {
-		return &SelectorError{Service: r.object.name}
+		return &SelectorError{Service: r.name()}
 	}
 	r.followService()
 	return nil

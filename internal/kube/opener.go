@@ -30,10 +30,19 @@ func (o *Opener) Open(ctx context.Context, f target.Forward, events func(route.E
 	if err != nil {
 		return nil, err
 	}
-	r := &Route{
+	return open(ctx, o.route(cluster, f, events), f)
+}
+
+// route returns the Route to a forward's target, not open yet.
+func (o *Opener) route(cluster *Cluster, f target.Forward, events func(route.Event)) *Route {
+	return &Route{
 		Cluster: cluster, Target: f.Target, Want: f.Ports, Pin: f.Pin, MaxWait: o.MaxWait, PodRunningTimeout: o.PodRunningTimeout,
 		MaxTunnels: o.MaxTunnels, Silence: o.Silence, SPDYOnly: SPDYOnly(), KeepWebSocket: KeepWebSocket(), Events: events,
 	}
+}
+
+// open opens a Route, and looks up the forward's ports.
+func open(ctx context.Context, r *Route, f target.Forward) (*route.Result, error) {
 	if err := r.Open(ctx); err != nil {
 		return nil, err
 	}

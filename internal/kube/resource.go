@@ -130,6 +130,7 @@ func IsResource(word string) bool {
 type workload struct {
 	Spec struct {
 		Replicas *int32
+		Ordinals struct{ Start int32 } // of a StatefulSet
 		Selector json.RawMessage
 		Template struct {
 			Spec struct{ Containers, InitContainers []corev1.Container }

@@ -55,6 +55,10 @@ type Route struct {
 	// Log gets what explains the Route's behaviour; nil drops it.
 	Log *slog.Logger
 
+	each  bool   // the Route is the whole of others
+	whole *Route // the Route to all pods, which this one is to one pod of; nil for others
+	pod   string // that one
+
 	object   *object
 	pods     *podState
 	balancer *balancer
@@ -88,16 +92,12 @@ const (
 // to it; ctx ends that, and not the Route. It fails early if waiting makes no sense.
 // Errors: all of this package; after one the Route is closed.
 func (r *Route) Open(ctx context.Context) (err error) {
-	r.init()
 	defer func() {
 		if err != nil {
 			_ = r.Close()
 		}
 	}()
-	if err = r.resolve(ctx); err != nil {
-		return err
-	}
-	if err = r.follow(ctx); err != nil {
+	if err = r.find(ctx); err != nil {
 		return err
 	}
 	if err = r.awaitPod(ctx); err != nil {
@@ -120,6 +120,18 @@ func (r *Route) Open(ctx context.Context) (err error) {
 	r.work.Go(monitor.run)
 	r.work.Go(r.sweep)
 	return nil
+}
+
+// find finds the target, and begins to follow its pods.
+func (r *Route) find(ctx context.Context) error {
+	r.init()
+	if r.whole != nil {
+		return r.join()
+	}
+	if err := r.resolve(ctx); err != nil {
+		return err
+	}
+	return r.follow(ctx)
 }
 
 func (r *Route) init() {
@@ -192,7 +204,7 @@ func (r *Route) Wait(ctx context.Context) error {
 
 // emit hands an event to the route's owner. Only Open and then the monitor call it.
 func (r *Route) emit(e route.Event) {
-	r.Log.Debug("route", "target", r.object.name, "kind", e.Kind, "pod", e.Pod, "err", e.Err)
+	r.Log.Debug("route", "target", r.name(), "kind", e.Kind, "pod", e.Pod, "err", e.Err)
 	e.Again, r.troubled = r.troubled && e.Kind == route.Ready, e.Kind != route.Ready
 	if r.Events != nil {
 		r.Events(e)

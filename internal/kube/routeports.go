@@ -41,7 +41,7 @@ func (r *Route) Ports(given []target.Port) ([]target.Port, error) {
 		if service == nil {
 			declared = portsOfBest(pods, ref)
 		}
-		number, err := declared.numberOf(ref, r.object.name, undeclared)
+		number, err := declared.numberOf(ref, r.name(), undeclared)
 		if err != nil {
 			return nil, err
 		}
@@ -62,7 +62,7 @@ func (r *Route) want(given []target.Port) error {
 	for _, p := range given {
 		ref := refTo(p)
 		if service != nil && !isHeadless(service) && ref != (portRef{}) {
-			if _, err := servicePorts(service).numberOf(ref, r.object.name, false); err != nil {
+			if _, err := servicePorts(service).numberOf(ref, r.name(), false); err != nil {
 				return err
 			}
 		}
@@ -169,7 +169,7 @@ func (r *Route) portAt(e endpoint, ref portRef) (number uint16, ok bool, err err
 		return number, ok, nil
 	}
 	if !isHeadless(service) {
-		_, err = declared.numberOf(ref, r.object.name, false)
+		_, err = declared.numberOf(ref, r.name(), false)
 		return 0, false, err
 	}
 	if q, ok := portsForService(service, e).of(ref.protocol()).find(ref); ok {
@@ -245,13 +245,13 @@ func (r *Route) PodPort(to target.Address) (uint16, error) {
 func (r *Route) noPort(all []endpoint, ref portRef) error {
 	service := r.object.service.Load()
 	if service == nil {
-		_, err := portsOfBest(all, ref).numberOf(ref, r.object.name, false)
+		_, err := portsOfBest(all, ref).numberOf(ref, r.name(), false)
 		return err
 	}
-	if _, err := servicePorts(service).numberOf(ref, r.object.name, false); errors.Is(err, ErrProtocol) {
+	if _, err := servicePorts(service).numberOf(ref, r.name(), false); errors.Is(err, ErrProtocol) {
 		return err
 	}
-	e := &PortError{Target: r.object.name, Port: ref.String(), Pods: true}
+	e := &PortError{Target: r.name(), Port: ref.String(), Pods: true}
 	for _, pod := range all {
 		e.Available = append(e.Available, portsForService(service, pod).describe(ref.protocol())...)
 	}
