@@ -104,7 +104,7 @@ func endError(s *os.ProcessState) error {
 
 // environment tells a command where the ports are: PORTHOLE_ADDR and PORTHOLE_PORT for
 // the first, with the remote port's number appended for each, and with the name of each
-// forward of a file.
+// forward of a file and of each pod that is forwarded to by itself.
 func environment(all []session.State) (env []string) {
 	seen := map[string]bool{}
 	add := func(suffix string, l *forward.Listener) {
@@ -112,7 +112,7 @@ func environment(all []session.State) (env []string) {
 			return // the first address of each port stands for all
 		}
 		seen[suffix] = true
-		suffix = strings.ToUpper(strings.ReplaceAll(suffix, "-", "_"))
+		suffix = strings.ToUpper(strings.NewReplacer("-", "_", ".", "_").Replace(suffix))
 		env = append(env, fmt.Sprintf("PORTHOLE_ADDR%s=%s", suffix, bare(l.Local)))
 		if l.Local.Path == "" {
 			env = append(env, fmt.Sprintf("PORTHOLE_PORT%s=%d", suffix, l.Local.Port()))
@@ -128,8 +128,10 @@ func environment(all []session.State) (env []string) {
 				add(fmt.Sprintf("_%d_udp", l.Remote.Port), l)
 			case target.Unix: // its path is no name for a variable
 			}
-			if state.Name != "" {
-				add("_"+state.Name, l)
+			for _, name := range []string{state.Name, state.Member} {
+				if name != "" {
+					add("_"+name, l)
+				}
 			}
 		}
 	}

@@ -141,6 +141,7 @@ func (f *forwarding) completeFlags(cmd *cobra.Command) {
 		"user":      named(func() []string { _, _, users := f.config.Names(); return users }),
 		"namespace": f.completeNamespaces,
 		"output":    fixed("text", "json"),
+		"each":      fixed(string(target.EachPorts), string(target.EachAddresses)),
 		"profile":   fixed("none", "cpu", "heap", "goroutine", "threadcreate", "block", "mutex", "trace"),
 		"address":   named(localAddresses),
 	} {

@@ -54,6 +54,7 @@ is gone for good (with a file: all of them), and 2 for what was typed wrong.`
 const forwardExample = `  porthole forward kuard 8080                  # localhost:8080 to port 8080 of a pod
   porthole forward svc/web 8080:http           # a service's port by its name
   porthole forward deploy/web :80              # any free local port
+  porthole forward --each sts/db 5432          # db-0 at 5432, db-1 at 5433, ...
   porthole forward pid://4947 8080:80 5432     # two ports of a process' namespace
   porthole forward netns://blue 0.0.0.0:80:80  # on all IPv4 addresses
   porthole forward netns://blue 5353:53/udp    # a UDP port
@@ -75,8 +76,8 @@ func newForward() *cobra.Command {
 			if dash := cmd.ArgsLenAtDash(); dash >= 0 {
 				args, f.command = args[:dash], args[dash:]
 			}
-			if f.file != "" && (cmd.Flags().Changed("address") || f.pin) {
-				return usageError{errors.New("forward: a file has addresses and pin for each of its forwards: --address and --pin go with a target")}
+			if f.file != "" && (cmd.Flags().Changed("address") || f.pin || f.each != "") {
+				return usageError{errors.New("forward: a file has addresses, pin and each for its forwards: --address, --pin and --each go with a target")}
 			}
 			f.cmd, f.typed = cmd, os.Args[1:]
 			if err := f.prefer(cmd.Flags(), cmd.ErrOrStderr()); err != nil {
@@ -105,6 +106,7 @@ type forwarding struct {
 	quiet      bool
 	verbose    bool
 	pin        bool
+	each       string
 	wait       time.Duration
 	udpIdle    time.Duration
 	podRunning time.Duration
@@ -135,7 +137,7 @@ func (f *forwarding) flags(cmd *cobra.Command) {
 		"address to listen on, an IP address or localhost; may be repeated or separated by commas")
 	flags.StringVarP(&f.file, "file", "f", "", "YAML file of targets and ports, instead of arguments")
 	flags.StringVar(&f.readyFile, "ready-file", "",
-		"file to write once the target can be reached, a line ADDRESS:PORT REMOTE for each listener; removed at the end")
+		"file to write once the target can be reached, a line ADDRESS:PORT REMOTE for each listener, and its pod with --each; removed at the end")
 	flags.StringVar(&f.readyWhen, "ready-when", readyAll,
 		"with a file: all or any, which of its forwards the ready file and a COMMAND wait for")
 	flags.StringVarP(&f.output, "output", "o", f.output, "text, or json for one event a line")
@@ -145,6 +147,8 @@ func (f *forwarding) flags(cmd *cobra.Command) {
 	flags.DurationVar(&f.udpIdle, "udp-idle", time.Minute, "after how long without a datagram a client of a UDP port is forgotten")
 	flags.DurationVar(&f.podRunning, "pod-running-timeout", time.Minute, "how long to wait for a pod at the start")
 	flags.BoolVar(&f.pin, "pin", false, "stay with one pod for as long as it is there")
+	flags.StringVar(&f.each, "each", "", "forward to each pod of the target by itself, at consecutive `ports` or addresses")
+	flags.Lookup("each").NoOptDefVal = string(target.EachPorts)
 	flags.IntVar(&f.maxTunnels, "max-tunnels", 64, "how many tunnels to a pod there may be at once; beyond, connections share")
 	flags.DurationVar(&f.silence, "silence", 30*time.Second,
 		"how long a node that runs porthole may be silent before its connections are given up; 0 is for ever")
@@ -195,6 +199,11 @@ func (f *forwarding) parseArgs(args []string) (err error) {
 	if only.Host, err = f.parseHost(only.Target); err != nil {
 		return err
 	}
+	if f.cmd.Flags().Changed("each") {
+		if only.Each, err = target.ParseEach(f.each); err != nil {
+			return fmt.Errorf("forward: --each %w", err)
+		}
+	}
 	parse := target.ParsePorts
 	if only.Target.Scheme == target.Kubernetes {
 		parse = target.ParseNamedPorts
@@ -207,7 +216,7 @@ func (f *forwarding) parseArgs(args []string) (err error) {
 		only.Ports = append(only.Ports, ports...)
 	}
 	f.forwards = []target.Forward{only}
-	return nil
+	return only.CheckEach()
 }
 
 func (f *forwarding) parseHost(of target.Target) (target.Host, error) {
@@ -246,5 +255,5 @@ func (f *forwarding) printer(cmd *cobra.Command) *printer {
 	if f.output == "json" {
 		return newPrinter(out, errs, jsonStyle{})
 	}
-	return newPrinter(out, errs, textStyle{verbose: f.verbose, many: len(f.forwards) > 1})
+	return newPrinter(out, errs, textStyle{verbose: f.verbose, many: len(f.forwards) > 1 || f.forwards[0].Each != ""})
 }

@@ -15,9 +15,9 @@ import (
 	"porthole.dev/porthole/internal/target"
 )
 
-// openers returns what opens the targets of each scheme. A new kind of target is entered
-// here, or in hostOpeners. Call end after the last route.
-func (f *forwarding) openers() (openers map[target.Scheme]route.Opener, end func()) {
+// openers returns what opens the targets of each scheme, and what tells their members. A new
+// kind of target is entered here, or in hostOpeners. Call end after the last route.
+func (f *forwarding) openers() (openers map[target.Scheme]route.Opener, expanders map[target.Scheme]route.Expander, end func()) {
 	clusters := &kube.Opener{
 		Config: f.config, MaxWait: f.wait, PodRunningTimeout: f.podRunning,
 		MaxTunnels: f.maxTunnels, Silence: cmp.Or(f.silence, -1),
@@ -28,7 +28,8 @@ func (f *forwarding) openers() (openers map[target.Scheme]route.Opener, end func
 		openers[scheme] = orElsewhere(here, hosts.Open)
 	}
 	openers[target.Kubernetes] = onOneProcessor(withKubectlErrors(clusters.Open))
-	return openers, func() { clusters.Close(); hosts.Close() }
+	expanders = map[target.Scheme]route.Expander{target.Kubernetes: eachWithKubectlErrors(clusters.Expand)}
+	return openers, expanders, func() { clusters.Close(); hosts.Close() }
 }
 
 // orElsewhere opens targets of this host by one opener, and those of other hosts by another.
@@ -45,15 +46,32 @@ func orElsewhere(here, elsewhere route.Opener) route.Opener {
 func withKubectlErrors(open route.Opener) route.Opener {
 	return func(ctx context.Context, f target.Forward, events func(route.Event)) (*route.Result, error) {
 		opened, err := open(ctx, f, events)
-		var status *portforward.StatusError
-		var forbidden *kube.ForbiddenError
-		switch {
-		case errors.As(err, &status), errors.As(err, &forbidden) && forbidden.Resource == "pods/portforward":
-			err = fmt.Errorf("error upgrading connection: %w", err)
-		case errors.Is(err, kube.ErrNotReady):
-			err = fmt.Errorf("unable to forward: %w", err)
-		}
-		return opened, err
+		return opened, withKubectlText(err)
+	}
+}
+
+func withKubectlText(err error) error {
+	var status *portforward.StatusError
+	var forbidden *kube.ForbiddenError
+	switch {
+	case errors.As(err, &status), errors.As(err, &forbidden) && forbidden.Resource == "pods/portforward":
+		return fmt.Errorf("error upgrading connection: %w", err)
+	case errors.Is(err, kube.ErrNotReady):
+		return fmt.Errorf("unable to forward: %w", err)
+	}
+	return err
+}
+
+// eachWithKubectlErrors is withKubectlErrors and onOneProcessor for the members of targets.
+func eachWithKubectlErrors(expand route.Expander) route.Expander {
+	return func(ctx context.Context, f target.Forward, events func(route.Event), tell func([]route.Member)) error {
+		keepToOneProcessor()
+		return withKubectlText(expand(ctx, f, events, func(all []route.Member) {
+			for i := range all {
+				all[i].Open = withKubectlErrors(all[i].Open)
+			}
+			tell(all)
+		}))
 	}
 }
 

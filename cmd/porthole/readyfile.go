@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	"porthole.dev/porthole/internal/session"
@@ -51,12 +52,12 @@ func createBeside(path string) (*os.File, error) {
 }
 
 // write writes a line ADDRESS:PORT REMOTE for each listener of the forwards that are
-// open. The file appears complete: nobody can read half of it.
+// open, with the name of its pod behind it where each pod has listeners of its own. The file appears complete: nobody can read half of it.
 func (r *readyFile) write(all []session.State) error {
 	var text bytes.Buffer
 	for _, state := range all {
 		for _, l := range state.Listeners {
-			fmt.Fprintf(&text, "%s %s\n", l.Local, l.Remote)
+			fmt.Fprintln(&text, strings.TrimSpace(fmt.Sprintf("%s %s %s", l.Local, l.Remote, state.Member)))
 		}
 	}
 	r.mu.Lock()

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"porthole.dev/porthole/internal/forward"
+	"porthole.dev/porthole/internal/kube"
 	"porthole.dev/porthole/internal/session"
 )
 
@@ -50,11 +51,11 @@ func (f *forwarding) serve(ctx context.Context, p *printer, ready *readyFile, en
 	stop := func() { ready.remove(); cancel() } // the file does not wait for connections to finish
 	defer stop()
 	detach := context.AfterFunc(ctx, stop)
-	openers, closeAll := f.openers()
+	openers, expanders, closeAll := f.openers()
 	defer closeAll()
 	s := &session.Session{
 		Forwards: f.forwards, File: f.file, Retry: f.file != "", ReadyAny: f.readyWhen == readyAny,
-		Openers: openers, Events: p.event, Wait: f.wait, UDPIdle: f.udpIdle, Drain: drain, Now: end.now,
+		Openers: openers, Expanders: expanders, Events: p.event, Wait: f.wait, UDPIdle: f.udpIdle, Drain: drain, Now: end.now,
 	}
 	var ended <-chan error // receives the exit status of the command once that runs
 	if f.readyFile != "" || f.command != nil {
@@ -76,7 +77,7 @@ func (f *forwarding) serve(ctx context.Context, p *printer, ready *readyFile, en
 			return status
 		}
 	}
-	if errors.Is(err, forward.ErrTwice) {
+	if errors.Is(err, forward.ErrTwice) || errors.Is(err, kube.ErrOnePod) {
 		return usageError{err}
 	}
 	return f.advise(err)

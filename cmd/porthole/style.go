@@ -20,6 +20,9 @@ type textStyle struct {
 }
 
 func (s textStyle) line(e route.Event) (out, err string) {
+	if e.Member != "" {
+		e.Target = e.Member
+	}
 	switch e.Kind {
 	case route.Listening:
 		return s.listening(e), ""
@@ -120,7 +123,7 @@ type jsonEvent struct {
 	Time     time.Time `json:"time"`
 	Event    string    `json:"event"` // listening, waiting, ready, opened, closed, reconnecting, ended, draining or error
 	Target   string    `json:"target,omitempty"`
-	Pod      string    `json:"pod,omitempty"`     // of ready: where connections go; of reconnecting: where they went
+	Pod      string    `json:"pod,omitempty"`     // of ready: where connections go; of reconnecting: where they went; with --each: whose event it is
 	Listen   string    `json:"listen,omitempty"`  // ADDRESS:PORT, or the path of a Unix socket
 	Network  string    `json:"network,omitempty"` // of remote: udp or unix
 	Host     string    `json:"host,omitempty"`    // of remote, where that is not at the target itself
@@ -139,7 +142,7 @@ type jsonEvent struct {
 
 func (jsonStyle) line(e route.Event) (out, err string) {
 	j := jsonEvent{
-		Time: time.Now(), Event: string(e.Kind), Target: e.Target, Pod: e.Pod, Listen: bare(e.Listen), Host: e.Remote.Host, Remote: e.Remote.Port, Path: e.Remote.Path,
+		Time: time.Now(), Event: string(e.Kind), Target: e.Target, Pod: cmp.Or(e.Pod, e.Member), Listen: bare(e.Listen), Host: e.Remote.Host, Remote: e.Remote.Port, Path: e.Remote.Path,
 		Client: bare(e.Client), Seconds: e.Duration.Seconds(), Live: e.Live, Dropped: e.Dropped, Version: e.Version,
 	}
 	if e.Remote.Network != target.TCP {

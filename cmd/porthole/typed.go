@@ -213,7 +213,10 @@ func (f *forwarding) misplaced(args []string) error {
 		return nil
 	}
 	name, ports, joined := targetAndPorts(args[0])
-	switch {
+	switch _, err := target.ParseEach(args[0]); {
+	case err == nil && f.each != "" && len(args) > 2 && !isPort(args[1]):
+		line := f.typed.with("--each", "--each="+args[0]).reordered(args, args[1:])
+		return hintedError{fmt.Errorf("forward: --each takes %s behind an equals sign", args[0]), line.line(f.cmd)}
 	case joined && name == "pid" && len(args) > 1:
 		meant := name + "://" + ports
 		return hintedError{fmt.Errorf("target %q: want %s", args[0], meant), f.typed.with(args[0], meant).line(f.cmd)}
