@@ -3,19 +3,30 @@
 package forward
 
 import (
+	"errors"
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// lockDir keeps other portholes from making a socket in a directory until unlock is called.
+// lockTime is how long another program's lock of a directory is waited for.
+const lockTime = 2 * time.Second
+
+// lockDir keeps other portholes from making a socket in a directory until unlock is called. They
+// hold the lock for moments; whoever may read the directory can hold it for longer, and is ignored.
 func lockDir(path string) (unlock func(), err error) {
 	dir, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
-	_ = unix.Flock(int(dir.Fd()), unix.LOCK_EX) // some file systems have no locks
+	// Some file systems have no locks.
+	for began := time.Now(); time.Since(began) < lockTime; time.Sleep(10 * time.Millisecond) {
+		if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB); !errors.Is(err, unix.EWOULDBLOCK) {
+			break
+		}
+	}
 	return func() { dir.Close() }, nil
 }
 

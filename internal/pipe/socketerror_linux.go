@@ -49,8 +49,12 @@ const confirmTime = 10 * time.Second
 // confirmEOF is called with a socket whose end of file was read, and returns the failure
 // that it stands for, if any: a reset looks like an end of file when a write at the same
 // time has taken the error away. Such a socket is closed (POLLHUP of poll(2)) and has no
-// error any more.
+// error any more. A Unix socket is closed as soon as its peer is, and nothing that was sent
+// is lost by that (unix(7)).
 func (s *side) confirmEOF() error {
+	if !s.isTCP() {
+		return nil
+	}
 	hungUp, failed := pollSocket(s.raw)
 	if !hungUp || failed || s.writeClosed.Load() { // a socket that was shut down both ways is closed, too
 		return nil
@@ -76,6 +80,12 @@ func pollSocket(raw syscall.RawConn) (hungUp, failed bool) {
 	return hungUp, failed
 }
 
+// isTCP reports whether the Conn is a socket that can be reset.
+func (s *side) isTCP() bool {
+	_, ok := s.Conn.(interface{ SetLinger(seconds int) error })
+	return ok && s.raw != nil
+}
+
 const (
 	ackPause    = time.Millisecond
 	maxAckPause = 50 * time.Millisecond
@@ -85,7 +95,7 @@ const (
 // a reset discards what has not arrived. It does not wait for a peer that is gone, nor
 // for long for one that takes nothing.
 func (s *side) awaitAcks() {
-	if _, tcp := s.Conn.(interface{ SetLinger(seconds int) error }); !tcp || s.raw == nil {
+	if !s.isTCP() {
 		return
 	}
 	least, until := -1, time.Time{}
