@@ -29,9 +29,11 @@ install-client: build ## the binary, kubectl's plugin and completions
 	$(BIN) completion zsh > $(SHARE)/zsh/site-functions/_porthole
 	$(BIN) completion fish > $(SHARE)/fish/vendor_completions.d/porthole.fish
 
-install: install-client ## the same, and the node's systemd unit (which is not enabled)
+install: install-client ## the same, and the node's systemd unit (which is not enabled) with an example of a drop-in
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
 	sed 's|/usr/local/|$(PREFIX)/|' packaging/porthole.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/porthole.service
+	install -d $(DESTDIR)$(PREFIX)/share/doc/porthole
+	sed 's|/usr/local/|$(PREFIX)/|' packaging/porthole.service.d/unix.conf > $(DESTDIR)$(PREFIX)/share/doc/porthole/unix.conf
 
 demo: build ## kuard in a pod-like sandbox on this machine, forwarded to http://127.0.0.1:8080, or to PORT
 	$(SUDO) $(BIN) demo $(if $(PORT),--port $(PORT))

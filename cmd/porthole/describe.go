@@ -103,11 +103,19 @@ func brief(err error) string {
 	text := err.Error()
 	var refused *tunnel.PortError
 	if errors.As(err, &refused) && errors.Is(refused, syscall.ECONNREFUSED) {
-		short := fmt.Sprintf("error forwarding port %s: connection refused", refused.To)
+		short := fmt.Sprintf("error forwarding %s: connection refused", nameOf(refused.To))
 		text = strings.Replace(text, refused.Text, short, 1)
 	}
 	text = ofPod.ReplaceAllString(text, "")
 	return longNumber.ReplaceAllStringFunc(text, func(number string) string { return number[:12] + "..." })
+}
+
+// nameOf returns what an address is, and its name.
+func nameOf(to target.Address) string {
+	if to.Network == target.Unix {
+		return "socket " + to.Path
+	}
+	return "port " + to.String()
 }
 
 // hintedError is an error with a next step that only the place where it happens can know.
@@ -169,6 +177,7 @@ var hints = []struct {
 	{node.ErrListen, "`ss -ltnp` shows who listens; --metrics-address and --streaming-address take other ones"},
 	{node.ErrLoopback, "--streaming-anywhere lets it be; whoever can read the traffic can then read the forwards"},
 	{node.ErrPorts, "for example 80,443,8000-9000"},
+	{node.ErrPaths, "for example /run/postgresql/.s.PGSQL.5432,/tmp/*.sock; * is anything within one folder, and there is no .. or / at the end"},
 	{node.ErrBackend, "native, or socat"},
 	{node.ErrNoNode, "`systemctl status porthole` shows whether it runs; --events names another socket"},
 	{node.ErrNotRoot, "run it with sudo"},
@@ -336,6 +345,9 @@ func unixHint(op *net.OpError) string {
 // refusedHint says where nothing listens. Porthole's own nodes try both families; of
 // others, only the text shows what they tried.
 func refusedHint(e *tunnel.PortError) string {
+	if e.To.Network == target.Unix {
+		return unixHint(&net.OpError{Err: syscall.ECONNREFUSED})
+	}
 	tried := "127.0.0.1 or ::1 there"
 	if e.Reason == "" && !strings.Contains(e.Text, "[::1]") {
 		tried = "127.0.0.1 there, and the node does not say whether it tried ::1"

@@ -28,6 +28,7 @@ It takes root.`
 const nodeExample = `  porthole node
   porthole node --cri-upstream unix:///run/crio/crio.sock
   porthole node --deny-host-network --deny-ports 22,10250
+  porthole node --allow-unix '/run/postgresql/.s.PGSQL.*'
   porthole node --backend socat -v 4   # as kubelets did it once`
 
 // nodeOptions are the flags that have to be converted for node.Node.
@@ -37,6 +38,7 @@ type nodeOptions struct {
 	repairURLs  bool
 	memory      string
 	allow, deny string
+	unix        string
 	logFormat   string
 	verbosity   int
 }
@@ -70,6 +72,7 @@ func (o *nodeOptions) flags(cmd *cobra.Command) {
 	flags.StringVar(&o.backend, "backend", string(node.Native), "native, or socat to run nsenter and socat for each connection")
 	flags.StringVar(&o.allow, "allow-ports", "", "the only ports that may be forwarded to, as 80,443,8000-9000; all if not given")
 	flags.StringVar(&o.deny, "deny-ports", "", "ports that may not, even if --allow-ports has them")
+	flags.StringVar(&o.unix, "allow-unix", "", "Unix sockets of pods that may be forwarded to, as /run/postgresql/.s.PGSQL.*,/tmp/*.sock; none if not given")
 	flags.BoolVar(&o.Policy.DenyHostNetwork, "deny-host-network", false, "refuse pods that use the node's own network")
 	flags.StringSliceVar(&o.PassThrough, "pass-through", nil, "runtime handlers, as gvisor,kata, whose pods' forwards are left to the runtime; "+
 		"added to those whose pods are seen not to be in a network namespace")
@@ -157,6 +160,9 @@ func (o *nodeOptions) parse(stderr io.Writer) (err error) {
 		return err
 	}
 	if o.Policy.Deny, err = node.ParsePorts(o.deny); err != nil {
+		return err
+	}
+	if o.Policy.AllowUnix, err = node.ParsePaths(o.unix); err != nil {
 		return err
 	}
 	if err := o.parseLimits(); err != nil {

@@ -8,16 +8,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ID tells network namespaces apart for as long as they exist: the device and inode
-// of their files (namespaces(7)).
+// ID tells namespaces apart for as long as they exist, and other files: the device and inode
+// (namespaces(7)).
 type ID struct{ Device, Inode uint64 }
 
-// IDOf returns the ID of the network namespace that a path leads to, such as
-// /proc/1/ns/net.
+// IDOf returns the ID of the namespace that a path leads to, such as /proc/1/ns/net, or of
+// another file.
 func IDOf(path string) (ID, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {
-		return ID{}, fmt.Errorf("network namespace: %w", &os.PathError{Op: "stat", Path: path, Err: err})
+		return ID{}, &os.PathError{Op: "stat", Path: path, Err: err}
 	}
 	return ID{st.Dev, st.Ino}, nil
 }

@@ -22,6 +22,10 @@ var (
 	ErrPermission error = permissionError{}
 	// ErrForbidden: the namespace is one of those that Forbid names.
 	ErrForbidden = errors.New("the network namespace may not be entered")
+	// ErrUser: connecting as another user takes CAP_SETUID and CAP_SETGID.
+	ErrUser = errors.New("not permitted to become the process' user")
+	// ErrMount: what a file is on cannot be told.
+	ErrMount = errors.New("cannot tell what the file is mounted on")
 	// ErrUnsupported: this system has no network namespaces.
 	ErrUnsupported = errors.New("network namespaces need Linux")
 )

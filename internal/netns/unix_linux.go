@@ -24,24 +24,94 @@ import (
 // it connects as the process' user. A namespace at a path has no files of its own: those are
 // this host's. The Conn is a *net.UnixConn; the error a *net.OpError.
 func (ns *Namespace) dialUnix(ctx context.Context, path string) (pipe.Conn, error) {
-	connectTo := func(fd int) error { return unix.Connect(fd, &unix.SockaddrUnix{Name: path}) }
 	if ns.process != nil {
-		file, err := ns.process.openSocket(path)
+		s, err := ns.OpenUnix(path)
 		if err != nil {
-			return nil, unixError(path, err)
+			return nil, err
 		}
-		defer file.Close()
-		user, err := ns.process.user()
-		if err != nil {
-			return nil, unixError(path, err)
-		}
-		connectTo = func(fd int) error { return user.do(func() error { return connectFile(fd, file) }) }
+		defer s.Close()
+		return s.Dial(ctx)
 	}
-	conn, err := connectUnix(ctx, connectTo)
+	conn, err := connectUnix(ctx, func(fd int) error { return unix.Connect(fd, &unix.SockaddrUnix{Name: path}) })
 	if err != nil {
 		return nil, unixError(path, err)
 	}
 	return conn, nil
+}
+
+// UnixSocket is the file of a Unix socket inside a process' root. It stays the one that was
+// opened, whatever is at its path later.
+type UnixSocket struct {
+	process *process
+	path    string
+	user    *user
+	root    *os.File
+	file    *os.File
+}
+
+// OpenUnix finds the Unix socket at a path, as a process of that OpenPID has opened sees it, and
+// as far as the process' user may. The caller closes it. The error is a *net.OpError; it wraps
+// ErrExited if the process has.
+func (ns *Namespace) OpenUnix(path string) (_ *UnixSocket, err error) {
+	s := &UnixSocket{process: ns.process, path: path}
+	defer func() {
+		if err != nil {
+			s.Close()
+			err = unixError(path, err)
+		}
+	}()
+	if s.user, err = s.process.user(); err != nil {
+		return nil, err
+	}
+	if s.root, err = s.process.openRoot(); err != nil {
+		return nil, err
+	}
+	if s.file, err = s.open(path, 0); err != nil {
+		return nil, err
+	}
+	var stat unix.Stat_t
+	if err = unix.Fstat(int(s.file.Fd()), &stat); err == nil && stat.Mode&unix.S_IFMT != unix.S_IFSOCK {
+		err = unix.ENOTSOCK
+	}
+	return s, os.NewSyscallError("open", err)
+}
+
+// open opens a file inside the root, as the user, without permission to read it (openat2(2),
+// since Linux 5.6).
+func (s *UnixSocket) open(path string, resolve uint64) (file *os.File, err error) {
+	err = s.user.do(func() error {
+		fd, err := unix.Openat2(int(s.root.Fd()), path, &unix.OpenHow{
+			Flags:   unix.O_PATH | unix.O_CLOEXEC,
+			Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS | resolve,
+		})
+		if err != nil {
+			return os.NewSyscallError("openat2", err)
+		}
+		file = os.NewFile(uintptr(fd), path)
+		return nil
+	})
+	return file, err
+}
+
+// Dial connects to the socket as the process' user. The Conn is a *net.UnixConn; the error a
+// *net.OpError.
+func (s *UnixSocket) Dial(ctx context.Context) (pipe.Conn, error) {
+	conn, err := connectUnix(ctx, func(fd int) error {
+		return s.user.do(func() error { return connectFile(fd, s.file) })
+	})
+	if err != nil {
+		return nil, unixError(s.path, err)
+	}
+	return conn, nil
+}
+
+// Close gives back the descriptors. Connections stay open.
+func (s *UnixSocket) Close() {
+	for _, f := range []*os.File{s.root, s.file} {
+		if f != nil {
+			f.Close()
+		}
+	}
 }
 
 func unixError(path string, err error) error {
@@ -58,7 +128,7 @@ func connectUnix(ctx context.Context, connectTo func(fd int) error) (pipe.Conn, 
 	defer f.Close()
 	var pause backoff.Backoff
 	for err = connectTo(fd); errors.Is(err, unix.EAGAIN); err = connectTo(fd) {
-		backoff.Sleep(ctx, pause.Next(time.Millisecond, 100*time.Millisecond), nil)
+		backoff.Sleep(ctx, pause.Next(time.Millisecond, 500*time.Millisecond), nil) // each attempt takes a thread
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
@@ -73,35 +143,23 @@ func connectUnix(ctx context.Context, connectTo func(fd int) error) (pipe.Conn, 
 	return conn.(*net.UnixConn), nil // FileConn looked at the socket
 }
 
-// openSocket opens a socket's file inside the process' root, without connecting to it
-// (openat2(2), since Linux 5.6).
-func (p *process) openSocket(path string) (*os.File, error) {
+// openRoot opens the process' root directory.
+func (p *process) openRoot() (*os.File, error) {
 	dir, err := p.directory()
+	if errors.Is(err, ErrNoProcess) {
+		return nil, ErrExited
+	}
 	if err != nil {
 		return nil, err
 	}
 	root, err := unix.Openat(int(dir.Fd()), "root", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil && p.exited() {
+		return nil, ErrExited // whose root is gone: that is ENOENT too
+	}
 	if err != nil {
 		return nil, os.NewSyscallError("openat", err)
 	}
-	defer unix.Close(root)
-	fd, err := unix.Openat2(root, path, &unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-	})
-	if err != nil {
-		return nil, os.NewSyscallError("openat2", err)
-	}
-	file := os.NewFile(uintptr(fd), path)
-	var stat unix.Stat_t
-	if err = unix.Fstat(fd, &stat); err == nil && stat.Mode&unix.S_IFMT != unix.S_IFSOCK {
-		err = unix.ENOTSOCK
-	}
-	if err != nil {
-		file.Close()
-		return nil, os.NewSyscallError("open", err)
-	}
-	return file, nil
+	return os.NewFile(uintptr(root), "root"), nil
 }
 
 // connectFile connects to a socket by its open file.
@@ -118,18 +176,17 @@ type user struct {
 // user returns who the process runs as.
 func (p *process) user() (*user, error) {
 	dir, err := p.directory()
-	if err != nil {
+	if err != nil && !errors.Is(err, ErrNoProcess) {
 		return nil, err
 	}
-	status, err := readBelow(dir, "status")
-	if err != nil {
-		return nil, err
+	var status []byte
+	if err == nil {
+		status, err = readBelow(dir, "status")
 	}
-	u, err := parseUser(status)
-	if err == nil && p.exited() {
-		err = ErrExited
+	if err != nil || p.exited() {
+		return nil, ErrExited
 	}
-	return u, err
+	return parseUser(status)
 }
 
 // parseUser reads the effective user and groups from a status file (proc_pid_status(5)).
@@ -200,7 +257,7 @@ func (u *user) become() error {
 		_, _, errno = unix.RawSyscall(unix.SYS_SETRESUID, same, uintptr(u.uid), same)
 	}
 	if errno != 0 {
-		return fmt.Errorf("become user %d: %w", u.uid, errno)
+		return fmt.Errorf("%w: user %d, group %d: %w", ErrUser, u.uid, u.gid, errno)
 	}
 	return nil
 }

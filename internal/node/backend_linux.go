@@ -34,6 +34,8 @@ type sandboxDialer struct {
 	sandbox *sandbox
 	backend backend
 	policy  Policy
+	unix    *unixSockets
+	dials   chan struct{} // has room for connections to Unix sockets that are on their way
 }
 
 // Dial connects to a port of the sandbox, never to another host's: the node is no relay.
@@ -42,7 +44,7 @@ func (d *sandboxDialer) Dial(ctx context.Context, to target.Address) (pipe.Conn,
 	case to.Host != "":
 		return nil, fmt.Errorf("%s: a node reaches no other hosts: %w", to, tunnel.ErrDenied)
 	case to.Network == target.Unix:
-		return nil, fmt.Errorf("%s: %w", to, target.ErrUnsupported)
+		return d.dialUnix(ctx, to.Path)
 	}
 	if err := d.policy.check(d.sandbox.hostNetwork, to.Port); err != nil {
 		return nil, err

@@ -84,6 +84,7 @@ func (n *Node) startDataPath(c *components) error {
 	if path, err := socketPath(n.Docker); err == nil {
 		f.resolver.docker = newDocker(path)
 	}
+	f.unix = &unixSockets{resolver: &f.resolver, forbidden: forbidden}
 	return n.serveDataPath(c, f)
 }
 

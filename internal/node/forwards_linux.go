@@ -26,6 +26,7 @@ type forwards struct {
 	upstream *upstream // the runtime
 	resolver resolver
 	backend  backend
+	unix     *unixSockets
 	policy   Policy
 	server   *portforward.Server
 	url      string // of server, without a path
@@ -88,7 +89,7 @@ func (f *forwards) portForward(ctx context.Context, r *runtime.PortForwardReques
 	}
 	exists, unwatch := f.watch.add(s.netns)
 	path, err := f.server.Expect(portforward.PendingUpgrade{
-		Dialer:  &sandboxDialer{sandbox: s, backend: f.backend, policy: f.policy},
+		Dialer:  &sandboxDialer{sandbox: s, backend: f.backend, policy: f.policy, unix: f.unix, dials: make(chan struct{}, maxUnixDials)},
 		Pod:     s.id,
 		Ports:   ports,
 		Events:  func(e portforward.Event) { f.record(s, e) },

@@ -34,6 +34,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv(dataPathEnv) != "" {
 		os.Exit(runDataPath())
 	}
+	if plan := os.Getenv(containerEnv); plan != "" {
+		runContainer(plan)
+	}
 	os.Exit(m.Run())
 }
 
@@ -96,6 +99,9 @@ type runtimeServer struct {
 	sandboxes  map[string]*cri.PodSandboxStatusResponse
 	containers map[string]string // info, by id
 	container  string            // the sandbox that all containers are of; "" for the one asked for
+	mounts     map[string][]*cri.Mount
+	created    map[string]int64
+	info       func(id string) string // instead of containers' info, or nil
 
 	version    func(context.Context, *cri.VersionRequest) (*cri.VersionResponse, error)
 	listImages func(context.Context, *cri.ListImagesRequest) (*cri.ListImagesResponse, error)
@@ -139,15 +145,26 @@ func (r *runtimeServer) PodSandboxStatus(_ context.Context, q *cri.PodSandboxSta
 }
 
 func (r *runtimeServer) ListContainers(_ context.Context, q *cri.ListContainersRequest) (*cri.ListContainersResponse, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	list := &cri.ListContainersResponse{}
 	for id := range r.containers {
-		list.Containers = append(list.Containers, &cri.Container{Id: id, PodSandboxId: cmp.Or(r.container, q.GetFilter().GetPodSandboxId())})
+		list.Containers = append(list.Containers, &cri.Container{Id: id, CreatedAt: r.created[id], PodSandboxId: cmp.Or(r.container, q.GetFilter().GetPodSandboxId())})
 	}
 	return list, nil
 }
 
 func (r *runtimeServer) ContainerStatus(_ context.Context, q *cri.ContainerStatusRequest) (*cri.ContainerStatusResponse, error) {
-	return &cri.ContainerStatusResponse{Info: map[string]string{"info": r.containers[q.GetContainerId()]}}, nil
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	id := q.GetContainerId()
+	info := r.containers[id]
+	if r.info != nil {
+		info = r.info(id)
+	}
+	return &cri.ContainerStatusResponse{
+		Status: &cri.ContainerStatus{Id: id, Mounts: r.mounts[id]}, Info: map[string]string{"info": info},
+	}, nil
 }
 
 // add makes a sandbox that is ready; info is what the verbose status has, "" for nothing.

@@ -29,6 +29,8 @@ var (
 	ErrLoopback = errors.New("not a loopback address")
 	// ErrPorts: not a list of ports.
 	ErrPorts = errors.New("not a list of ports")
+	// ErrPaths: not a list of absolute paths.
+	ErrPaths = errors.New("not a list of absolute paths")
 	// ErrBackend: no such backend.
 	ErrBackend = errors.New("unknown backend")
 	// ErrNoNode: nobody serves events at the socket.

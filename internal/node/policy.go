@@ -2,6 +2,8 @@ package node
 
 import (
 	"fmt"
+	"path"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -17,6 +19,8 @@ type Policy struct {
 	Allow Ports
 	// Deny are ports that are not, even if Allow has them.
 	Deny Ports
+	// AllowUnix are the only Unix sockets that can be reached; empty means none.
+	AllowUnix Paths
 }
 
 // errHostNetwork refuses pods on the node's network.
@@ -33,6 +37,47 @@ func (p Policy) check(hostNetwork bool, port uint16) error {
 		return deniedError(fmt.Sprintf("port %d is denied by the node's policy (--allow-ports)", port))
 	}
 	return nil
+}
+
+// checkUnix returns the path of a Unix socket without what is superfluous in it, or an error that
+// wraps tunnel.ErrDenied.
+func (p Policy) checkUnix(hostNetwork bool, asked string) (string, error) {
+	clean := path.Clean(asked)
+	switch {
+	case hostNetwork && p.DenyHostNetwork:
+		return "", errHostNetwork
+	case len(p.AllowUnix) == 0:
+		return "", deniedError("Unix sockets are denied by the node's policy, which allows none (--allow-unix)")
+	case !p.AllowUnix.Match(clean):
+		return "", deniedError(fmt.Sprintf("the Unix socket %s is denied by the node's policy (--allow-unix)", clean))
+	}
+	return clean, nil
+}
+
+// Paths are patterns of absolute paths, as those of path.Match: * stands for anything within
+// one element.
+type Paths []string
+
+// ParsePaths reads patterns with commas between them, or "" for none. The error wraps ErrPaths.
+func ParsePaths(list string) (Paths, error) {
+	if list == "" {
+		return nil, nil
+	}
+	paths := Paths(strings.Split(list, ","))
+	for _, p := range paths {
+		if _, err := path.Match(p, ""); err != nil || !path.IsAbs(p) || path.Clean(p) != p || p == "/" {
+			return nil, fmt.Errorf("Unix sockets %q: %q: %w", list, p, ErrPaths)
+		}
+	}
+	return paths, nil
+}
+
+// Match says whether a path, which is absolute and clean, is among them.
+func (p Paths) Match(name string) bool {
+	return slices.ContainsFunc(p, func(pattern string) bool {
+		ok, err := path.Match(pattern, name)
+		return ok && err == nil
+	})
 }
 
 // deniedError is a refusal by policy, with a message for the user.

@@ -55,7 +55,9 @@ func startNode(t testing.TB, pod *testenv.Pod, n Node) *running {
 	n.Listen, n.Upstream = "unix://"+dir+"/cri.sock", "unix://"+dir+"/runtime.sock"
 	n.Metrics, n.Events, n.Version = "127.0.0.1:0", "unix://"+dir+"/events.sock", "v1"
 	n.Log = slog.New(slog.NewJSONHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	n.DataPath = dataPathTo(r.log)
+	if n.DataPath == nil {
+		n.DataPath = dataPathTo(r.log)
+	}
 	ready := make(chan Addresses, 1)
 	n.Ready = func(a Addresses) { ready <- a }
 	ctx, cancel := context.WithCancel(context.Background())

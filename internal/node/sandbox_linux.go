@@ -16,6 +16,7 @@ import (
 // sandbox is a pod as the runtime knows it.
 type sandbox struct {
 	id, namespace, pod string
+	uid                string // the pod's
 	hostNetwork        bool
 	networkModeKnown   bool // the runtime says whether it is in hostNetwork
 	netns              netnsRef
@@ -63,7 +64,7 @@ func (r *resolver) query(ctx context.Context, id string) (*sandbox, error) {
 	options := st.GetLinux().GetNamespaces().GetOptions()
 	s := &sandbox{
 		// Containers are looked for by this id: an empty one would find those of all pods.
-		id: cmp.Or(st.GetId(), id), namespace: st.GetMetadata().GetNamespace(), pod: st.GetMetadata().GetName(),
+		id: cmp.Or(st.GetId(), id), namespace: st.GetMetadata().GetNamespace(), pod: st.GetMetadata().GetName(), uid: st.GetMetadata().GetUid(),
 		hostNetwork: options.GetNetwork() == runtime.NamespaceMode_NODE, networkModeKnown: options != nil,
 	}
 	ready := st.GetState() == runtime.PodSandboxState_SANDBOX_READY
@@ -111,18 +112,12 @@ func (r *resolver) locate(ctx context.Context, s *sandbox, ready bool, told netn
 // netnsOfContainers looks for the namespace in the status of the sandbox's containers:
 // CRI-O tells nothing of a sandbox that has no process of its own.
 func (r *resolver) netnsOfContainers(ctx context.Context, id string) netnsRef {
-	list, err := r.cri.ListContainers(ctx, &runtime.ListContainersRequest{Filter: &runtime.ContainerFilter{
-		PodSandboxId: id,
-		State:        &runtime.ContainerStateValue{State: runtime.ContainerState_CONTAINER_RUNNING},
-	}})
+	containers, err := r.runningContainers(ctx, id)
 	if err != nil {
 		return netnsRef{}
 	}
-	for _, c := range list.GetContainers() {
-		if c.GetPodSandboxId() != id {
-			continue // of another pod: the runtime ignores the filter
-		}
-		st, err := r.cri.ContainerStatus(ctx, &runtime.ContainerStatusRequest{ContainerId: c.GetId(), Verbose: true})
+	for _, container := range containers {
+		st, err := r.cri.ContainerStatus(ctx, &runtime.ContainerStatusRequest{ContainerId: container, Verbose: true})
 		if err != nil {
 			continue
 		}
