@@ -10,7 +10,7 @@ import (
 )
 
 // ground are packages that carry bytes or words, whatever orchestrates the pods.
-var ground = []string{"nonblock", "pipe", "netns", "forward", "target", "backoff", "route", "session", "safetext", "spelling", "container", "manifest", "portforward", "spdy", "trace", "tunnel", "proc", "filelock", "agent", "ssh"}
+var ground = []string{"nonblock", "pipe", "netns", "forward", "target", "backoff", "route", "session", "safetext", "spelling", "container", "manifest", "portforward", "spdy", "trace", "tunnel", "proc", "filelock", "agent", "ssh", "resolver"}
 
 // TestGroundKnowsNoKubernetes holds that a forwarder without Kubernetes can be built from these.
 func TestGroundKnowsNoKubernetes(t *testing.T) {
@@ -36,11 +36,12 @@ var arrows = map[string]string{
 	"demo":      "filelock proc",
 	"trace":     "",
 	"route":     "nonblock pipe target",
-	"netns":     "backoff nonblock pipe proc target",
+	"resolver":  "target",
+	"netns":     "backoff nonblock pipe proc resolver target",
 	"backoff":   "",
 	"forward":   "backoff nonblock pipe route target",
 	"session":   "backoff forward nonblock pipe route target",
-	"container": "backoff netns nonblock pipe proc route target",
+	"container": "backoff netns nonblock pipe proc resolver route target",
 	"manifest":  "spelling target",
 
 	"portforward": "backoff nonblock pipe spdy route target tunnel",
@@ -49,7 +50,7 @@ var arrows = map[string]string{
 	"agent":       "nonblock pipe proc route spdy target tunnel",
 	"ssh":         "backoff nonblock pipe route spdy target tunnel",
 	"kube":        "backoff nonblock portforward spdy pipe route spelling target tunnel",
-	"node":        "backoff filelock nonblock portforward proc spdy netns pipe route target tunnel",
+	"node":        "backoff filelock nonblock portforward proc spdy netns pipe resolver route target tunnel",
 }
 
 // TestArrows holds that dependencies run one way, from what a person uses down to what moves bytes.

@@ -16,6 +16,10 @@ var (
 	// ErrUnsupported: the port is well formed, and nothing on the way to the target can
 	// forward such a one.
 	ErrUnsupported = errors.New("not supported here")
+	// ErrNoHost: the target knows no host of that name, or no address of it.
+	ErrNoHost = errors.New("no such host")
+	// ErrLookup: the target could not look the host up, as its name servers do not answer.
+	ErrLookup = errors.New("the host cannot be looked up")
 )
 
 var errForm = fmt.Errorf("want [[ADDRESS:]LOCAL:]REMOTE: %w", ErrPort)
