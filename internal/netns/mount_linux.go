@@ -121,18 +121,4 @@ func identify(f *os.File) (ID, error) {
 
 // User returns the user namespace of a process that OpenPID has opened. The error wraps
 // ErrExited if the process has.
-func (ns *Namespace) User() (ID, error) {
-	dir, err := ns.process.directory()
-	if err != nil {
-		return ID{}, err
-	}
-	user, err := openBelow(dir, "ns/user")
-	if err != nil {
-		if ns.process.exited() {
-			err = ErrExited
-		}
-		return ID{}, err
-	}
-	defer user.Close()
-	return identify(user)
-}
+func (ns *Namespace) User() (ID, error) { return ns.process.userNamespace() }

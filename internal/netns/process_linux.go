@@ -29,6 +29,8 @@ type process struct {
 	// nowhere, whoever has the number then.
 	dir     *os.File
 	openDir sync.Mutex
+	// reading has room for one who reads a file of the process: see readFile.
+	reading chan struct{}
 }
 
 // kernel has the system calls that depend on its version. Tests have older ones.
@@ -44,7 +46,7 @@ const exitPoll = 200 * time.Millisecond
 
 // openProcess takes hold of a running process. Errors: ErrNoProcess.
 func openProcess(k kernel, pid int) (*process, error) {
-	p := &process{kernel: k, pid: pid}
+	p := &process{kernel: k, pid: pid, reading: make(chan struct{}, 1)}
 	fd, err := k.pidfdOpen(pid, 0)
 	switch {
 	case err == nil:

@@ -1,17 +1,12 @@
 package netns
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"os"
-	"runtime"
 	"strconv"
-	"strings"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -69,26 +64,18 @@ func (ns *Namespace) OpenUnix(path string) (_ *UnixSocket, err error) {
 	if s.file, err = s.open(path, 0); err != nil {
 		return nil, err
 	}
-	var stat unix.Stat_t
-	if err = unix.Fstat(int(s.file.Fd()), &stat); err == nil && stat.Mode&unix.S_IFMT != unix.S_IFSOCK {
-		err = unix.ENOTSOCK
+	kind, err := kindOf(s.file)
+	if err == nil && kind != unix.S_IFSOCK {
+		err = os.NewSyscallError("open", unix.ENOTSOCK)
 	}
-	return s, os.NewSyscallError("open", err)
+	return s, err
 }
 
-// open opens a file inside the root, as the user, without permission to read it (openat2(2),
-// since Linux 5.6).
+// open opens a file inside the root, as the user, without permission to read it.
 func (s *UnixSocket) open(path string, resolve uint64) (file *os.File, err error) {
 	err = s.user.do(func() error {
-		fd, err := unix.Openat2(int(s.root.Fd()), path, &unix.OpenHow{
-			Flags:   unix.O_PATH | unix.O_CLOEXEC,
-			Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS | resolve,
-		})
-		if err != nil {
-			return os.NewSyscallError("openat2", err)
-		}
-		file = os.NewFile(uintptr(fd), path)
-		return nil
+		file, err = openInRoot(s.root, path, resolve)
+		return err
 	})
 	return file, err
 }
@@ -143,121 +130,7 @@ func connectUnix(ctx context.Context, connectTo func(fd int) error) (pipe.Conn, 
 	return conn.(*net.UnixConn), nil // FileConn looked at the socket
 }
 
-// openRoot opens the process' root directory.
-func (p *process) openRoot() (*os.File, error) {
-	dir, err := p.directory()
-	if errors.Is(err, ErrNoProcess) {
-		return nil, ErrExited
-	}
-	if err != nil {
-		return nil, err
-	}
-	root, err := unix.Openat(int(dir.Fd()), "root", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil && p.exited() {
-		return nil, ErrExited // whose root is gone: that is ENOENT too
-	}
-	if err != nil {
-		return nil, os.NewSyscallError("openat", err)
-	}
-	return os.NewFile(uintptr(root), "root"), nil
-}
-
 // connectFile connects to a socket by its open file.
 func connectFile(fd int, file *os.File) error {
 	return unix.Connect(fd, &unix.SockaddrUnix{Name: "/proc/self/fd/" + strconv.Itoa(int(file.Fd()))})
-}
-
-// user is who a process runs as, seen from here.
-type user struct {
-	uid, gid int
-	groups   []int
-}
-
-// user returns who the process runs as.
-func (p *process) user() (*user, error) {
-	dir, err := p.directory()
-	if err != nil && !errors.Is(err, ErrNoProcess) {
-		return nil, err
-	}
-	var status []byte
-	if err == nil {
-		status, err = readBelow(dir, "status")
-	}
-	if err != nil || p.exited() {
-		return nil, ErrExited
-	}
-	return parseUser(status)
-}
-
-// parseUser reads the effective user and groups from a status file (proc_pid_status(5)).
-func parseUser(status []byte) (*user, error) {
-	u := &user{uid: -1, gid: -1}
-	for line := range bytes.Lines(status) {
-		key, values, _ := strings.Cut(string(line), ":")
-		fields := strings.Fields(values)
-		switch {
-		case key == "Uid" && len(fields) == 4:
-			u.uid, _ = strconv.Atoi(fields[1])
-		case key == "Gid" && len(fields) == 4:
-			u.gid, _ = strconv.Atoi(fields[1])
-		case key == "Groups":
-			for _, field := range fields {
-				group, err := strconv.Atoi(field)
-				if err != nil {
-					return nil, fmt.Errorf("malformed groups of a process: %q", values)
-				}
-				u.groups = append(u.groups, group)
-			}
-		}
-	}
-	if u.uid < 0 || u.gid < 0 {
-		return nil, errors.New("malformed status of a process")
-	}
-	return u, nil
-}
-
-// do calls f on a thread that is the user's, if this process is root; others stay who they are.
-// The thread ends afterwards, rather than that it becomes root's again. It is never the first
-// one, which the kernel takes for the whole process.
-func (u *user) do(f func() error) error {
-	if os.Geteuid() != 0 {
-		return f()
-	}
-	result := make(chan error, 1)
-	go func() {
-		// A goroutine that ends while it is locked takes its thread along.
-		runtime.LockOSThread()
-		if unix.Gettid() == unix.Getpid() {
-			result <- u.do(f)
-			runtime.UnlockOSThread()
-			return
-		}
-		err := u.become()
-		if err == nil {
-			err = f()
-		}
-		result <- err
-	}()
-	return <-result
-}
-
-// become makes the calling thread, and no other, the user's. Package unix has these calls only
-// for all threads at once.
-func (u *user) become() error {
-	groups := make([]uint32, len(u.groups)+1) // never empty, for its address
-	for i, g := range u.groups {
-		groups[i] = uint32(g)
-	}
-	const same = ^uintptr(0)
-	_, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(u.groups)), uintptr(unsafe.Pointer(&groups[0])), 0)
-	if errno == 0 {
-		_, _, errno = unix.RawSyscall(unix.SYS_SETRESGID, same, uintptr(u.gid), same)
-	}
-	if errno == 0 {
-		_, _, errno = unix.RawSyscall(unix.SYS_SETRESUID, same, uintptr(u.uid), same)
-	}
-	if errno != 0 {
-		return fmt.Errorf("%w: user %d, group %d: %w", ErrUser, u.uid, u.gid, errno)
-	}
-	return nil
 }

@@ -23,7 +23,7 @@ import (
 	"porthole.dev/porthole/internal/testenv"
 )
 
-// rooted is a process of another user, with a directory as its root.
+// rooted is a process of another user, with a directory as its root and a network namespace of its own.
 func rooted(t *testing.T) (ns *netns.Namespace, root string) {
 	t.Helper()
 	testenv.Root(t)
@@ -34,6 +34,7 @@ func rooted(t *testing.T) (ns *netns.Namespace, root string) {
 	// What it has open keeps running in the new root: a loader and libraries are not needed.
 	cmd := exec.Command("/proc/self/exe", "-test.run=^TestRootedProcess$")
 	cmd.Env = append(os.Environ(), "ROOTED="+root)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -145,6 +146,13 @@ func TestDialUnixStaysInside(t *testing.T) {
 		t.Fatal(err)
 	}
 	listenUnix(t, filepath.Join(root, "private.sock")) // root's, mode 0755
+	if err := os.Mkdir(filepath.Join(root, "private"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	listenUnix(t, filepath.Join(root, "private/a.sock"))
+	if err := os.Chmod(filepath.Join(root, "private/a.sock"), 0o666); err != nil {
+		t.Fatal(err)
+	}
 	if err := os.WriteFile(filepath.Join(root, "file"), nil, 0o666); err != nil {
 		t.Fatal(err)
 	}
@@ -164,6 +172,7 @@ func TestDialUnixStaysInside(t *testing.T) {
 		"/file":                 syscall.ENOTSOCK,
 		"/":                     syscall.ENOTSOCK,
 		"/private.sock":         syscall.EACCES,
+		"/private/a.sock":       syscall.EACCES,
 		strings.Repeat("/x", 9): syscall.ENOENT,
 	} {
 		if _, err := dialUnix(t, ns, path); !errors.Is(err, want) {
@@ -174,6 +183,42 @@ func TestDialUnixStaysInside(t *testing.T) {
 	case <-peers:
 		t.Error("the socket outside was reached")
 	default:
+	}
+}
+
+// A process of root without root's capabilities lends no more than it has.
+func TestDialUnixWithoutCapabilities(t *testing.T) {
+	testenv.Root(t)
+	testenv.NoLeaks(t)
+	if _, err := exec.LookPath("setpriv"); err != nil {
+		testenv.Lacking(t, "setpriv")
+	}
+	path := filepath.Join(t.TempDir(), "a.sock")
+	listenUnix(t, path)
+	if err := errors.Join(os.Chmod(path, 0o700), os.Chown(path, 4000, 4000)); err != nil {
+		t.Fatal(err)
+	}
+	for capability, want := range map[string]error{"-dac_override": syscall.EACCES, "-chown": nil} {
+		cmd := exec.Command("setpriv", "--bounding-set", capability, "sh", "-c", "echo; exec sleep 1000")
+		stdout, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+		if _, err := stdout.Read(make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+		ns, err := netns.OpenPID(cmd.Process.Pid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { ns.Close() })
+		if _, err := dialUnix(t, ns, path); !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", capability, err, want)
+		}
 	}
 }
 

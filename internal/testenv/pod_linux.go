@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -92,4 +93,69 @@ func loopbackUp() error {
 		return err
 	}
 	return netlink.LinkSetUp(lo)
+}
+
+// The addresses of the two ends of Join: IPv4, IPv6 and link-local.
+const (
+	Near4, Far4         = "10.9.0.1", "10.9.0.2"
+	Near6, Far6         = "fd09::1", "fd09::2"
+	NearLocal, FarLocal = "fe80::9:1", "fe80::9:2"
+)
+
+// Join connects a namespace to a Pod by an interface "eth0" at both ends, with the addresses
+// above.
+func Join(t testing.TB, near *netns.Namespace, far *Pod) {
+	t.Helper()
+	err := near.Do(func() error {
+		veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth0"}, PeerName: "eth0", PeerNamespace: netlink.NsPid(far.PID)}
+		return netlink.LinkAdd(veth)
+	})
+	if err == nil {
+		err = near.Do(func() error { return interfaceUp(Near4+"/24", Near6+"/64", NearLocal+"/64") })
+	}
+	if err == nil {
+		err = far.NS.Do(func() error { return interfaceUp(Far4+"/24", Far6+"/64", FarLocal+"/64") })
+	}
+	if err != nil {
+		t.Fatal("join two namespaces:", err)
+	}
+	for _, ns := range []*netns.Namespace{near, far.NS} {
+		Await(t, "eth0 can be used", func() (up bool) {
+			_ = ns.Do(func() error { up = interfaceIsUp(); return nil })
+			return up
+		})
+	}
+}
+
+// interfaceUp sets eth0 up in the namespace of the calling thread, with these addresses and no
+// others, which can be used at once.
+func interfaceUp(addresses ...string) error {
+	if err := os.WriteFile("/proc/sys/net/ipv6/conf/eth0/addr_gen_mode", []byte("1"), 0); err != nil {
+		return err
+	}
+	eth0, err := netlink.LinkByName("eth0")
+	if err != nil {
+		return err
+	}
+	for _, address := range addresses {
+		addr, err := netlink.ParseAddr(address)
+		if err != nil {
+			return err
+		}
+		addr.Flags = unix.IFA_F_NODAD
+		if err := netlink.AddrAdd(eth0, addr); err != nil {
+			return err
+		}
+	}
+	return netlink.LinkSetUp(eth0)
+}
+
+func interfaceIsUp() bool {
+	eth0, err := netlink.LinkByName("eth0")
+	if err != nil || eth0.Attrs().OperState != netlink.OperUp {
+		return false
+	}
+	addrs, err := netlink.AddrList(eth0, unix.AF_INET6)
+	tentative := func(addr netlink.Addr) bool { return addr.Flags&unix.IFA_F_TENTATIVE != 0 }
+	return err == nil && !slices.ContainsFunc(addrs, tentative)
 }

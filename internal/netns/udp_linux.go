@@ -12,28 +12,28 @@ import (
 	"golang.org/x/sys/unix"
 
 	"porthole.dev/porthole/internal/nonblock"
-	"porthole.dev/porthole/internal/pipe"
 )
 
-// loopbackUDP sends datagrams to a port of a namespace's loopback, at 127.0.0.1 or ::1. Where
-// somebody listens shows only after the first datagram: a refusal comes back from the kernel
-// at once, and it is then sent to the other address. It is a pipe.Conn of datagrams: each Read
+// udpConn sends datagrams to one of some addresses, such as 127.0.0.1 or ::1. Where
+// somebody listens shows only after the first datagram: a refusal comes back from the kernel,
+// and it is then sent to the next address. It is a pipe.Conn of datagrams: each Read
 // returns one, and each Write sends one.
-type loopbackUDP struct {
+type udpConn struct {
 	*net.UDPConn
 	raw     interface{ Control(func(fd uintptr)) error }
 	batches *nonblock.Datagrams
-	port    uint16
+	addrs   []netip.AddrPort
 
 	settled atomic.Bool // something was received: the address is right
 
-	mu      sync.Mutex
-	refused int    // how often; it is at the address of that index of loopbacks
-	last    []byte // the datagram to send again; not kept once settled
+	mu   sync.Mutex
+	at   int    // the index in addrs of the address that it is connected to
+	last []byte // the datagram to send again; not kept once settled
 }
 
-// dialUDP makes a socket for datagrams to a port of the namespace's own loopback.
-func (ns *Namespace) dialUDP(port uint16) (pipe.Conn, error) {
+// dialUDP makes a socket for datagrams to the first of some addresses that there is a way to.
+// The error of connecting is a *net.OpError.
+func (ns *Namespace) dialUDP(addrs []netip.AddrPort) (*udpConn, error) {
 	var fd int
 	// One socket for both families, since it is connected anew to change the address.
 	err := ns.Do(func() (err error) {
@@ -48,25 +48,41 @@ func (ns *Namespace) dialUDP(port uint16) (pipe.Conn, error) {
 	}
 	f := os.NewFile(uintptr(fd), "udp")
 	defer f.Close()
-	if err := connectUDP(fd, netip.AddrPortFrom(loopbacks[0], port)); err != nil {
+	// A namespace may have net.ipv6.bindv6only. It does nothing to a socket of IPv4.
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 0)
+	c := &udpConn{addrs: addrs, at: -1}
+	if ok, err := c.connectNext(fd); !ok {
 		return nil, err
 	}
 	conn, err := net.FileConn(f)
 	if err != nil {
 		return nil, err
 	}
-	udp := conn.(*net.UDPConn) // FileConn looked at the socket
-	raw, err := udp.SyscallConn()
-	if err != nil {
-		udp.Close()
+	c.UDPConn = conn.(*net.UDPConn) // FileConn looked at the socket
+	if c.raw, err = c.SyscallConn(); err != nil {
+		c.UDPConn.Close()
 		return nil, err
 	}
-	batches, err := nonblock.NewDatagrams(udp)
-	if err != nil {
-		udp.Close()
+	if c.batches, err = nonblock.NewDatagrams(c.UDPConn); err != nil {
+		c.UDPConn.Close()
 		return nil, err
 	}
-	return &loopbackUDP{UDPConn: udp, raw: raw, batches: batches, port: port}, nil
+	return c, nil
+}
+
+// connectNext connects to the next address that there is a way to, and reports whether there is
+// one. The error is that of the first address without.
+func (c *udpConn) connectNext(fd int) (ok bool, first error) {
+	for c.at++; c.at < len(c.addrs); c.at++ {
+		err := connectUDP(fd, c.addrs[c.at])
+		if err == nil {
+			return true, nil
+		}
+		if first == nil {
+			first = &net.OpError{Op: "dial", Net: "udp", Addr: net.UDPAddrFromAddrPort(c.addrs[c.at]), Err: err}
+		}
+	}
+	return false, first
 }
 
 // connectUDP connects a socket of either family to an address of either, from wherever it
@@ -76,12 +92,9 @@ func connectUDP(fd int, to netip.AddrPort) error {
 	if err != nil {
 		return os.NewSyscallError("getsockopt", err)
 	}
-	var sockaddr unix.Sockaddr = &unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()}
-	if family == unix.AF_INET {
-		if to.Addr().Is6() {
-			return os.NewSyscallError("connect", unix.EAFNOSUPPORT)
-		}
-		sockaddr = &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}
+	sockaddr, err := sockaddrOf(fd, family, to)
+	if err != nil {
+		return err
 	}
 	for range 2 {
 		disconnectUDP(fd)
@@ -114,12 +127,13 @@ func portOf(a unix.Sockaddr) int {
 }
 
 // refusal is the error of a datagram for which nobody listened.
-func (c *loopbackUDP) refusal(err error) error {
-	return &net.OpError{Op: "dial", Net: "udp", Addr: net.UDPAddrFromAddrPort(netip.AddrPortFrom(loopbacks[0], c.port)), Err: err}
+func (c *udpConn) refusal(op string) error {
+	err := os.NewSyscallError(op, unix.ECONNREFUSED)
+	return &net.OpError{Op: "dial", Net: "udp", Addr: net.UDPAddrFromAddrPort(c.addrs[0]), Err: err}
 }
 
-// Read returns one datagram. ECONNREFUSED means that nobody listens, at either address.
-func (c *loopbackUDP) Read(p []byte) (n int, err error) {
+// Read returns one datagram. ECONNREFUSED means that nobody listens, at any address.
+func (c *udpConn) Read(p []byte) (n int, err error) {
 	err = c.read(func() (err error) {
 		n, err = c.UDPConn.Read(p)
 		return err
@@ -128,14 +142,14 @@ func (c *loopbackUDP) Read(p []byte) (n int, err error) {
 }
 
 // ReadDatagrams implements pipe.DatagramBatcher. Its errors are those of Read.
-func (c *loopbackUDP) ReadDatagrams(deliver func(datagrams [][]byte, lost int)) error {
+func (c *udpConn) ReadDatagrams(deliver func(datagrams [][]byte, lost int)) error {
 	return c.read(func() error {
 		return c.batches.Receive(func(b *nonblock.Batch) { deliver(b.All(), b.Lost()) })
 	})
 }
 
-// read calls receive until that has received something, or nobody listens at either address.
-func (c *loopbackUDP) read(receive func() error) error {
+// read calls receive until that has received something, or nobody listens at any address.
+func (c *udpConn) read(receive func() error) error {
 	for {
 		err := receive()
 		switch {
@@ -145,10 +159,10 @@ func (c *loopbackUDP) read(receive func() error) error {
 		case !errors.Is(err, unix.ECONNREFUSED):
 			return err
 		case c.settled.Load():
-			return c.refusal(os.NewSyscallError("read", unix.ECONNREFUSED))
+			return c.refusal("read")
 		}
 		c.mu.Lock()
-		if err = c.refusal(os.NewSyscallError("read", unix.ECONNREFUSED)); c.next() {
+		if err = c.refusal("read"); c.next() {
 			_, err = c.send()
 		}
 		c.mu.Unlock()
@@ -159,7 +173,7 @@ func (c *loopbackUDP) read(receive func() error) error {
 }
 
 // Write sends one datagram.
-func (c *loopbackUDP) Write(p []byte) (int, error) {
+func (c *udpConn) Write(p []byte) (int, error) {
 	if c.settled.Load() {
 		return c.UDPConn.Write(p)
 	}
@@ -170,7 +184,7 @@ func (c *loopbackUDP) Write(p []byte) (int, error) {
 }
 
 // WriteDatagrams implements pipe.DatagramBatcher.
-func (c *loopbackUDP) WriteDatagrams(datagrams [][]byte) (n int, err error) {
+func (c *udpConn) WriteDatagrams(datagrams [][]byte) (n int, err error) {
 	if c.settled.Load() {
 		return c.batches.Send(datagrams, netip.AddrPort{}, nil)
 	}
@@ -186,19 +200,19 @@ func (c *loopbackUDP) WriteDatagrams(datagrams [][]byte) (n int, err error) {
 }
 
 // CloseWrite does nothing: datagrams have no end.
-func (c *loopbackUDP) CloseWrite() error { return nil }
+func (c *udpConn) CloseWrite() error { return nil }
 
 // settle stays with the address.
-func (c *loopbackUDP) settle() {
+func (c *udpConn) settle() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.settled.Store(true)
 	c.last = nil
 }
 
-// send sends the last datagram, and again to the other address if this one refuses it; c.mu
+// send sends the last datagram, and again to the next address if this one refuses it; c.mu
 // is held.
-func (c *loopbackUDP) send() (n int, err error) {
+func (c *udpConn) send() (n int, err error) {
 	for {
 		if n, err = c.UDPConn.Write(c.last); err == nil {
 			err = c.pending()
@@ -207,13 +221,13 @@ func (c *loopbackUDP) send() (n int, err error) {
 		case !errors.Is(err, unix.ECONNREFUSED):
 			return n, err
 		case !c.next():
-			return 0, c.refusal(os.NewSyscallError("write", unix.ECONNREFUSED))
+			return 0, c.refusal("write")
 		}
 	}
 }
 
 // pending returns the error that the socket has got since; c.mu is held.
-func (c *loopbackUDP) pending() (failed error) {
+func (c *udpConn) pending() (failed error) {
 	err := c.raw.Control(func(fd uintptr) {
 		code, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR)
 		if err == nil && code != 0 {
@@ -223,12 +237,15 @@ func (c *loopbackUDP) pending() (failed error) {
 	return errors.Join(failed, err)
 }
 
-// next connects to the next address, and reports whether it is another one than those that
-// have refused; c.mu is held.
-func (c *loopbackUDP) next() bool {
-	c.refused++
-	at := c.refused % len(loopbacks)
-	var failed error
-	err := c.raw.Control(func(fd uintptr) { failed = connectUDP(int(fd), netip.AddrPortFrom(loopbacks[at], c.port)) })
-	return at != 0 && err == nil && failed == nil
+// next connects to the next address, or after the last one to the first again, and reports
+// whether there was a next one; c.mu is held.
+func (c *udpConn) next() bool {
+	var ok bool
+	err := c.raw.Control(func(fd uintptr) {
+		if ok, _ = c.connectNext(int(fd)); !ok {
+			c.at = -1
+			_, _ = c.connectNext(int(fd))
+		}
+	})
+	return ok && err == nil
 }
