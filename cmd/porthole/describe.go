@@ -214,6 +214,10 @@ func tableHint(err error) string {
 	case errors.As(err, &refused) && hasNoSocat(refused):
 		return "socat is missing on the pod's node, and not here: install it there, or run `porthole node` there"
 	}
+	var stock *kube.NodeError
+	if errors.As(err, &stock) {
+		return "`porthole node` on the pod's node carries UDP ports, and with --allow-unix Unix sockets; docs/node.md says how to install it"
+	}
 	for _, h := range hints {
 		if errors.Is(err, h.err) {
 			return h.hint

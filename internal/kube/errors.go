@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"porthole.dev/porthole/internal/target"
 )
 
 // The errors of this package, for errors.Is. The types below add details, and each
@@ -169,6 +171,19 @@ func (e *NotReadyError) Error() string {
 }
 
 func (e *NotReadyError) Unwrap() error { return ErrNotReady }
+
+// NodeError says that a port needs porthole on the pod's node, which is not there. It is a
+// target.ErrUnsupported.
+type NodeError struct {
+	Pod string
+	To  target.Address
+}
+
+func (e *NodeError) Error() string {
+	return fmt.Sprintf("%s of pod %s: its node does not run porthole, and Kubernetes itself forwards only TCP ports", e.To, e.Pod)
+}
+
+func (e *NodeError) Unwrap() error { return target.ErrUnsupported }
 
 // PortError says that the target has no such port, or one of another protocol.
 type PortError struct {

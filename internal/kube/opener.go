@@ -47,6 +47,9 @@ func open(ctx context.Context, r *Route, f target.Forward) (*route.Result, error
 		return nil, err
 	}
 	ports, err := r.Ports(f.Ports)
+	if err == nil {
+		err = r.checkNode(ctx, ports)
+	}
 	if err != nil {
 		_ = r.Close()
 		return nil, err

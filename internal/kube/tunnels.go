@@ -145,10 +145,31 @@ func (r *Route) connect(ctx context.Context, e endpoint, to *target.Address) (co
 		default:
 		}
 	}
-	if errors.Is(err, net.ErrClosed) {
+	switch {
+	case errors.Is(err, net.ErrClosed):
 		return nil, err
+	case errors.Is(err, target.ErrUnsupported):
+		return nil, &NodeError{Pod: e.pod, To: *to}
 	}
 	return nil, r.Cluster.requestError(ctx, err, portForwardTo(r.Namespace, e.pod))
+}
+
+// checkNode returns a *NodeError if one of the ports needs porthole on the node of the pod that
+// connections go to now, and it is a stock one. Dial would return the same for each connection.
+func (r *Route) checkNode(ctx context.Context, ports []target.Port) error {
+	for _, p := range ports {
+		to := p.To()
+		if _, err := to.TCPOnly(); err == nil {
+			continue
+		}
+		for _, e := range r.likely(1) {
+			client := r.tunnels.to(e)
+			if client != nil && errors.Is(client.Carries(ctx, to), target.ErrUnsupported) {
+				return &NodeError{Pod: e.pod, To: to}
+			}
+		}
+	}
+	return nil
 }
 
 // warmed is what became of opening a tunnel to a pod.

@@ -128,6 +128,21 @@ func (c *Client) Connect(ctx context.Context) error {
 	return nil
 }
 
+// Carries makes sure that there is a tunnel, as Connect does, and returns ErrUnsupported if its
+// server cannot carry connections to an address, whatever the pod has there.
+func (c *Client) Carries(ctx context.Context, to target.Address) error {
+	c.init()
+	t, err := c.tunnels.acquire(ctx)
+	if err != nil {
+		return fmt.Errorf("open tunnel: %w", err)
+	}
+	defer c.tunnels.release(t, true)
+	if t.v1 == nil {
+		_, err = to.TCPOnly()
+	}
+	return err
+}
+
 // Close closes all tunnels, whose connections fail with ErrTunnel, and waits until
 // everything of theirs is gone. Dial fails with net.ErrClosed from then on.
 func (c *Client) Close() error {
