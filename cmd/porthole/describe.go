@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -102,7 +103,7 @@ var (
 func brief(err error) string {
 	text := err.Error()
 	var refused *tunnel.PortError
-	if errors.As(err, &refused) && errors.Is(refused, syscall.ECONNREFUSED) {
+	if errors.As(err, &refused) && errors.Is(refused, syscall.ECONNREFUSED) && refused.To.Host == "" {
 		short := fmt.Sprintf("error forwarding %s: connection refused", nameOf(refused.To))
 		text = strings.Replace(text, refused.Text, short, 1)
 	}
@@ -134,6 +135,8 @@ var hints = []struct {
 	{target.ErrUnknown, "a target is POD, RESOURCE/NAME as svc/web, pid://NUMBER, netns://NAME or netns:///PATH"},
 	{target.ErrPort, "ports are REMOTE, LOCAL:REMOTE, :REMOTE for any free local port, or ADDRESS:LOCAL:REMOTE, with numbers from 1 to 65535; REMOTE/udp is a UDP port"},
 	{target.ErrUnsupported, "Kubernetes forwards only TCP ports of pods; nodes that run porthole forward UDP ports too"},
+	{target.ErrNoHost, "names are looked up as the target does: in its /etc/hosts, and by the name servers of its /etc/resolv.conf"},
+	{target.ErrLookup, "the target's /etc/resolv.conf names the servers (of netns://NAME, /etc/netns/NAME/resolv.conf); an IP address takes none"},
 	{target.ErrEach, "`--each sts/db 5432` has db-0 at port 5432 and db-1 at 5433; `--each=addresses` has db-0 at 127.0.0.2 and db-1 at 127.0.0.3"},
 	{target.ErrNoPlace, "take local ports further apart, or `--each=addresses` for an address of its own for each pod"},
 	{target.ErrAddress, "for example --address 127.0.0.1, --address ::1, --address 0.0.0.0"},
@@ -303,6 +306,8 @@ func socketHint(err error) string {
 	switch {
 	case errors.As(err, &refused) && refused.To.Network == target.Unix:
 		return "the path is one inside the target; `ss -lx` inside shows who listens on which"
+	case errors.As(err, &refused) && refused.To.Host != "":
+		return hostHint(refused)
 	case errors.As(err, &refused) && errors.Is(refused, syscall.ECONNREFUSED):
 		return refusedHint(refused)
 	case !errors.As(err, &op):
@@ -311,10 +316,38 @@ func socketHint(err error) string {
 		return listenHint(op)
 	case op.Op == "connect" && op.Net == "unix": // netns alone calls it so
 		return unixHint(op)
+	case op.Op == "dial" && !isLoopback(op.Addr): // of a host, as the target sees it
+		return hostHint(op)
 	case op.Op == "dial" && errors.Is(op, syscall.ECONNREFUSED):
 		return fmt.Sprintf("nothing listens on that port of 127.0.0.1 or ::1 there; `%s` inside shows what does", listeners(op.Net == "udp"))
 	case op.Op == "dial" && errors.Is(op, syscall.ENETUNREACH):
 		return "is the loopback interface there down? `nsenter -t PID -n ip link set lo up` sets it up"
+	}
+	return ""
+}
+
+// isLoopback reports whether an address is one of the target itself.
+func isLoopback(addr net.Addr) bool {
+	switch addr := addr.(type) {
+	case *net.TCPAddr:
+		return addr.IP.IsLoopback()
+	case *net.UDPAddr:
+		return addr.IP.IsLoopback()
+	}
+	return true
+}
+
+// hostHint returns the hint for a port of a host, as the target sees it.
+func hostHint(err error) string {
+	switch {
+	case errors.Is(err, tunnel.ErrDenied):
+		return "a node is no relay: forward to the pod or service itself"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "nothing listens on that port of that host, or a firewall refuses it"
+	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):
+		return "there is no way to that host from the target: `ip route` inside shows where there is one"
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
+		return "that host does not answer: is it up, or does a firewall drop what is sent to it?"
 	}
 	return ""
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -81,6 +82,10 @@ func TestHintsKnowTheCause(t *testing.T) {
 	box := target.Host{Name: "box", Port: 2222}
 	from := func(reason tunnel.Reason, to target.Address) error { return &tunnel.PortError{To: to, Reason: reason} }
 	unix := target.Address{Network: target.Unix, Path: "/run/x.sock"}
+	db := target.Address{Host: "db", Port: 5432}
+	dial := func(ip string, err error) error {
+		return &net.OpError{Op: "dial", Net: "tcp", Addr: &net.TCPAddr{IP: net.ParseIP(ip)}, Err: err}
+	}
 	for _, test := range []struct {
 		err  error
 		want string // "" for no hint
@@ -89,6 +94,20 @@ func TestHintsKnowTheCause(t *testing.T) {
 		{&ssh.HostError{Host: box, Err: from(tunnel.ReasonFailed, target.Address{})}, "`ssh -p 2222 box ps -e`"},
 		{from(tunnel.ReasonRefused, unix), "`ss -lx` inside"},
 		{from(tunnel.ReasonRefused, target.Address{Network: target.UDP, Port: 53}), "`ss -lun` inside"},
+		{from(tunnel.ReasonRefused, db), "that port of that host"},
+		{from(tunnel.ReasonDenied, db), "a node is no relay"},
+		{from(tunnel.ReasonNoHost, db), "/etc/hosts"},
+		{from(tunnel.ReasonNoLookup, db), "/etc/netns/NAME/resolv.conf"},
+		{from(tunnel.ReasonUnreachable, db), "`ip route` inside"},
+		{from(tunnel.ReasonTimeout, db), "does not answer"},
+		{from(tunnel.ReasonFailed, db), ""},
+		{&net.DNSError{UnwrapErr: target.ErrNoHost}, "/etc/hosts"},
+		{&net.DNSError{UnwrapErr: target.ErrLookup}, "/etc/resolv.conf"},
+		{dial("10.0.0.2", syscall.ECONNREFUSED), "that port of that host"},
+		{dial("10.0.0.2", syscall.ENETUNREACH), "`ip route` inside"},
+		{dial("10.0.0.2", context.DeadlineExceeded), "does not answer"},
+		{dial("::1", syscall.ECONNREFUSED), "127.0.0.1 or ::1 there;"},
+		{dial("127.0.0.1", syscall.ENETUNREACH), "loopback interface"},
 		{certificate(x509.HostnameError{Certificate: &x509.Certificate{}, Host: "x"}), "other names"},
 		{certificate(x509.CertificateInvalidError{Reason: x509.Expired}), "`date`"},
 		{certificate(x509.UnknownAuthorityError{}), "did not sign it"},

@@ -6,6 +6,8 @@ import (
 	"net"
 	"os"
 	"syscall"
+
+	"porthole.dev/porthole/internal/target"
 )
 
 // Reason returns why a connection failed, as a server of porthole.v1 tells its client.
@@ -20,6 +22,9 @@ const (
 	ReasonDenied      Reason = "denied"      // the far end forbids it, or is itself not permitted: ErrDenied
 	ReasonTimeout     Reason = "timeout"     // the port did not answer: os.ErrDeadlineExceeded
 	ReasonUnsupported Reason = "unsupported" // the server knows no such ports: ErrUnsupported
+	ReasonNoHost      Reason = "no-host"     // the far end knows no such host: target.ErrNoHost
+	ReasonNoLookup    Reason = "no-lookup"   // the far end cannot look the host up: target.ErrLookup
+	ReasonUnreachable Reason = "unreachable" // there is no way to it: syscall.EHOSTUNREACH, syscall.ENETUNREACH
 	ReasonFailed      Reason = "failed"      // anything else
 )
 
@@ -33,6 +38,12 @@ func ReasonOf(err error) Reason {
 		return ReasonNoSandbox
 	case errors.Is(err, ErrUnsupported):
 		return ReasonUnsupported
+	case errors.Is(err, target.ErrNoHost):
+		return ReasonNoHost
+	case errors.Is(err, target.ErrLookup):
+		return ReasonNoLookup
+	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
+		return ReasonUnreachable
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return ReasonRefused
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, syscall.ENOTCONN):
@@ -59,6 +70,12 @@ func (r Reason) errors() []error {
 		return []error{os.ErrDeadlineExceeded}
 	case ReasonUnsupported:
 		return []error{ErrUnsupported}
+	case ReasonNoHost:
+		return []error{target.ErrNoHost}
+	case ReasonNoLookup:
+		return []error{target.ErrLookup}
+	case ReasonUnreachable:
+		return []error{syscall.EHOSTUNREACH, syscall.ENETUNREACH}
 	}
 	return nil
 }

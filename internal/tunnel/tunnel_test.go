@@ -187,6 +187,9 @@ func TestReasons(t *testing.T) {
 		ReasonNoSandbox:   fmt.Errorf("enter: %w", ErrNoSandbox),
 		ReasonTimeout:     fmt.Errorf("dial: %w", context.DeadlineExceeded),
 		ReasonUnsupported: fmt.Errorf("dial: %w", ErrUnsupported),
+		ReasonNoHost:      &net.DNSError{Err: "no such host", UnwrapErr: target.ErrNoHost},
+		ReasonNoLookup:    &net.DNSError{Err: "no answer", UnwrapErr: target.ErrLookup, IsTimeout: true},
+		ReasonUnreachable: fmt.Errorf("dial: %w", syscall.ENETUNREACH),
 		ReasonFailed:      errors.New("out of luck " + strings.Repeat("é", MaxText)),
 	}
 	describe := func(to target.Address, err error) string { return fmt.Sprintf("error forwarding port %s: %v", to, err) }
