@@ -29,6 +29,8 @@ func main() {
 		for {
 			time.Sleep(time.Hour)
 		}
+	case os.Args[1] == "sockets":
+		log.Fatal(sockets(os.Args[2:]))
 	default: // what to say once
 		fmt.Println(os.Args[1])
 		return
