@@ -27,7 +27,7 @@ func (s textStyle) line(e route.Event) (out, err string) {
 	case route.Listening:
 		return s.listening(e), ""
 	case route.Opened:
-		return fmt.Sprintf("Handling connection for %s", e.Listen.Short()), ""
+		return fmt.Sprintf("Handling connection for %s%s", e.Listen.Short(), ofMember(e)), ""
 	case route.Failed:
 		return "", s.failed(e)
 	case route.Waiting:
@@ -44,6 +44,14 @@ func (s textStyle) line(e route.Event) (out, err string) {
 		return "", s.closed(e)
 	}
 	return "", ""
+}
+
+// ofMember names the member of an event that has one: at consecutive addresses all have the same port.
+func ofMember(e route.Event) string {
+	if e.Member == "" {
+		return ""
+	}
+	return " of " + e.Member
 }
 
 func (s textStyle) listening(e route.Event) string {

@@ -63,7 +63,6 @@ func (m *members) follow(ctx context.Context, all []route.Member) {
 		one.end(errLeft)
 		delete(m.lives, name)
 		r.left = append(r.left, one.state)
-		m.session.eventsOf(ctx, one.state.Forward)(route.Event{Kind: route.Ended, Err: fmt.Errorf("no longer part of %s", m.whole.Whole())})
 	}
 	var begin []func()
 	for _, one := range all {

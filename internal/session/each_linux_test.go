@@ -94,6 +94,16 @@ func await(t *testing.T, listening <-chan string, want string) {
 	}
 }
 
+// awaitEvent waits until an event is told.
+func awaitEvent(t *testing.T, seen *recorder, want string) {
+	t.Helper()
+	for end := time.Now().Add(testenv.Patience); !slices.Contains(seen.events(), want); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("events %q lack %q", seen.events(), want)
+		}
+	}
+}
+
 // Members come and go, each with listeners of its own. Those of the start are waited for.
 func TestEach(t *testing.T) {
 	testenv.NoLeaks(t)
@@ -129,11 +139,7 @@ func TestEachFails(t *testing.T) {
 	listening, end := eachSession(t, c, &session.Session{Events: seen.event, ReadyAny: true})
 	c.now <- []route.Member{unreachable("db-0", 0), reachable("db-1", 1)}
 	await(t, listening, "db-1")
-	for begun := time.Now(); !slices.Contains(seen.events(), "waiting db-0 db-0"); time.Sleep(5 * time.Millisecond) {
-		if time.Since(begun) > testenv.Patience {
-			t.Fatalf("not told: %q", seen.events())
-		}
-	}
+	awaitEvent(t, seen, "waiting db-0 db-0")
 	if err := end(); err != nil {
 		t.Errorf("ended with %v", err)
 	}
@@ -175,11 +181,9 @@ func TestEachTaken(t *testing.T) {
 	listening, end := eachSession(t, c, &session.Session{Forwards: []target.Forward{f}, Events: seen.event, ReadyAny: true})
 	c.now <- []route.Member{reachable("db-0", 0), reachable("db-1", 1), reachable("db-2", 2)}
 	await(t, listening, "db-0 db-2")
+	awaitEvent(t, seen, "waiting db-1 db-1")
 	_ = taken.Close()
 	await(t, listening, "db-0 db-1 db-2")
-	if !slices.Contains(seen.events(), "waiting db-1 db-1") {
-		t.Errorf("events %q", seen.events())
-	}
 	if err := end(); err != nil {
 		t.Errorf("ended with %v", err)
 	}

@@ -149,6 +149,10 @@ func (s *Session) note(r report) {
 		return
 	}
 	st.expanded = true
+	for _, one := range r.left {
+		forward.CloseAll(one.Listeners) // as its life does, but before that is told
+		s.Events(route.Event{Kind: route.Ended, Target: one.Whole(), Member: one.Member, Err: fmt.Errorf("no longer part of %s", one.Whole())})
+	}
 	s.states = slices.DeleteFunc(s.states, func(st *State) bool { return slices.Contains(r.left, st) })
 	at := slices.Index(s.states, st) + 1
 	for _, one := range r.joined {
