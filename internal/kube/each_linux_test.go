@@ -30,11 +30,16 @@ type expansion struct {
 // expand follows the members of a target until the test ends.
 func (n *namespace) expand(t testing.TB, user, to string, ports ...target.Port) *expansion {
 	t.Helper()
+	return expand(t, n.kubeconfig(t, user, n.name), to, ports...)
+}
+
+func expand(t testing.TB, kubeconfig, to string, ports ...target.Port) *expansion {
+	t.Helper()
 	parsed, err := target.Parse(to)
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := &kube.Opener{Config: &kube.Config{Kubeconfig: n.kubeconfig(t, user, n.name)}, MaxWait: testenv.Patience, PodRunningTimeout: testenv.Patience}
+	o := &kube.Opener{Config: &kube.Config{Kubeconfig: kubeconfig}, MaxWait: testenv.Patience, PodRunningTimeout: testenv.Patience}
 	x := &expansion{t: t, forward: target.Forward{Target: parsed, Each: target.EachPorts, Ports: ports}, opened: map[string]*route.Result{}}
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
@@ -193,6 +198,32 @@ func TestExpandWithFewRights(t *testing.T) {
 	n.newReady("c")
 	x.await("c=0 b=1")
 	x.want("c", "c:8080")
+}
+
+// However many pods there are, they are read and watched once for all of them.
+func TestExpandReadsOnce(t *testing.T) {
+	const pods = 20
+	n := newNamespace(t)
+	f := newFront(t, n)
+	n.newWorkload("statefulsets", "web", pods)
+	var all []string
+	for i := range pods {
+		n.newReady(fmt.Sprintf("web-%d", i))
+		all = append(all, fmt.Sprintf("web-%d=%[1]d", i))
+	}
+	began := time.Now()
+	x := expand(t, f.kubeconfig(t, n), "sts/web", target.Port{Remote: 8080})
+	x.await(strings.Join(all, " "))
+	for i := range pods {
+		x.want(fmt.Sprintf("web-%d", i), fmt.Sprintf("web-%d:8080", i))
+	}
+	ofPods := func(a asked) bool { return strings.HasSuffix(a.url.Path, "/pods") }
+	if asked := f.since(began, ofPods); len(asked) < 1 || len(asked) > 3 { // a list and a watch, which may break once
+		t.Errorf("%d requests for pods", len(asked))
+	}
+	if asked := f.since(began, forTunnel); len(asked) != pods {
+		t.Errorf("%d requests for tunnels", len(asked))
+	}
 }
 
 func TestExpandOnePod(t *testing.T) {

@@ -123,15 +123,20 @@ func forTunnel(a asked) bool { return a.pod != "" }
 // cluster is the way through it.
 func (f *front) cluster(t *testing.T, n *namespace) *kube.Cluster {
 	t.Helper()
-	c, err := kube.Open(&kube.Config{Kubeconfig: writeFile(t, "config", fmt.Sprintf(`{apiVersion: v1, kind: Config, current-context: a,
-contexts: [{name: a, context: {cluster: c, user: u, namespace: %s}}],
-clusters: [{name: c, cluster: {server: %q, insecure-skip-tls-verify: true}}],
-users: [{name: u, user: {token: token-admin}}]}`, n.name, f.URL))})
+	c, err := kube.Open(&kube.Config{Kubeconfig: f.kubeconfig(t, n)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.Close)
 	return c
+}
+
+func (f *front) kubeconfig(t *testing.T, n *namespace) (path string) {
+	t.Helper()
+	return writeFile(t, "config", fmt.Sprintf(`{apiVersion: v1, kind: Config, current-context: a,
+contexts: [{name: a, context: {cluster: c, user: u, namespace: %s}}],
+clusters: [{name: c, cluster: {server: %q, insecure-skip-tls-verify: true}}],
+users: [{name: u, user: {token: token-admin}}]}`, n.name, f.URL))
 }
 
 // opened is a route through it that is open.
