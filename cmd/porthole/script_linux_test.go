@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/miekg/dns"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"porthole.dev/porthole/internal/testenv"
@@ -32,7 +33,8 @@ func TestMain(m *testing.M) {
 // $ECHO is the port of a server that echoes, $LATE of one that answers 3
 // seconds after the end of the request, $RESET of one that answers "half" and
 // resets. $SILENT is the port of a server of this host that never says anything, and
-// $HOSTILE the URL of an API server whose words are for terminals.
+// $HOSTILE the URL of an API server whose words are for terminals. At port 53 of all of
+// the pod's addresses is a name server, which knows that db.test is 10.9.0.2.
 func TestScripts(t *testing.T) {
 	testenv.Root(t)
 	// What is started from here does not ignore SIGHUP, also where this is run by nohup.
@@ -54,6 +56,7 @@ func TestScripts(t *testing.T) {
 				env.Setenv(name, fmt.Sprint(testenv.Port(l)))
 				go serveEach(l, answer)
 			}
+			serveNames(t, pod)
 			env.Setenv("HOSTILE", hostile(t))
 			packaging, err := filepath.Abs("../../packaging")
 			env.Setenv("PACKAGING", packaging)
@@ -70,6 +73,29 @@ func TestScripts(t *testing.T) {
 			"hold":     hold,
 		},
 	})
+}
+
+// serveNames answers questions for names inside a pod, until the test ends.
+func serveNames(t *testing.T, pod *testenv.Pod) {
+	var udp net.PacketConn
+	err := pod.NS.Do(func() (err error) {
+		udp, err = net.ListenPacket("udp", "[::]:53")
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &dns.Server{PacketConn: udp, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, query *dns.Msg) {
+		reply := new(dns.Msg).SetRcode(query, dns.RcodeNameError)
+		if q := query.Question[0]; q.Name == "db.test." {
+			if reply.Rcode = dns.RcodeSuccess; q.Qtype == dns.TypeA {
+				reply.Answer = []dns.RR{&dns.A{Hdr: dns.RR_Header{Name: q.Name, Rrtype: q.Qtype, Class: q.Qclass}, A: net.IPv4(10, 9, 0, 2)}}
+			}
+		}
+		_ = w.WriteMsg(reply)
+	})}
+	go func() { _ = server.ActivateAndServe() }()
+	t.Cleanup(func() { udp.Close() })
 }
 
 func serveEach(l net.Listener, answer func(*net.TCPConn)) {
