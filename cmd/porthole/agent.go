@@ -28,6 +28,7 @@ func newAgent() *cobra.Command {
 			if !stdio {
 				return usageError{errors.New("agent: want --stdio")}
 			}
+			keepToOneProcessor()
 			a := &agent.Agent{Version: version(), Openers: hostOpeners()}
 			return a.Serve(cmd.Context(), agent.Stdio())
 		},

@@ -25,7 +25,7 @@ func (f *forwarding) openers() (openers map[target.Scheme]route.Opener, expander
 	hosts := &ssh.Opener{Version: version(), RemoteCommand: f.remoteCommand, Silence: cmp.Or(f.silence, -1)}
 	openers = hostOpeners()
 	for scheme, here := range openers {
-		openers[scheme] = orElsewhere(here, hosts.Open)
+		openers[scheme] = orElsewhere(here, onOneProcessor(hosts.Open))
 	}
 	openers[target.Kubernetes] = onOneProcessor(withKubectlErrors(clusters.Open))
 	expanders = map[target.Scheme]route.Expander{target.Kubernetes: eachWithKubectlErrors(clusters.Expand)}

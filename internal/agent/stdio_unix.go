@@ -7,15 +7,22 @@ import (
 	"io"
 	"os"
 	"syscall"
+
+	"porthole.dev/porthole/internal/nonblock"
 )
 
 // stdio are the standard streams as one stream.
-type stdio struct{ in, out *os.File }
+type stdio struct {
+	io.Reader
+	io.Writer
+	in, out *os.File // of which these are
+}
 
 // Stdio returns the standard streams of this process as one stream, which ends reads and writes
 // when it is closed. Nothing else may use them from here on.
 func Stdio() io.ReadWriteCloser {
-	return stdio{pollable(os.Stdin), pollable(os.Stdout)}
+	in, out := pollable(os.Stdin), pollable(os.Stdout)
+	return stdio{nonblock.File(in), nonblock.File(out), in, out}
 }
 
 // pollable returns a file whose Close ends its reads and writes, which wait in the runtime's
@@ -28,6 +35,4 @@ func pollable(f *os.File) *os.File {
 	return os.NewFile(uintptr(fd), f.Name())
 }
 
-func (s stdio) Read(p []byte) (int, error)  { return s.in.Read(p) }
-func (s stdio) Write(p []byte) (int, error) { return s.out.Write(p) }
-func (s stdio) Close() error                { return errors.Join(s.in.Close(), s.out.Close()) }
+func (s stdio) Close() error { return errors.Join(s.in.Close(), s.out.Close()) }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"syscall"
 	"unsafe"
 
@@ -62,8 +63,8 @@ func result(n uintptr, errno syscall.Errno) (int, error) {
 	return int(n), nil
 }
 
-// Of returns a reader and writer of a socket of package net by the calls of
-// this package, or c itself if it is none. Deadlines and Close remain those of c.
+// Of returns a reader and writer of a socket of package net, or of a file that does not block, by
+// the calls of this package, or c itself if it is neither. Deadlines and Close remain those of c.
 func Of(c io.ReadWriter) io.ReadWriter {
 	s, ok := c.(syscall.Conn)
 	if !ok {
@@ -73,12 +74,22 @@ func Of(c io.ReadWriter) io.ReadWriter {
 	if err != nil {
 		return c
 	}
-	return socket{raw}
+	_, network := c.(net.Conn)
+	return socket{raw, network}
 }
 
 // socket is safe for calls at the same time, as a net.Conn is.
 type socket struct {
-	raw syscall.RawConn
+	raw     syscall.RawConn
+	network bool // and no file
+}
+
+// failure returns the error of a call.
+func (s socket) failure(op string, err error) error {
+	if !s.network {
+		return os.NewSyscallError(op, err)
+	}
+	return &net.OpError{Op: op, Net: "tcp", Err: err}
 }
 
 // Read implements io.Reader.
@@ -91,7 +102,7 @@ func (s socket) Read(p []byte) (n int, err error) {
 	case waited != nil:
 		return 0, waited
 	case err != nil:
-		return 0, &net.OpError{Op: "read", Net: "tcp", Err: err}
+		return 0, s.failure("read", err)
 	case n == 0 && len(p) > 0:
 		return 0, io.EOF
 	}
@@ -116,7 +127,7 @@ func (s socket) Write(p []byte) (n int, err error) {
 	case waited != nil:
 		return n, waited
 	case err != nil:
-		return n, &net.OpError{Op: "write", Net: "tcp", Err: err}
+		return n, s.failure("write", err)
 	}
 	return n, nil
 }

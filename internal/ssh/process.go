@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"porthole.dev/porthole/internal/nonblock"
 	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/tunnel"
 )
@@ -26,15 +27,15 @@ const (
 
 // process is an ssh that runs an agent on another host: what it reads and writes is the tunnel.
 type process struct {
-	io.WriteCloser // its standard input
-	*bufio.Reader  // its standard output
-	output         io.Closer
-	greeting       tunnel.Greeting
-	words          *tail // its standard error
-	ended          chan struct{}
-	status         error // set before ended is closed
-	kill           context.CancelFunc
-	closing        sync.Once
+	io.Writer     // to its standard input
+	*bufio.Reader // of its standard output
+	input, output io.Closer
+	greeting      tunnel.Greeting
+	words         *tail // its standard error
+	ended         chan struct{}
+	status        error // set before ended is closed
+	kill          context.CancelFunc
+	closing       sync.Once
 }
 
 // arguments are those of ssh. The user's own configuration counts, but for what would do
@@ -93,7 +94,8 @@ func run(program string, args []string) (*process, error) {
 		return nil, err
 	}
 	cmd.Stdout = theirs
-	p.WriteCloser, p.Reader, p.output = in, bufio.NewReader(out), out
+	p.Writer, p.Reader = nonblock.File(in.(*os.File)), bufio.NewReader(nonblock.File(out)) // StdinPipe's is a file
+	p.input, p.output = in, out
 	err = cmd.Start()
 	theirs.Close()
 	if err != nil {
@@ -110,7 +112,7 @@ func run(program string, args []string) (*process, error) {
 // Close ends ssh: at once if it does not end by itself when its input does.
 func (p *process) Close() error {
 	p.closing.Do(func() {
-		p.WriteCloser.Close()
+		p.input.Close()
 		go func() {
 			select {
 			case <-p.ended:
