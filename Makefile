@@ -117,7 +117,8 @@ cross: ## the client for other systems
 	GOOS=windows go vet ./...
 
 bench: build ## side by side with peers, kubectl on a real cluster among them
-	@scripts/need socat:socat nsenter:util-linux
+	@scripts/need socat:socat nsenter:util-linux ssh:openssh-client
+	@test -x $(PORTHOLE_SSHD) || scripts/unpack openssh-server $(PACKAGES)/openssh-server
 	go build -o bin/bench ./bench
 	scripts/bench $(BENCHFLAGS)
 

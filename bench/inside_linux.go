@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -24,11 +25,17 @@ type inside struct {
 	cmd  *exec.Cmd
 	pid  int
 	port uint16
+	dir  string // of socket
 	ns   *netns.Namespace
 }
 
 func startInside(ctx context.Context) (*inside, error) {
-	cmd := exec.CommandContext(ctx, "/proc/self/exe", "serve")
+	dir, err := os.MkdirTemp("", "porthole-bench-")
+	if err != nil {
+		return nil, err
+	}
+	i := &inside{dir: dir}
+	cmd := exec.CommandContext(ctx, "/proc/self/exe", "inside", i.socket())
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
 	cmd.Stderr = os.Stderr
 	line, err := startAndRead(cmd)
@@ -43,13 +50,18 @@ func startInside(ctx context.Context) (*inside, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &inside{cmd: cmd, pid: cmd.Process.Pid, port: uint16(port), ns: ns}, nil
+	i.cmd, i.pid, i.port, i.ns = cmd, cmd.Process.Pid, uint16(port), ns
+	return i, nil
 }
+
+// socket is the path of a Unix socket at which the server listens as well.
+func (i *inside) socket() string { return filepath.Join(i.dir, "server.sock") }
 
 func (i *inside) close() {
 	_ = i.ns.Close()
 	_ = i.cmd.Process.Kill()
 	_ = i.cmd.Wait()
+	_ = os.RemoveAll(i.dir)
 }
 
 // tcp is the server's port as a person gives it to porthole.
@@ -81,7 +93,7 @@ func startAndRead(cmd *exec.Cmd) (string, error) {
 }
 
 // serveInside serves in a namespace that is new, and so has its loopback down.
-func serveInside() error {
+func serveInside(socket string) error {
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {
 		return err
@@ -89,6 +101,11 @@ func serveInside() error {
 	if err := netlink.LinkSetUp(lo); err != nil {
 		return err
 	}
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		return err
+	}
+	go func() { _ = serve(l) }()
 	return serveOn("127.0.0.1:0")
 }
 
@@ -103,6 +120,10 @@ func serveOn(address string) error {
 		return err
 	}
 	fmt.Println(l.Addr().(*net.TCPAddr).Port)
+	return serve(l)
+}
+
+func serve(l net.Listener) error {
 	for {
 		c, err := l.Accept()
 		if err != nil {

@@ -23,7 +23,12 @@ type peer struct {
 	name    string // "kubectl v1.37.2"; "" where nobody asks
 }
 
-func (p *peer) dial() (net.Conn, error) { return net.Dial("tcp", p.address) }
+func (p *peer) dial() (net.Conn, error) {
+	if strings.HasPrefix(p.address, "/") {
+		return net.Dial("unix", p.address)
+	}
+	return net.Dial("tcp", p.address)
+}
 
 func (p *peer) close() {
 	_ = p.cmd.Process.Signal(syscall.SIGTERM)
@@ -31,17 +36,21 @@ func (p *peer) close() {
 }
 
 // startPorthole starts `porthole forward pid://` for one port.
-func (b *bench) startPorthole(ctx context.Context, port string, flags ...string) (*peer, error) {
-	cmd := exec.CommandContext(ctx, b.porthole, append([]string{"forward", "--address", "127.0.0.1",
-		fmt.Sprintf("pid://%d", b.inside.pid), port}, flags...)...)
+func (b *bench) startPorthole(ctx context.Context, port string) (*peer, error) {
+	return startPortholeAs(exec.CommandContext(ctx, b.porthole, "forward", "--address", "127.0.0.1",
+		fmt.Sprintf("pid://%d", b.inside.pid), port))
+}
+
+// startPortholeAs starts a porthole of one port.
+func startPortholeAs(cmd *exec.Cmd) (*peer, error) {
 	cmd.Stderr = os.Stderr
 	line, err := startAndRead(cmd)
 	if err != nil {
-		return nil, fmt.Errorf("start %s: %w", b.porthole, err)
+		return nil, fmt.Errorf("start %s: %w", cmd.Path, err)
 	}
 	words := strings.Fields(line) // Forwarding from 127.0.0.1:40001 -> 80
 	if len(words) < 3 {
-		return nil, fmt.Errorf("%s said %q", b.porthole, line)
+		return nil, fmt.Errorf("%s said %q", cmd.Path, line)
 	}
 	return &peer{cmd: cmd, address: strings.TrimSuffix(words[2], "/udp")}, nil
 }
@@ -97,20 +106,23 @@ func minimalProxy(to string) error {
 
 // startSocat starts the way of old: two programs for every connection.
 func (b *bench) startSocat(ctx context.Context) (*peer, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := freePort()
 	if err != nil {
 		return nil, err
 	}
-	address := l.Addr().(*net.TCPAddr)
-	_ = l.Close()
 	cmd := exec.CommandContext(ctx, "socat",
-		fmt.Sprintf("TCP-LISTEN:%d,bind=127.0.0.1,reuseaddr,fork", address.Port),
+		fmt.Sprintf("TCP-LISTEN:%d,bind=127.0.0.1,reuseaddr,fork", port),
 		fmt.Sprintf("EXEC:nsenter -t %d -n socat - TCP4\\:localhost\\:%d", b.inside.pid, b.inside.port))
+	return startListening(cmd, fmt.Sprintf("127.0.0.1:%d", port))
+}
+
+// startListening starts a peer that says nothing, and waits until it listens.
+func startListening(cmd *exec.Cmd, address string) (*peer, error) {
 	cmd.Stderr = os.Stderr
 	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start socat: %w", err)
+		return nil, fmt.Errorf("start %s: %w", cmd.Path, err)
 	}
-	p := &peer{cmd: cmd, address: address.String()}
+	p := &peer{cmd: cmd, address: address}
 	for range 100 {
 		if c, err := p.dial(); err == nil {
 			return p, c.Close()
@@ -118,5 +130,14 @@ func (b *bench) startSocat(ctx context.Context) (*peer, error) {
 		time.Sleep(20 * time.Millisecond)
 	}
 	p.close()
-	return nil, fmt.Errorf("socat does not listen on %s", address)
+	return nil, fmt.Errorf("%s does not listen on %s", cmd.Path, address)
+}
+
+// freePort is a port of TCP that was free a moment ago.
+func freePort() (uint16, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	return l.Addr().(*net.TCPAddr).AddrPort().Port(), l.Close()
 }
