@@ -205,6 +205,7 @@ func tableHint(err error) string {
 	var forbidden *kube.ForbiddenError
 	var server *kube.ServerError
 	var refused *tunnel.PortError
+	var stock *kube.NodeError
 	switch {
 	case errors.As(err, &forbidden):
 		return grant(forbidden)
@@ -214,11 +215,11 @@ func tableHint(err error) string {
 		return certificateHint(err)
 	case errors.Is(err, netns.ErrPermission) && os.Geteuid() == 0:
 		return "root lacks CAP_SYS_ADMIN over the namespace here: run porthole outside of any container and user namespace"
+	case errors.As(err, &stock) && stock.To.Host != "":
+		return hostHint(tunnel.ErrDenied)
 	case errors.As(err, &refused) && hasNoSocat(refused):
 		return "socat is missing on the pod's node, and not here: install it there, or run `porthole node` there"
-	}
-	var stock *kube.NodeError
-	if errors.As(err, &stock) {
+	case errors.As(err, &stock):
 		return "`porthole node` on the pod's node carries UDP ports, and with --allow-unix Unix sockets; docs/node.md says how to install it"
 	}
 	for _, h := range hints {

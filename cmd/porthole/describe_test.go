@@ -96,6 +96,8 @@ func TestHintsKnowTheCause(t *testing.T) {
 		{from(tunnel.ReasonRefused, target.Address{Network: target.UDP, Port: 53}), "`ss -lun` inside"},
 		{from(tunnel.ReasonRefused, db), "that port of that host"},
 		{from(tunnel.ReasonDenied, db), "a node is no relay"},
+		{&kube.NodeError{Pod: "web-0", To: db}, "a node is no relay"},
+		{&kube.NodeError{Pod: "web-0", To: target.Address{Network: target.UDP, Port: 53}}, "`porthole node`"},
 		{from(tunnel.ReasonNoHost, db), "/etc/hosts"},
 		{from(tunnel.ReasonNoLookup, db), "/etc/netns/NAME/resolv.conf"},
 		{from(tunnel.ReasonUnreachable, db), "`ip route` inside"},
