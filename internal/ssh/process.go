@@ -83,22 +83,22 @@ func run(program string, args []string) (*process, error) {
 	cmd.WaitDelay = endTime
 	p := &process{words: &tail{}, ended: make(chan struct{}), kill: kill}
 	cmd.Stderr = p.words
-	in, err := cmd.StdinPipe()
+	// Not StdinPipe and StdoutPipe, which Wait closes although an end has not been read.
+	theirIn, in, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
-	// Not a StdoutPipe, which Wait closes although its end has not been read.
-	out, theirs, err := os.Pipe()
+	defer theirIn.Close()
+	out, theirOut, err := os.Pipe()
 	if err != nil {
 		in.Close()
 		return nil, err
 	}
-	cmd.Stdout = theirs
-	p.Writer, p.Reader = nonblock.File(in.(*os.File)), bufio.NewReader(nonblock.File(out)) // StdinPipe's is a file
+	defer theirOut.Close()
+	cmd.Stdin, cmd.Stdout = theirIn, theirOut
 	p.input, p.output = in, out
-	err = cmd.Start()
-	theirs.Close()
-	if err != nil {
+	p.Writer, p.Reader = nonblock.File(in), bufio.NewReader(nonblock.File(out))
+	if err := cmd.Start(); err != nil {
 		p.Close()
 		return nil, err
 	}
