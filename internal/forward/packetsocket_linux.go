@@ -11,11 +11,11 @@ type batches = *nonblock.Datagrams
 
 func newBatches(c *net.UDPConn) (batches, error) { return nonblock.NewDatagrams(c) }
 
-// receive waits for datagrams, and calls deliver with those that there are, by client, which are
-// valid until it returns. Of those that had no room, the last of these clients has to take the
-// blame: nobody knows whose they were.
+// receive waits for datagrams, and calls deliver for each client with those that it has sent,
+// which are valid until it returns. The kernel does not tell whose the lost ones were: they are
+// counted as the last client's.
 func (s *packetSocket) receive(deliver func(from peer, datagrams [][]byte, lost int)) error {
-	return s.batches.Receive(func(b *nonblock.Batch) {
+	return s.Receive(func(b *nonblock.Batch) {
 		all := b.All()
 		from, begin := s.sender(b, 0), 0
 		for i := 1; i < len(all); i++ {
@@ -35,5 +35,5 @@ func (s *packetSocket) sender(b *nonblock.Batch, i int) peer {
 
 // send sends datagrams to a client, and returns how many until the error.
 func (s *packetSocket) send(datagrams [][]byte, to peer) (n int, err error) {
-	return s.batches.Send(datagrams, to.AddrPort, source(to.at))
+	return s.Send(datagrams, to.AddrPort, source(to.at))
 }

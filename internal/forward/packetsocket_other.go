@@ -2,12 +2,16 @@
 
 package forward
 
-import "net"
+import (
+	"net"
+
+	"porthole.dev/porthole/internal/pipe"
+)
 
 // batches are of one datagram: more by one call is Linux' own.
 type batches struct{ buf []byte }
 
-func newBatches(*net.UDPConn) (batches, error) { return batches{make([]byte, maxDatagram)}, nil }
+func newBatches(*net.UDPConn) (batches, error) { return batches{make([]byte, pipe.MaxDatagram)}, nil }
 
 // receive waits for a datagram, and calls deliver with it, which is valid until it returns.
 func (s *packetSocket) receive(deliver func(from peer, datagrams [][]byte, lost int)) error {

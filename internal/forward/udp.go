@@ -23,14 +23,12 @@ const (
 	busyTime = time.Second
 	// maxEarly is how many bytes of one client are kept until the target is reached.
 	maxEarly = 128 << 10
-	// fullTime is how often it is told that there are too many clients.
-	fullTime = 10 * time.Second
+	// fullInterval is how often it is told, at most, that there are too many clients.
+	fullInterval = 10 * time.Second
 	// defaultUDPIdle is Forwarder.UDPIdle where that is 0.
 	defaultUDPIdle = time.Minute
 	// failedRest is how long a client whose flow has failed is not served.
 	failedRest = time.Second
-	// maxDatagram is more than any datagram of UDP has: 65,507 bytes, and 65,527 in IPv6.
-	maxDatagram = 64 << 10
 )
 
 // ErrManyClients means that a UDP port has as many clients as it may have, all of them busy.
@@ -44,7 +42,7 @@ type flows struct {
 	mu      sync.Mutex
 	clients map[peer]*flow
 
-	toldFull time.Time // when it was told last that a client was refused
+	toldFull time.Time // when it was last told that there are too many clients
 }
 
 // flow is one client of a UDP port: a connection that its first datagram has opened, and that
@@ -58,13 +56,13 @@ type flow struct {
 
 	sent, received, dropped atomic.Int64 // bytes, bytes, datagrams
 
-	failed atomic.Bool // it was told that the target refuses, which has not answered since
+	refusal atomic.Bool // it was told that the target refuses, and the target has not answered since
 
 	mu     sync.Mutex
-	early  [][]byte  // that came before remote was there
+	early  [][]byte  // datagrams that came before the target was reached
 	held   int       // bytes in early
-	remote pipe.Conn // each Write is one datagram
-	over   bool
+	remote pipe.Conn // of datagrams; nil until the target is reached
+	over   bool      // what comes now is dropped
 }
 
 // receive serves one UDP listener until ctx ends.
@@ -75,14 +73,14 @@ func (f *Forwarder) receive(ctx, _ context.Context, l *Listener, serving *sync.W
 	}
 	all := &flows{f: f, l: l, socket: socket, clients: map[peer]*flow{}}
 	deliver := func(from peer, datagrams [][]byte, lost int) {
-		if c := all.of(ctx, from, serving); c != nil {
+		if c := all.flowFor(ctx, from, serving); c != nil {
 			c.dropped.Add(int64(lost))
 			c.deliver(datagrams)
 		}
 	}
 	for {
 		err := all.socket.receive(deliver)
-		switch { // otherwise, some systems report that a client's host refused an answer
+		switch { // any other error is about one client: some systems report that it refused an answer
 		case ctx.Err() != nil:
 			return nil
 		case errors.Is(err, net.ErrClosed):
@@ -91,8 +89,8 @@ func (f *Forwarder) receive(ctx, _ context.Context, l *Listener, serving *sync.W
 	}
 }
 
-// of returns the flow of a client, a new one for a new client, or nil if there are too many.
-func (all *flows) of(ctx context.Context, client peer, serving *sync.WaitGroup) *flow {
+// flowFor returns the flow of a client, a new one for a new client, or nil if there are too many.
+func (all *flows) flowFor(ctx context.Context, client peer, serving *sync.WaitGroup) *flow {
 	all.mu.Lock()
 	defer all.mu.Unlock()
 	c := all.clients[client]
@@ -118,8 +116,8 @@ func (all *flows) of(ctx context.Context, client peer, serving *sync.WaitGroup) 
 	return c
 }
 
-// makeRoom ends the flow on which nothing has passed for the longest time, since many programs
-// ask once from each port, and reports whether there is one; all.mu is held.
+// makeRoom ends the flow that has been idle for longest, and reports whether there was one that
+// may go. Many programs send one question from each port and never use it again. all.mu is held.
 func (all *flows) makeRoom() bool {
 	var oldest *flow
 	longest := busyTime
@@ -138,7 +136,7 @@ func (all *flows) makeRoom() bool {
 
 // refuse tells now and then that there is no place for clients like this one; all.mu is held.
 func (all *flows) refuse(c *flow) {
-	if time.Since(all.toldFull) >= fullTime {
+	if time.Since(all.toldFull) >= fullInterval {
 		all.toldFull = time.Now()
 		c.tell(route.Failed, ErrManyClients)
 	}
@@ -157,7 +155,7 @@ func (c *flow) deliver(datagrams [][]byte) {
 	}
 	c.mu.Unlock()
 	if remote != nil {
-		c.send(remote, datagrams)
+		c.sendToTarget(remote, datagrams)
 	}
 }
 
@@ -172,8 +170,8 @@ func (c *flow) keep(datagrams [][]byte) {
 	}
 }
 
-func (c *flow) send(remote pipe.Conn, datagrams [][]byte) {
-	sent, dropped := pipe.SendDatagrams(remote, datagrams, c.refused)
+func (c *flow) sendToTarget(remote pipe.Conn, datagrams [][]byte) {
+	sent, dropped := pipe.SendDatagrams(pipe.DatagramWriter(remote), datagrams, c.refused)
 	c.sent.Add(sent)
 	c.dropped.Add(dropped)
 }
@@ -181,10 +179,10 @@ func (c *flow) send(remote pipe.Conn, datagrams [][]byte) {
 // serve carries one client until ctx ends, nothing has passed for a while, or the target fails.
 func (c *flow) serve(ctx context.Context) {
 	c.tell(route.Opened, nil)
-	err := c.dial(ctx)
+	remote, err := c.dial(ctx)
 	if err == nil {
-		err = c.answer(ctx)
-		if !c.failed.Load() {
+		err = c.answer(ctx, remote)
+		if !c.refusal.Load() {
 			c.tell(route.Closed, err)
 		}
 	} else {
@@ -199,30 +197,31 @@ func (c *flow) serve(ctx context.Context) {
 }
 
 // dial reaches the target, and sends what has come in the meantime.
-func (c *flow) dial(ctx context.Context) error {
+func (c *flow) dial(ctx context.Context) (pipe.Conn, error) {
 	dialing, dialed := context.WithTimeout(ctx, cmp.Or(c.all.f.DialTimeout, defaultDialTimeout))
 	defer dialed()
 	remote, err := c.all.f.Dialer.Dial(dialing, c.all.l.Remote)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.send(remote, c.early)
+	c.sendToTarget(remote, c.early)
 	c.early, c.remote = nil, remote
-	return nil
+	return remote, nil
 }
 
-// answer carries the target's datagrams to the client. It returns nil when nothing has passed
-// for a while, or ctx has ended.
-func (c *flow) answer(ctx context.Context) error {
+// answer carries the target's datagrams to the client, and closes remote at the end. It returns
+// nil when nothing has passed for a while, or ctx has ended.
+func (c *flow) answer(ctx context.Context, remote pipe.Conn) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	defer context.AfterFunc(ctx, func() { _ = c.remote.Close() })()
+	defer remote.Close()
+	defer context.AfterFunc(ctx, func() { _ = remote.Close() })()
 	go c.endIdle(ctx)
-	read := pipe.DatagramReader(c.remote)
+	read := pipe.DatagramReader(remote)
 	for {
-		err := read(c.give)
+		err := read(c.sendToClient)
 		switch {
 		case err == nil:
 		case ctx.Err() != nil:
@@ -245,30 +244,24 @@ func (c *flow) endIdle(ctx context.Context) {
 	c.end(nil)
 }
 
-// give sends datagrams to the client.
-func (c *flow) give(datagrams [][]byte, lost int) {
+// sendToClient sends the target's datagrams to the client.
+func (c *flow) sendToClient(datagrams [][]byte, lost int) {
 	c.dropped.Add(int64(lost))
 	c.passed.Store(int64(time.Since(c.began)))
-	if c.failed.CompareAndSwap(true, false) {
+	if c.refusal.CompareAndSwap(true, false) {
 		c.tell(route.Opened, nil)
 	}
-	for len(datagrams) > 0 {
-		n, err := c.all.socket.send(datagrams, c.client)
-		for _, p := range datagrams[:n] {
-			c.received.Add(int64(len(p)))
-		}
-		datagrams = datagrams[n:]
-		if err != nil {
-			c.dropped.Add(1)
-			datagrams = datagrams[1:]
-		}
-	}
+	write := func(datagrams [][]byte) (int, error) { return c.all.socket.send(datagrams, c.client) }
+	received, dropped := pipe.SendDatagrams(write, datagrams, func(error) {})
+	c.received.Add(received)
+	c.dropped.Add(dropped)
 }
 
-// refused tells the client that nobody listens at the target, and once whoever hears events.
+// refused tells the client by ICMP that nobody listens at the target, and the first time also by
+// an event.
 func (c *flow) refused(err error) {
 	c.all.socket.refuse(c.client)
-	if c.failed.CompareAndSwap(false, true) {
+	if c.refusal.CompareAndSwap(false, true) {
 		c.tell(route.Failed, err)
 	}
 }

@@ -43,6 +43,36 @@ func (d *udpLoopback) Dial(ctx context.Context, to target.Address) (pipe.Conn, e
 	return udpConn{c}, err
 }
 
+// failing leads to a port of this host by a socket whose first read fails.
+type failing struct {
+	udpLoopback
+	dialed chan pipe.Conn
+}
+
+func (d *failing) Dial(ctx context.Context, to target.Address) (pipe.Conn, error) {
+	c, err := d.udpLoopback.Dial(ctx, to)
+	if err == nil {
+		err = c.(udpConn).SetReadDeadline(time.Unix(1, 0))
+		d.dialed <- c
+	}
+	return c, err
+}
+
+// TestUDPFailureClosesSocket holds that the socket of a flow that fails is closed.
+func TestUDPFailureClosesSocket(t *testing.T) {
+	testenv.NoLeaks(t)
+	to := &failing{dialed: make(chan pipe.Conn, 1)}
+	r := startUDP(t, []string{"127.0.0.1"}, echoUDP(t), &forward.Forwarder{Name: "here", Dialer: to})
+	if _, err := dialUDP(t, r.listeners[0].Local.AddrPort.String()).Write([]byte("hi")); err != nil {
+		t.Fatal(err)
+	}
+	remote := <-to.dialed
+	testenv.Await(t, "the socket to be closed", func() bool {
+		_, err := remote.Write([]byte("still there?"))
+		return errors.Is(err, net.ErrClosed)
+	})
+}
+
 // echoUDP answers every datagram with the port of its sender and the datagram.
 func echoUDP(t *testing.T) uint16 {
 	t.Helper()

@@ -50,9 +50,9 @@ type datagramPair struct {
 
 // move carries the datagrams of one side, until that ends.
 func (p *datagramPair) move(dst, src Conn, count *atomic.Int64, refused func(error)) {
-	read := DatagramReader(src)
+	read, write := DatagramReader(src), DatagramWriter(dst)
 	deliver := func(datagrams [][]byte, lost int) {
-		sent, dropped := SendDatagrams(dst, datagrams, refused)
+		sent, dropped := SendDatagrams(write, datagrams, refused)
 		count.Add(sent)
 		p.dropped.Add(dropped + int64(lost))
 	}
@@ -99,12 +99,26 @@ func DatagramReader(src Conn) func(deliver func(datagrams [][]byte, lost int)) e
 	}
 }
 
-// SendDatagrams sends datagrams, and returns the bytes of those that were sent, and how many were
-// not. A refusal is the answer to an earlier one: refused is called, and the datagram that
-// found it is sent nevertheless.
-func SendDatagrams(dst Conn, datagrams [][]byte, refused func(error)) (sent, dropped int64) {
-	for again := false; len(datagrams) > 0; {
-		n, err := writeDatagrams(dst, datagrams)
+// DatagramWriter returns the WriteDatagrams of a Conn; of one that has none, a function that
+// sends the first datagram.
+func DatagramWriter(dst Conn) func(datagrams [][]byte) (n int, err error) {
+	if b, ok := dst.(DatagramBatcher); ok {
+		return b.WriteDatagrams
+	}
+	return func(datagrams [][]byte) (int, error) {
+		if _, err := dst.Write(datagrams[0]); err != nil {
+			return 0, err
+		}
+		return 1, nil
+	}
+}
+
+// SendDatagrams sends datagrams by a function such as a DatagramWriter's. It returns the bytes of
+// those that were sent, and how many datagrams were not. ECONNREFUSED is the answer to an earlier
+// datagram: refused is called, and the one whose sending returned it is sent again.
+func SendDatagrams(write func(datagrams [][]byte) (n int, err error), datagrams [][]byte, refused func(error)) (sent, dropped int64) {
+	for again := false; len(datagrams) > 0; { // again: the first one was refused once
+		n, err := write(datagrams)
 		for _, p := range datagrams[:n] {
 			sent += int64(len(p))
 		}
@@ -121,14 +135,4 @@ func SendDatagrams(dst Conn, datagrams [][]byte, refused func(error)) (sent, dro
 		}
 	}
 	return sent, dropped
-}
-
-func writeDatagrams(dst Conn, datagrams [][]byte) (n int, err error) {
-	if b, ok := dst.(DatagramBatcher); ok {
-		return b.WriteDatagrams(datagrams)
-	}
-	if _, err := dst.Write(datagrams[0]); err != nil {
-		return 0, err
-	}
-	return 1, nil
 }
