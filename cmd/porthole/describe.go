@@ -104,19 +104,11 @@ func brief(err error) string {
 	text := err.Error()
 	var refused *tunnel.PortError
 	if errors.As(err, &refused) && errors.Is(refused, syscall.ECONNREFUSED) && refused.To.Host == "" {
-		short := fmt.Sprintf("error forwarding %s: connection refused", nameOf(refused.To))
+		short := fmt.Sprintf("error forwarding %s: connection refused", refused.To.Named())
 		text = strings.Replace(text, refused.Text, short, 1)
 	}
 	text = ofPod.ReplaceAllString(text, "")
 	return longNumber.ReplaceAllStringFunc(text, func(number string) string { return number[:12] + "..." })
-}
-
-// nameOf returns what an address is, and its name.
-func nameOf(to target.Address) string {
-	if to.Network == target.Unix {
-		return "socket " + to.Path
-	}
-	return "port " + to.String()
 }
 
 // hintedError is an error with a next step that only the place where it happens can know.
@@ -135,10 +127,10 @@ var hints = []struct {
 	{target.ErrUnknown, "a target is POD, RESOURCE/NAME as svc/web, pid://NUMBER, netns://NAME or netns:///PATH"},
 	{target.ErrPort, "ports are REMOTE, LOCAL:REMOTE, :REMOTE for any free local port, or ADDRESS:LOCAL:REMOTE, with numbers from 1 to 65535; REMOTE/udp is a UDP port"},
 	{target.ErrUnsupported, "Kubernetes forwards only TCP ports of pods; nodes that run porthole forward UDP ports too"},
-	{target.ErrNoHost, "names are looked up as the target does: in its /etc/hosts, and by the name servers of its /etc/resolv.conf"},
-	{target.ErrLookup, "the target's /etc/resolv.conf names the servers (of netns://NAME, /etc/netns/NAME/resolv.conf); an IP address takes none"},
+	{target.ErrNoHost, "names are looked up as the target would: in its /etc/hosts, and by the name servers of its /etc/resolv.conf"},
+	{target.ErrLookup, "the target's /etc/resolv.conf names the servers (for netns://NAME, /etc/netns/NAME/resolv.conf does); an IP address needs no lookup"},
 	{target.ErrEach, "`--each sts/db 5432` has db-0 at port 5432 and db-1 at 5433; `--each=addresses` has db-0 at 127.0.0.2 and db-1 at 127.0.0.3"},
-	{target.ErrNoPlace, "take local ports further apart, or `--each=addresses` for an address of its own for each pod"},
+	{target.ErrNoPlace, "take local ports that are further apart, or `--each=addresses`, which gives each pod an address of its own"},
 	{target.ErrAddress, "for example --address 127.0.0.1, --address ::1, --address 0.0.0.0"},
 	{netns.ErrNoProcess, "`ps -e` lists processes"},
 	{netns.ErrNotExist, "`ip netns` lists those that have names, `lsns -t net` those of processes"},
@@ -147,6 +139,8 @@ var hints = []struct {
 	{netns.ErrPermission, "it takes CAP_SYS_ADMIN over the namespace: run porthole with sudo, and outside of any container"},
 	{netns.ErrUnsupported, "run porthole on the Linux host of the process"},
 	{forward.ErrTwice, "give each forward a local port of its own, or `:REMOTE` for any free one"},
+	{forward.ErrNotSocket, "move it away, or take another path"},
+	{forward.ErrSocketInUse, "`ss -lxp` shows who listens; take another path"},
 	{trace.ErrPermission, "it needs root, or CAP_BPF, CAP_PERFMON and CAP_DAC_READ_SEARCH, and CAP_SYS_ADMIN where tracefs is not mounted: run porthole with sudo, and outside of any container"},
 	{trace.ErrNoBTF, "it needs a kernel built with CONFIG_DEBUG_INFO_BTF, and /sys/kernel/btf/vmlinux"},
 	{trace.ErrNoRingBuffer, "it needs Linux 5.8 or later; `uname -r` tells the version"},
@@ -168,7 +162,7 @@ var hints = []struct {
 	{kube.ErrNotFound, "`kubectl get pods,services` lists what there is; -n names another namespace"},
 	{kube.ErrUnknownResource, "`kubectl api-resources` lists the types"},
 	{kube.ErrNoPods, "take a pod, a service, or what has pods by a selector"},
-	{kube.ErrOnePod, "--each goes with what has several: a StatefulSet, a service, another workload; leave it out here"},
+	{kube.ErrOnePod, "--each is for what has several pods: a StatefulSet, a service, another workload; leave it out here"},
 	{kube.ErrNoSelector, "forward to a pod instead"},
 	{kube.ErrNoPort, "take a port's number, or one of the names"},
 	{kube.ErrProtocol, "PORT/udp is a UDP port; other protocols than TCP and UDP cannot be forwarded"},

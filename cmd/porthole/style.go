@@ -96,7 +96,7 @@ func draining(live int) string {
 }
 
 func (s textStyle) failed(e route.Event) string {
-	return fmt.Sprintf("porthole: connection for %s: %s %s: %s", e.Listen.Short(), e.Target, nameOf(e.Remote), describe(e.Err, s.verbose))
+	return fmt.Sprintf("porthole: connection for %s: %s %s: %s", e.Listen.Short(), e.Target, e.Remote.Named(), describe(e.Err, s.verbose))
 }
 
 func (s textStyle) closed(e route.Event) string {

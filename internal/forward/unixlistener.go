@@ -14,8 +14,13 @@ import (
 // maxUnixPath is how long the path of a Unix socket may be (sun_path, unix(7)); macOS has 103.
 const maxUnixPath = 107
 
-// ErrNotSocket means that there is something else than a socket where one is to be made.
-var ErrNotSocket = errors.New("there is something else at this path")
+// The errors of Unix sockets that cannot be listened on.
+var (
+	// ErrNotSocket means that there is something else than a socket where one is to be made.
+	ErrNotSocket = errors.New("there is something else at this path")
+	// ErrSocketInUse means that a program listens on the socket already. It is an EADDRINUSE.
+	ErrSocketInUse = fmt.Errorf("%w: a program listens on this socket", syscall.EADDRINUSE)
+)
 
 // unixListener is a Unix socket that is listened on. Its file goes when it is closed.
 type unixListener struct {
@@ -25,7 +30,7 @@ type unixListener struct {
 }
 
 // listenUnix makes a socket that only this user can connect to. One that a dead process has left
-// is replaced, a living one never. Errors: ErrNotSocket; *net.OpError.
+// is replaced, a living one never. Errors: ErrNotSocket, ErrSocketInUse, *net.OpError.
 func listenUnix(path string) (net.Listener, error) {
 	if len(path) > maxUnixPath {
 		return nil, fmt.Errorf("listen on %s: the path has %d bytes, of %d at most", path, len(path), maxUnixPath)
@@ -44,7 +49,7 @@ func listenUnix(path string) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	l.SetUnlinkOnClose(false) // by then another may be there
+	l.SetUnlinkOnClose(false) // the path may be another program's by then; see Close
 	u := &unixListener{UnixListener: l, path: path}
 	if u.file, err = os.Lstat(path); err != nil {
 		l.Close()
@@ -67,10 +72,10 @@ func removeStale(path string) error {
 	conn, err := net.DialTimeout("unix", path, time.Second)
 	if err == nil {
 		conn.Close()
-		return syscall.EADDRINUSE
+		return ErrSocketInUse
 	}
 	if !errors.Is(err, syscall.ECONNREFUSED) {
-		return fmt.Errorf("%w, and it may be in use: %w", syscall.EADDRINUSE, err)
+		return fmt.Errorf("%w, as far as can be told: %w", syscall.EADDRINUSE, err)
 	}
 	return os.Remove(path)
 }

@@ -66,7 +66,7 @@ func ParsePaths(list string) (Paths, error) {
 	paths := Paths(strings.Split(list, ","))
 	for _, p := range paths {
 		if _, err := path.Match(p, ""); err != nil || !path.IsAbs(p) || path.Clean(p) != p || p == "/" {
-			return nil, fmt.Errorf("Unix sockets %q: %q: %w", list, p, ErrPaths)
+			return nil, fmt.Errorf("paths %q: %q: %w", list, p, ErrPaths)
 		}
 	}
 	return paths, nil

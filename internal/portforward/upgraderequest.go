@@ -73,11 +73,7 @@ func (r *upgradeRequest) proxy(protocol string) tunnel.Proxy {
 
 // describe makes the text of an error that stock servers send: people and scripts look for it.
 func (r *upgradeRequest) describe(to target.Address, err error) string {
-	kind := "port"
-	if to.Network == target.Unix {
-		kind = "socket"
-	}
-	return fmt.Sprintf("error forwarding %s %s to pod %s, uid : %v", kind, to, r.pending.Pod, err)
+	return fmt.Sprintf("error forwarding %s to pod %s, uid : %v", to.Named(), r.pending.Pod, err)
 }
 
 // newTunnel starts a tunnel over transport, which conn carries. The splicer may be nil.

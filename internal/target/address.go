@@ -64,6 +64,15 @@ func (a Address) String() string {
 	return text
 }
 
+// Named returns String with what it is before it, as in messages: "port 8080", "port 53/udp",
+// "socket /run/x.sock".
+func (a Address) Named() string {
+	if a.Network == Unix {
+		return "socket " + a.String()
+	}
+	return "port " + a.String()
+}
+
 // Endpoint is an end of a connection on this machine: what is listened on, or who connected.
 type Endpoint struct {
 	Network        Network

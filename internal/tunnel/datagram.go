@@ -57,7 +57,7 @@ type DatagramConn struct{ *Conn }
 func (c *DatagramConn) Read(p []byte) (int, error) {
 	n, err := datagrams{c.stream}.Read(p)
 	if errors.Is(err, syscall.ECONNREFUSED) {
-		return n, &PortError{To: c.to, Reason: ReasonRefused, Text: fmt.Sprintf("port %s: %v", c.to, syscall.ECONNREFUSED)}
+		return n, &PortError{To: c.to, Reason: ReasonRefused, Text: fmt.Sprintf("%s: %v", c.to.Named(), syscall.ECONNREFUSED)}
 	}
 	return n, c.explain(err)
 }
