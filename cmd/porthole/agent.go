@@ -14,8 +14,8 @@ import (
 const agentLong = `Serve targets of this host to a porthole at the other end of the standard streams.
 
 "porthole forward --host ssh://HOST" starts it on the other host, through ssh. It
-opens what the other end asks for, with the permissions of who has started it, and
-ends with its standard input. Nothing is listened on, and nothing is left behind.`
+opens what the other end asks for, with the permissions of the user who started it,
+and ends with its standard input. It listens on nothing and leaves nothing behind.`
 
 func newAgent() *cobra.Command {
 	var stdio bool
@@ -33,7 +33,7 @@ func newAgent() *cobra.Command {
 			return a.Serve(cmd.Context(), agent.Stdio())
 		},
 	}
-	cmd.Flags().BoolVar(&stdio, "stdio", false, "use the standard streams, which is the only way so far")
+	cmd.Flags().BoolVar(&stdio, "stdio", false, "serve on the standard streams; required")
 	return cmd
 }
 

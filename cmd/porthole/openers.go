@@ -25,15 +25,15 @@ func (f *forwarding) openers() (openers map[target.Scheme]route.Opener, expander
 	hosts := &ssh.Opener{Version: version(), RemoteCommand: f.remoteCommand, Silence: cmp.Or(f.silence, -1)}
 	openers = hostOpeners()
 	for scheme, here := range openers {
-		openers[scheme] = orElsewhere(here, onOneProcessor(hosts.Open))
+		openers[scheme] = byHost(here, onOneProcessor(hosts.Open))
 	}
 	openers[target.Kubernetes] = onOneProcessor(withKubectlErrors(clusters.Open))
 	expanders = map[target.Scheme]route.Expander{target.Kubernetes: eachWithKubectlErrors(clusters.Expand)}
 	return openers, expanders, func() { clusters.Close(); hosts.Close() }
 }
 
-// orElsewhere opens targets of this host by one opener, and those of other hosts by another.
-func orElsewhere(here, elsewhere route.Opener) route.Opener {
+// byHost opens targets of this host by one opener, and those of other hosts by another.
+func byHost(here, elsewhere route.Opener) route.Opener {
 	return func(ctx context.Context, f target.Forward, events func(route.Event)) (*route.Result, error) {
 		if f.Host == (target.Host{}) {
 			return here(ctx, f, events)

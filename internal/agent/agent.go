@@ -44,29 +44,29 @@ func (a *Agent) Serve(ctx context.Context, stream io.ReadWriteCloser) error {
 	}
 	var copier pipe.Copier
 	defer copier.Close()
-	s := tunnel.NewServer(greeted{buffered, stream}, tunnel.ServerConfig{
+	s := tunnel.NewServer(bufferedStream{buffered, stream}, tunnel.ServerConfig{
 		Proxy: tunnel.Proxy{Copier: &copier}, OpenTarget: a.open,
 	})
-	_ = s.Run(ctx) // it ends when the other end has what it wants
+	_ = s.Run(ctx) // the error says how the other end went away, which is how every session ends
 	return nil
 }
 
-// greeted is a stream of which some bytes were read ahead.
-type greeted struct {
+// bufferedStream is a stream of which some bytes were read ahead, with the greeting.
+type bufferedStream struct {
 	*bufio.Reader
 	stream io.ReadWriteCloser
 }
 
-func (g greeted) Write(p []byte) (int, error) { return g.stream.Write(p) }
-func (g greeted) Close() error                { return g.stream.Close() }
+func (s bufferedStream) Write(p []byte) (int, error) { return s.stream.Write(p) }
+func (s bufferedStream) Close() error                { return s.stream.Close() }
 
-// held is a target of this host that is open for the other end.
-type held struct {
+// openTarget is a target of this host that is open for the other end.
+type openTarget struct {
 	*route.Result
 	identity string
 }
 
-func (h held) Identity() string { return h.identity }
+func (t openTarget) Identity() string { return t.identity }
 
 // open opens a target. With an identity it is the process of that identity, or none.
 func (a *Agent) open(ctx context.Context, name, identity string) (tunnel.ServerTarget, error) {
@@ -82,17 +82,17 @@ func (a *Agent) open(ctx context.Context, name, identity string) (tunnel.ServerT
 	if err != nil {
 		return nil, err
 	}
-	h := held{opened, identityOf(to)}
-	if identity != "" && identity != h.identity {
-		h.Close()
+	t := openTarget{opened, identityOf(to)}
+	if identity != "" && identity != t.identity {
+		t.Close()
 		return nil, fmt.Errorf("target %s: %w", name, ErrGone)
 	}
-	return h, nil
+	return t, nil
 }
 
 // identityOf tells a process from a later one of the same number, also across a restart of the
-// machine. It is asked for once the process is held. Other targets have no identity: what is at
-// their place is what they are.
+// machine. Call it while the process is held open. Other targets have no identity: a namespace
+// is whatever is at its path.
 func identityOf(to target.Target) string {
 	if to.Scheme != target.PID {
 		return ""

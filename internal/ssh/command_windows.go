@@ -5,7 +5,7 @@ import (
 	"os/exec"
 )
 
-// command starts ssh.
+// command returns ssh as a command.
 func command(ctx context.Context, program string, args []string) *exec.Cmd {
 	return exec.CommandContext(ctx, program, args...)
 }

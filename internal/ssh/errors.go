@@ -27,27 +27,27 @@ const (
 	statusNotRunnable = 126 // the shell: it cannot be executed
 )
 
-// Error is that ssh has ended, or said something else, in place of an agent's greeting.
+// Error means that there was no greeting of an agent: ssh has ended, or something else came.
 type Error struct {
 	Host   target.Host
 	Status int    // ssh's exit status, which is the remote command's unless it is 255
-	Words  string // what it said last, which the other host may have chosen
+	Output string // the last that ssh printed, which the other host may have chosen
 	Err    error
 }
 
 func (e *Error) Error() string {
-	words := e.Words
-	if i := strings.LastIndexByte(words, '\n'); i >= 0 {
-		words = words[i+1:]
+	line := e.Output
+	if i := strings.LastIndexByte(line, '\n'); i >= 0 {
+		line = line[i+1:]
 	}
 	what := "the agent has not started"
 	if e.Status == statusSSH {
 		what = "ssh failed"
 	}
-	if words == "" {
+	if line == "" {
 		return fmt.Sprintf("%s: %s: exit status %d", e.Host, what, e.Status)
 	}
-	return fmt.Sprintf("%s: %s: %s", e.Host, what, words)
+	return fmt.Sprintf("%s: %s: %s", e.Host, what, line)
 }
 
 // Unwrap returns Err.

@@ -19,8 +19,8 @@ import (
 )
 
 const (
-	// maxWords is how much of what ssh says is kept for an error.
-	maxWords = 2 << 10
+	// maxOutput is how many bytes of what ssh prints are kept for an error.
+	maxOutput = 2 << 10
 	// endTime is how long ssh may take to end once its input is closed.
 	endTime = 500 * time.Millisecond
 )
@@ -31,7 +31,7 @@ type process struct {
 	*bufio.Reader // of its standard output
 	input, output io.Closer
 	greeting      tunnel.Greeting
-	words         *tail // its standard error
+	stderr        *tail // the end of its standard error
 	ended         chan struct{}
 	status        error // set before ended is closed
 	kill          context.CancelFunc
@@ -72,7 +72,7 @@ func start(ctx context.Context, program string, host target.Host, remoteCommand 
 	return p, nil
 }
 
-// run starts a program that the process is.
+// run starts the program.
 func run(program string, args []string) (*process, error) {
 	program, err := exec.LookPath(program)
 	if err != nil {
@@ -81,8 +81,8 @@ func run(program string, args []string) (*process, error) {
 	life, kill := context.WithCancel(context.Background())
 	cmd := command(life, program, args)
 	cmd.WaitDelay = endTime
-	p := &process{words: &tail{}, ended: make(chan struct{}), kill: kill}
-	cmd.Stderr = p.words
+	p := &process{stderr: &tail{}, ended: make(chan struct{}), kill: kill}
+	cmd.Stderr = p.stderr
 	// Not StdinPipe and StdoutPipe, which Wait closes although an end has not been read.
 	theirIn, in, err := os.Pipe()
 	if err != nil {
@@ -109,7 +109,7 @@ func run(program string, args []string) (*process, error) {
 	return p, nil
 }
 
-// Close ends ssh: at once if it does not end by itself when its input does.
+// Close closes ssh's input, and kills it if it has not ended by itself after endTime.
 func (p *process) Close() error {
 	p.closing.Do(func() {
 		p.input.Close()
@@ -125,20 +125,20 @@ func (p *process) Close() error {
 	return nil
 }
 
-// explain returns why there is no agent, in ssh's own words if it has said something.
+// explain returns why there is no agent, by what ssh printed if it printed something.
 func (p *process) explain(host target.Host, err error) error {
 	var noise *tunnel.NoiseError
 	if !errors.As(err, &noise) {
 		return fmt.Errorf("%s: %w", host, err)
 	}
 	<-p.ended
-	e := &Error{Host: host, Words: p.words.String(), Err: err}
+	e := &Error{Host: host, Output: p.stderr.String(), Err: err}
 	var exit *exec.ExitError
 	if errors.As(p.status, &exit) {
 		e.Status = exit.ExitCode()
 	}
-	if e.Words == "" {
-		e.Words = strings.TrimSpace(string(noise.Noise[max(0, len(noise.Noise)-maxWords):]))
+	if e.Output == "" {
+		e.Output = strings.TrimSpace(string(noise.Noise[max(0, len(noise.Noise)-maxOutput):]))
 	}
 	return e
 }
@@ -153,7 +153,7 @@ func (t *tail) Write(p []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.text = append(t.text, p...)
-	t.text = t.text[max(0, len(t.text)-maxWords):]
+	t.text = t.text[max(0, len(t.text)-maxOutput):]
 	return len(p), nil
 }
 

@@ -22,7 +22,7 @@ type Route struct {
 	work   sync.WaitGroup
 
 	mu       sync.Mutex
-	target   *tunnel.ClientTarget // in the tunnel of now; nil while there is none
+	target   *tunnel.ClientTarget // in the current tunnel; nil while there is none
 	changed  chan struct{}        // closed when target is set; nil unless somebody waits
 	identity string               // of the first one
 }
@@ -91,7 +91,7 @@ func (r *Route) Dial(ctx context.Context, to target.Address) (pipe.Conn, error) 
 			if !errors.Is(err, spdy.ErrTunnel) && !errors.Is(err, spdy.ErrGoAway) {
 				return conn, err
 			}
-			_ = t.Wait(ctx) // keep notices, too
+			_ = t.Wait(ctx) // until keep sees the loss too, and opens the target again
 			r.mu.Lock()
 			if r.target == t {
 				r.target = nil
