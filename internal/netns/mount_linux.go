@@ -118,7 +118,3 @@ func identify(f *os.File) (ID, error) {
 	}
 	return ID{st.Dev, st.Ino}, nil
 }
-
-// User returns the user namespace of a process that OpenPID has opened. The error wraps
-// ErrExited if the process has.
-func (ns *Namespace) User() (ID, error) { return ns.process.userNamespace() }

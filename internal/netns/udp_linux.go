@@ -60,11 +60,11 @@ func (ns *Namespace) dialUDP(addrs []netip.AddrPort) (*udpConn, error) {
 	}
 	c.UDPConn = conn.(*net.UDPConn) // FileConn looked at the socket
 	if c.raw, err = c.SyscallConn(); err != nil {
-		c.UDPConn.Close()
+		c.Close()
 		return nil, err
 	}
 	if c.batches, err = nonblock.NewDatagrams(c.UDPConn); err != nil {
-		c.UDPConn.Close()
+		c.Close()
 		return nil, err
 	}
 	return c, nil

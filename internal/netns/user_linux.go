@@ -46,6 +46,10 @@ func (p *process) user() (*user, error) {
 	return u, nil
 }
 
+// UserNamespace returns the user namespace of a process that OpenPID has opened. The error wraps
+// ErrExited if the process has.
+func (ns *Namespace) UserNamespace() (ID, error) { return ns.process.userNamespace() }
+
 // userNamespace returns the process' user namespace. The error wraps ErrExited if it has.
 func (p *process) userNamespace() (ID, error) {
 	dir, err := p.directory()
@@ -92,9 +96,9 @@ func parseUser(status []byte) (*user, error) {
 	return u, nil
 }
 
-// do calls f on a thread that is the user's, if this process is root; others stay who they are.
-// The thread ends afterwards, rather than that it becomes root's again. It is never the first
-// one, which the kernel takes for the whole process.
+// do calls f on a thread that has become the user, if this process is root; otherwise it just
+// calls f. The thread ends afterwards, so that nothing of the user stays with it. It is never the
+// process' first thread, whose user the kernel shows as the process' own.
 func (u *user) do(f func() error) error {
 	if os.Geteuid() != 0 {
 		return f()

@@ -107,7 +107,7 @@ func (u *unixSockets) checkMount(s *sandbox, c *container, ns *netns.Namespace, 
 	if err != nil {
 		return err
 	}
-	switch user, err := ns.User(); {
+	switch user, err := ns.UserNamespace(); {
 	case err != nil:
 		return err
 	case user != pod:
@@ -126,7 +126,7 @@ func (s *sandbox) userNamespace() (netns.ID, error) {
 		return netns.ID{}, err
 	}
 	defer ns.Close()
-	user, err := ns.User()
+	user, err := ns.UserNamespace()
 	return user, markGone(err)
 }
 

@@ -126,8 +126,7 @@ func (s *Session) follow(ctx context.Context) error {
 		if !patient || s.begun {
 			s.tellFailures()
 		}
-		awaited := s.count(func(st *State) bool { return !st.opened && !st.later })
-		ready = ready || s.begun && (awaited == 0 || s.ReadyAny)
+		ready = ready || s.allOpened()
 		if !ready || s.Ready == nil {
 			continue
 		}
@@ -136,6 +135,11 @@ func (s *Session) follow(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// allOpened reports whether everything that Ready waits for has been opened.
+func (s *Session) allOpened() bool {
+	return s.begun && (s.ReadyAny || s.count(func(st *State) bool { return !st.opened && !st.later }) == 0)
 }
 
 // note enters a report into the states.
@@ -234,7 +238,7 @@ func (s *Session) tellFailures() {
 // place returns a forward's place in the file, if there is one, and its name.
 func (s *Session) place(st *State) string {
 	if s.File == "" {
-		return st.Forward.String()
+		return st.String()
 	}
 	return fmt.Sprintf("%s:%d: %s", s.File, st.Line, st.Forward)
 }

@@ -97,9 +97,12 @@ func loopbackUp() error {
 
 // The addresses of the two ends of Join: IPv4, IPv6 and link-local.
 const (
-	Near4, Far4         = "10.9.0.1", "10.9.0.2"
-	Near6, Far6         = "fd09::1", "fd09::2"
-	NearLocal, FarLocal = "fe80::9:1", "fe80::9:2"
+	Near4     = "10.9.0.1"
+	Near6     = "fd09::1"
+	NearLocal = "fe80::9:1"
+	Far4      = "10.9.0.2"
+	Far6      = "fd09::2"
+	FarLocal  = "fe80::9:2"
 )
 
 // Join connects a namespace to a Pod by an interface "eth0" at both ends, with the addresses

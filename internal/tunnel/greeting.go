@@ -20,7 +20,7 @@ const (
 	maxGreeting = 4 << 10
 )
 
-// ErrNoGreeting: the other end of a byte stream is no end of a tunnel, or does not say so.
+// ErrNoGreeting means that what came from the other end of a byte stream is not a greeting.
 var ErrNoGreeting = errors.New("no greeting")
 
 // Greeting is what each end of a tunnel says first, where nothing else has settled that the
@@ -124,4 +124,4 @@ func (e *NoiseError) Error() string {
 func (e *NoiseError) Unwrap() error { return e.Err }
 
 // Is reports that it is ErrNoGreeting.
-func (e *NoiseError) Is(err error) bool { return err == ErrNoGreeting } //nolint:errorlint // as errors.Is asks
+func (e *NoiseError) Is(err error) bool { return err == ErrNoGreeting }
