@@ -5,13 +5,15 @@ package forward
 import (
 	"net"
 
-	"porthole.dev/porthole/internal/pipe"
+	"porthole.dev/porthole/internal/nonblock"
 )
 
 // batches are of one datagram: more by one call is Linux' own.
 type batches struct{ buf []byte }
 
-func newBatches(*net.UDPConn) (batches, error) { return batches{make([]byte, pipe.MaxDatagram)}, nil }
+func newBatches(*net.UDPConn) (batches, error) {
+	return batches{make([]byte, nonblock.MaxDatagram)}, nil
+}
 
 // receive waits for a datagram, and calls deliver with it, which is valid until it returns.
 func (s *packetSocket) receive(deliver func(from peer, datagrams [][]byte, lost int)) error {

@@ -18,8 +18,6 @@ import (
 const (
 	// batchSize is how many datagrams are received or sent by one call.
 	batchSize = 32
-	// maxDatagram is more than any datagram of UDP has.
-	maxDatagram = 64 << 10
 	// maxControl is room for the control messages that are asked for here (cmsg(3)).
 	maxControl = 64
 )
@@ -49,7 +47,7 @@ type Batch struct {
 	vectors  [batchSize]unix.Iovec
 	names    [batchSize]unix.RawSockaddrInet6
 	controls [batchSize][maxControl]byte
-	memory   [batchSize][maxDatagram]byte
+	memory   [batchSize][MaxDatagram]byte
 	all      [batchSize][]byte
 	n        int
 	lost     uint32
@@ -67,7 +65,7 @@ var batches = sync.Pool{New: func() any {
 	for i := range b.headers {
 		h := &b.headers[i]
 		b.vectors[i] = unix.Iovec{Base: &b.memory[i][0]}
-		b.vectors[i].SetLen(maxDatagram)
+		b.vectors[i].SetLen(MaxDatagram)
 		h.Iov = &b.vectors[i]
 		h.SetIovlen(1)
 		h.Name = (*byte)(unsafe.Pointer(&b.names[i]))

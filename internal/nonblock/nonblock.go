@@ -14,6 +14,9 @@ import (
 	"net"
 )
 
+// MaxDatagram is more bytes than any datagram of UDP has: 65,507 at most, and 65,527 in IPv6.
+const MaxDatagram = 64 << 10
+
 // Conn returns c with the reads and writes of Of.
 func Conn(c net.Conn) net.Conn { return conn{c, Of(c)} }
 

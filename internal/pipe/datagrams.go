@@ -6,10 +6,9 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
-)
 
-// MaxDatagram is more than any datagram of UDP has: 65,507 bytes, and 65,527 in IPv6.
-const MaxDatagram = 64 << 10
+	"porthole.dev/porthole/internal/nonblock"
+)
 
 // ErrDropped means that a datagram could not be sent, and that the next one may be.
 var ErrDropped = errors.New("datagram dropped")
@@ -87,7 +86,7 @@ func DatagramReader(src Conn) func(deliver func(datagrams [][]byte, lost int)) e
 	if b, ok := src.(DatagramBatcher); ok {
 		return b.ReadDatagrams
 	}
-	buf := make([]byte, MaxDatagram)
+	buf := make([]byte, nonblock.MaxDatagram)
 	one := make([][]byte, 1)
 	return func(deliver func([][]byte, int)) error {
 		n, err := src.Read(buf)

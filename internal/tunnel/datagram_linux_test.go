@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"porthole.dev/porthole/internal/nonblock"
 	"porthole.dev/porthole/internal/pipe"
 	"porthole.dev/porthole/internal/spdy"
 	"porthole.dev/porthole/internal/target"
@@ -133,7 +134,7 @@ func FuzzReadDatagrams(f *testing.F) {
 		a, b := streams(t)
 		go func() { _, _ = a.Write(text); a.CloseWrite() }()
 		var again []byte
-		buf := make([]byte, pipe.MaxDatagram)
+		buf := make([]byte, nonblock.MaxDatagram)
 		for {
 			n, err := datagrams{b}.Read(buf)
 			switch {
