@@ -24,7 +24,7 @@ type container struct {
 
 // runningContainers returns the ids of a sandbox's running containers, in the order in which
 // they were made.
-func (r *resolver) runningContainers(ctx context.Context, sandbox string) (ids []string, err error) {
+func (r *sandboxes) runningContainers(ctx context.Context, sandbox string) (ids []string, err error) {
 	list, err := r.cri.ListContainers(ctx, &runtime.ListContainersRequest{Filter: &runtime.ContainerFilter{
 		PodSandboxId: sandbox,
 		State:        &runtime.ContainerStateValue{State: runtime.ContainerState_CONTAINER_RUNNING},
@@ -44,7 +44,7 @@ func (r *resolver) runningContainers(ctx context.Context, sandbox string) (ids [
 
 // container asks the runtime for a container, and Docker where it does not tell its process.
 // The error wraps netns.ErrNoProcess if there is none.
-func (r *resolver) container(ctx context.Context, id string) (*container, error) {
+func (r *sandboxes) container(ctx context.Context, id string) (*container, error) {
 	answer, err := r.cri.ContainerStatus(ctx, &runtime.ContainerStatusRequest{ContainerId: id, Verbose: true})
 	if err != nil {
 		return nil, err
@@ -63,7 +63,7 @@ func (r *resolver) container(ctx context.Context, id string) (*container, error)
 
 // enter takes hold of a container's first process. The error wraps netns.ErrNoProcess if there
 // is none.
-func (r *resolver) enter(ctx context.Context, id string) (*container, *netns.Namespace, error) {
+func (r *sandboxes) enter(ctx context.Context, id string) (*container, *netns.Namespace, error) {
 	c, err := r.container(ctx, id)
 	if err != nil {
 		return nil, nil, err

@@ -76,15 +76,15 @@ func (n *Node) startDataPath(c *components) error {
 		return err
 	}
 	f := &forwards{
-		upstream: upstream,
-		resolver: resolver{cri: runtime.NewRuntimeServiceClient(upstream.conn), passThrough: n.PassThrough},
-		backend:  newBackend(n.Backend, forbidden, n.logger()), policy: n.Policy, server: server, url: "http://" + streaming.Addr().String(),
+		upstream:  upstream,
+		sandboxes: sandboxes{cri: runtime.NewRuntimeServiceClient(upstream.conn), passThrough: n.PassThrough},
+		backend:   newBackend(n.Backend, forbidden, n.logger()), policy: n.Policy, server: server, url: "http://" + streaming.Addr().String(),
 		metrics: newForwardMetrics(server.Load), events: events, log: n.logger(),
 	}
 	if path, err := socketPath(n.Docker); err == nil {
-		f.resolver.docker = newDocker(path)
+		f.sandboxes.docker = newDocker(path)
 	}
-	f.unix = &unixSockets{resolver: &f.resolver, forbidden: forbidden}
+	f.unix = &unixSockets{sandboxes: &f.sandboxes, forbidden: forbidden}
 	return n.serveDataPath(c, f)
 }
 

@@ -23,17 +23,17 @@ import (
 
 // forwards answers PortForward, and reports the connections that follow.
 type forwards struct {
-	upstream *upstream // the runtime
-	resolver resolver
-	backend  backend
-	unix     *unixSockets
-	policy   Policy
-	server   *portforward.Server
-	url      string // of server, without a path
-	metrics  *forwardMetrics
-	events   *events
-	log      *slog.Logger
-	watch    sandboxWatch
+	upstream  *upstream // the runtime
+	sandboxes sandboxes
+	backend   backend
+	unix      *unixSockets
+	policy    Policy
+	server    *portforward.Server
+	url       string // of server, without a path
+	metrics   *forwardMetrics
+	events    *events
+	log       *slog.Logger
+	watch     sandboxWatch
 }
 
 // answer answers the CRI's PortForward.
@@ -76,7 +76,7 @@ func (f *forwards) portForward(ctx context.Context, r *runtime.PortForwardReques
 	if err := f.upstream.awaitReady(ctx); err != nil {
 		return nil, err
 	}
-	s, err := f.resolver.find(ctx, r.GetPodSandboxId())
+	s, err := f.sandboxes.find(ctx, r.GetPodSandboxId())
 	if err == nil && s.passThrough {
 		err = f.checkPassThrough(s)
 	}
@@ -128,7 +128,7 @@ func (f *forwards) checkPassThrough(s *sandbox) error {
 	case !s.networkModeKnown && f.policy.DenyHostNetwork: // no namespace is entered here that could be compared
 		return status.Errorf(codes.PermissionDenied, "porthole node: forwards to pods of the runtime handler %s are the runtime's, "+
 			"which does not say whether the pod uses the node's network (--deny-host-network)", handler)
-	case byPorts && !slices.Contains(f.resolver.passThrough, handler):
+	case byPorts && !slices.Contains(f.sandboxes.passThrough, handler):
 		return status.Errorf(codes.PermissionDenied, "porthole node: forwards to pods of the runtime handler %s are the runtime's, "+
 			"where the node's policy (--allow-ports, --deny-ports) does not hold; --pass-through %s lets them be", handler, handler)
 	}

@@ -24,9 +24,9 @@ type sandbox struct {
 	passThrough        bool   // its network is not in a Linux namespace of the node
 }
 
-// resolver finds sandboxes by asking the runtime, and the Docker engine if the runtime
-// does not report them.
-type resolver struct {
+// sandboxes are those of a runtime, with their containers: they are found by asking it, and the
+// Docker engine for what it does not report.
+type sandboxes struct {
 	cri         runtime.RuntimeServiceClient
 	docker      *docker  // nil for none
 	passThrough []string // handlers whose pods' forwards always pass through to the runtime
@@ -34,7 +34,7 @@ type resolver struct {
 
 // find looks a sandbox up. The error is the runtime's own status, or one of ours:
 // FailedPrecondition if the sandbox does not run, or its namespace cannot be found.
-func (r *resolver) find(ctx context.Context, id string) (*sandbox, error) {
+func (r *sandboxes) find(ctx context.Context, id string) (*sandbox, error) {
 	s, err := r.query(ctx, id)
 	if err != nil || s.passThrough || s.netns.path != "" {
 		return s, err
@@ -52,7 +52,7 @@ func (r *resolver) find(ctx context.Context, id string) (*sandbox, error) {
 }
 
 // query asks the runtime once.
-func (r *resolver) query(ctx context.Context, id string) (*sandbox, error) {
+func (r *sandboxes) query(ctx context.Context, id string) (*sandbox, error) {
 	response, err := r.cri.PodSandboxStatus(ctx, &runtime.PodSandboxStatusRequest{PodSandboxId: id, Verbose: true})
 	if err != nil {
 		return nil, err
@@ -79,7 +79,7 @@ func (r *resolver) query(ctx context.Context, id string) (*sandbox, error) {
 
 // locate finds a sandbox's network namespace in what the runtime tells of it or of
 // its containers, or in what Docker tells.
-func (r *resolver) locate(ctx context.Context, s *sandbox, ready bool, told netnsRef) (netnsRef, error) {
+func (r *sandboxes) locate(ctx context.Context, s *sandbox, ready bool, told netnsRef) (netnsRef, error) {
 	if told == (netnsRef{}) && ready {
 		told = r.netnsOfContainers(ctx, s.id)
 	}
@@ -111,7 +111,7 @@ func (r *resolver) locate(ctx context.Context, s *sandbox, ready bool, told netn
 
 // netnsOfContainers looks for the namespace in the status of the sandbox's containers:
 // CRI-O tells nothing of a sandbox that has no process of its own.
-func (r *resolver) netnsOfContainers(ctx context.Context, id string) netnsRef {
+func (r *sandboxes) netnsOfContainers(ctx context.Context, id string) netnsRef {
 	containers, err := r.runningContainers(ctx, id)
 	if err != nil {
 		return netnsRef{}

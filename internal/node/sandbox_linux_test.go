@@ -75,14 +75,14 @@ func FuzzReadInspect(f *testing.F) {
 	})
 }
 
-// startResolver asks r, and Docker at a socket that inspects with the answer.
-func startResolver(t *testing.T, r *runtimeServer, inspect func(id string) (int, string)) *resolver {
+// startSandboxes asks r, and Docker at a socket that inspects with the answer.
+func startSandboxes(t *testing.T, r *runtimeServer, inspect func(id string) (int, string)) *sandboxes {
 	t.Helper()
 	socket := filepath.Join(t.TempDir(), "runtime.sock")
 	r.start(t, socket)
-	resolver := &resolver{cri: cri.NewRuntimeServiceClient(callSocket(t, socket))}
+	pods := &sandboxes{cri: cri.NewRuntimeServiceClient(callSocket(t, socket))}
 	if inspect == nil {
-		return resolver
+		return pods
 	}
 	socket = filepath.Join(t.TempDir(), "docker.sock")
 	l, err := net.Listen("unix", socket)
@@ -99,8 +99,8 @@ func startResolver(t *testing.T, r *runtimeServer, inspect func(id string) (int,
 	done := make(chan struct{})
 	go func() { defer close(done); _ = server.Serve(l) }()
 	t.Cleanup(func() { _ = server.Close(); <-done })
-	resolver.docker = newDocker(socket)
-	return resolver
+	pods.docker = newDocker(socket)
+	return pods
 }
 
 func TestFind(t *testing.T) {
@@ -122,7 +122,7 @@ func TestFind(t *testing.T) {
 	host(r.add("crio-host-without-process", "{}"))
 	r.add("docker", "").State = cri.PodSandboxState_SANDBOX_NOTREADY // as some cri-dockerds say of a pod with one address
 	host(r.add("docker-host", ""))
-	resolver := startResolver(t, &r, func(string) (int, string) { return 200, fmt.Sprintf(`{"State":{"Pid":%d}}`, self) })
+	pods := startSandboxes(t, &r, func(string) (int, string) { return 200, fmt.Sprintf(`{"State":{"Pid":%d}}`, self) })
 	for id, want := range map[string]netnsRef{
 		"containerd":                {path: path, pid: self, started: started},
 		"containerd-host":           {pid: self, started: started},
@@ -131,13 +131,13 @@ func TestFind(t *testing.T) {
 		"docker-host":               {pid: self, started: started},
 		"crio-host-without-process": {pid: self, started: started}, // of Docker, for want of a CRI-O without
 	} {
-		s, err := resolver.find(t.Context(), id)
+		s, err := pods.find(t.Context(), id)
 		if err != nil || s.netns != want || s.pod != "kuard" || s.namespace != "default" || s.id != id || s.hostNetwork != strings.Contains(id, "host") {
 			t.Errorf("find(%s) = %+v, %v, want %+v", id, s, err, want)
 		}
 	}
-	resolver.docker = newDocker("/nowhere")
-	if s, err := resolver.find(t.Context(), "crio-host-without-process"); err != nil || s.netns.path != nodeNamespace {
+	pods.docker = newDocker("/nowhere")
+	if s, err := pods.find(t.Context(), "crio-host-without-process"); err != nil || s.netns.path != nodeNamespace {
 		t.Errorf("find(host network, without process or Docker) = %+v, %v", s, err)
 	}
 }
@@ -179,13 +179,13 @@ func TestFindPassThrough(t *testing.T) {
 	for id, s := range sandboxes {
 		r.add(id, s.info).RuntimeHandler = s.handler
 	}
-	resolver := startResolver(t, &r, func(id string) (int, string) {
+	pods := startSandboxes(t, &r, func(id string) (int, string) {
 		handler := map[bool]string{false: "runc", true: "io.containerd.kata.v2"}[id == "docker, kata"]
 		return 200, fmt.Sprintf(`{"State":{"Pid":%d},"HostConfig":{"Runtime":%q}}`, self, handler)
 	})
-	resolver.passThrough = []string{"mine"}
+	pods.passThrough = []string{"mine"}
 	for id, want := range sandboxes {
-		if s, err := resolver.find(t.Context(), id); err != nil || s.passThrough != want.passThrough {
+		if s, err := pods.find(t.Context(), id); err != nil || s.passThrough != want.passThrough {
 			t.Errorf("find(%s) = %+v, %v, want passThrough %v", id, s, err, want.passThrough)
 		}
 	}
@@ -195,7 +195,7 @@ func TestFindPassThrough(t *testing.T) {
 func TestFindByContainer(t *testing.T) {
 	r := runtimeServer{containers: map[string]string{"c1": `{}`, "c2": fmt.Sprintf(crioInfo, 1, "/run/netns/x")}}
 	r.add("crio", "{}")
-	s, err := startResolver(t, &r, nil).find(t.Context(), "crio")
+	s, err := startSandboxes(t, &r, nil).find(t.Context(), "crio")
 	if err != nil || s.netns.path != "/run/netns/x" {
 		t.Errorf("find = %+v, %v", s, err)
 	}
@@ -209,7 +209,7 @@ func TestFindNot(t *testing.T) {
 	for _, id := range []string{"docker-stopped", "docker-unknown", "docker-broken", "docker-odd"} {
 		r.add(id, "")
 	}
-	resolver := startResolver(t, &r, func(id string) (int, string) {
+	pods := startSandboxes(t, &r, func(id string) (int, string) {
 		switch id {
 		case "docker-stopped":
 			return 200, `{"State":{"Running":false,"Pid":0}}`
@@ -229,7 +229,7 @@ func TestFindNot(t *testing.T) {
 		"docker-broken":  codes.FailedPrecondition,
 		"docker-odd":     codes.FailedPrecondition,
 	} {
-		if s, err := resolver.find(t.Context(), id); status.Code(err) != want {
+		if s, err := pods.find(t.Context(), id); status.Code(err) != want {
 			t.Errorf("find(%s) = %+v, %v, want %v", id, s, err, want)
 		}
 	}
@@ -287,15 +287,15 @@ func TestFindMissingFields(t *testing.T) {
 	r.add("no-id", "").Id = ""
 	r.add("no-status", fmt.Sprintf(crioInfo, os.Getpid(), path))
 	r.sandboxes["no-status"].Status = nil
-	resolver := startResolver(t, &r, nil)
-	if s, err := resolver.find(t.Context(), "no-id"); err != nil || s.id != "no-id" || s.netns.path != path {
+	pods := startSandboxes(t, &r, nil)
+	if s, err := pods.find(t.Context(), "no-id"); err != nil || s.id != "no-id" || s.netns.path != path {
 		t.Errorf("without an id: %+v, %v", s, err)
 	}
-	if s, err := resolver.find(t.Context(), "no-status"); status.Code(err) != codes.FailedPrecondition {
+	if s, err := pods.find(t.Context(), "no-status"); status.Code(err) != codes.FailedPrecondition {
 		t.Errorf("without a status: %+v, %v, want FailedPrecondition", s, err)
 	}
 	r.container = "another pod"
-	if s, err := resolver.find(t.Context(), "no-id"); status.Code(err) != codes.FailedPrecondition {
+	if s, err := pods.find(t.Context(), "no-id"); status.Code(err) != codes.FailedPrecondition {
 		t.Errorf("with containers of another pod: %+v, %v, want FailedPrecondition", s, err)
 	}
 }

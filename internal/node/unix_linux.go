@@ -17,14 +17,14 @@ import (
 // unixSockets connects to Unix sockets of pods: inside a container's own root, as the
 // container's user, and on nothing that was mounted from outside.
 type unixSockets struct {
-	resolver  *resolver
+	sandboxes *sandboxes
 	forbidden []netns.ID // are not entered
 }
 
 // dial connects to the socket at a path, in the first of the pod's containers that has
 // something there.
 func (u *unixSockets) dial(ctx context.Context, s *sandbox, path string) (pipe.Conn, error) {
-	ids, err := u.resolver.runningContainers(ctx, s.id)
+	ids, err := u.sandboxes.runningContainers(ctx, s.id)
 	if err != nil {
 		return nil, err
 	}
@@ -55,7 +55,7 @@ func isMissing(err error) bool {
 
 // dialIn connects to the socket at a path of one container.
 func (u *unixSockets) dialIn(ctx context.Context, s *sandbox, id, path string) (pipe.Conn, error) {
-	c, ns, err := u.resolver.enter(ctx, id)
+	c, ns, err := u.sandboxes.enter(ctx, id)
 	if err != nil {
 		return nil, err
 	}

@@ -317,7 +317,7 @@ func TestContainerNumberUsedAgain(t *testing.T) {
 		questions++
 		return fmt.Sprintf(`{"pid":%d}`, []int{os.Getpid(), pod.PID}[(questions-1)%2])
 	}
-	if c, _, err := startResolver(t, &r, nil).enter(t.Context(), "c1"); !errors.Is(err, netns.ErrNoProcess) {
+	if c, _, err := startSandboxes(t, &r, nil).enter(t.Context(), "c1"); !errors.Is(err, netns.ErrNoProcess) {
 		t.Errorf("enter = %+v, %v, want ErrNoProcess", c, err)
 	}
 }
