@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"porthole.dev/porthole/internal/agent"
 	"porthole.dev/porthole/internal/container"
@@ -97,4 +98,28 @@ func read(conn pipe.Conn, err error) error {
 	defer conn.Close()
 	_, err = io.ReadAll(conn)
 	return err
+}
+
+// Nobody listens for a datagram, which is found when it is sent.
+func TestDatagramRefused(t *testing.T) {
+	testenv.NoLeaks(t)
+	pod := testenv.NewPod(t)
+	opened, err := serve(t).OpenTarget(t.Context(), "pid://"+strconv.Itoa(pod.PID), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := opened.Dial(target.Address{Network: target.UDP, Port: 9})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	defer time.AfterFunc(testenv.Patience, func() { conn.Close() }).Stop()
+	for range 2 { // the flow has not ended by that
+		if _, err := io.WriteString(conn, "anybody?"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conn.Read(make([]byte, 10)); !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Fatalf("read: %v, want ECONNREFUSED", err)
+		}
+	}
 }

@@ -27,15 +27,15 @@ type DatagramCounts struct {
 func CopyDatagrams(a, b Conn) (DatagramCounts, error) {
 	var p datagramPair
 	var back sync.WaitGroup
-	refuse := func(error) {}
+	refuse, ignore := func(error) {}, func(error) {}
 	if r, ok := a.(interface{ Refuse() }); ok {
 		refuse = func(error) { r.Refuse() }
 	}
 	back.Go(func() {
 		defer a.Close()
-		p.move(a, b, &p.fromB, refuse)
+		p.move(a, b, &p.fromB, refuse, ignore)
 	})
-	p.move(b, a, &p.fromA, func(error) {})
+	p.move(b, a, &p.fromA, ignore, refuse)
 	b.Close()
 	back.Wait()
 	return DatagramCounts{Counts{p.fromA.Load(), p.fromB.Load()}, p.dropped.Load()}, p.err
@@ -47,11 +47,12 @@ type datagramPair struct {
 	err                   error // of the side that has ended first
 }
 
-// move carries the datagrams of one side, until that ends.
-func (p *datagramPair) move(dst, src Conn, count *atomic.Int64, refused func(error)) {
+// move carries the datagrams of one side, until that ends. A refusal is found by a Read of the side
+// that refuses, or by a Write to it: srcRefused and dstRefused are called.
+func (p *datagramPair) move(dst, src Conn, count *atomic.Int64, srcRefused, dstRefused func(error)) {
 	read, write := DatagramReader(src), DatagramWriter(dst)
 	deliver := func(datagrams [][]byte, lost int) {
-		sent, dropped := SendDatagrams(write, datagrams, refused)
+		sent, dropped := SendDatagrams(write, datagrams, dstRefused)
 		count.Add(sent)
 		p.dropped.Add(dropped + int64(lost))
 	}
@@ -59,7 +60,7 @@ func (p *datagramPair) move(dst, src Conn, count *atomic.Int64, refused func(err
 		err := read(deliver)
 		switch {
 		case errors.Is(err, syscall.ECONNREFUSED):
-			refused(err)
+			srcRefused(err)
 		case err != nil:
 			p.once.Do(func() {
 				if err != io.EOF { //nolint:errorlint // itself: a tunnel that ended in one is something else
