@@ -27,6 +27,9 @@ func ParseHost(s string) (h Host, err error) {
 	}
 	if at := strings.LastIndexByte(rest, '@'); at >= 0 {
 		h.User, rest = rest[:at], rest[at+1:]
+		if user, _, password := strings.Cut(h.User, ":"); password {
+			return Host{}, fmt.Errorf("host \"ssh://%s:...@%s\": ssh asks for the password itself: %w", user, rest, ErrHost)
+		}
 		if h.User == "" || h.User[0] == '-' || strings.ContainsFunc(h.User, unsafeInHost) {
 			return Host{}, fmt.Errorf("host %q: %q is no name of a user: %w", s, h.User, ErrHost)
 		}

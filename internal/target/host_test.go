@@ -25,7 +25,7 @@ func TestParseHost(t *testing.T) {
 		}
 	}
 	for _, text := range []string{
-		"", "build", "http://build", "ssh://", "ssh://@build", "ssh://me@", "ssh://build:", "ssh://build:0", "ssh://build:65536", "ssh://build:ssh",
+		"", "build", "http://build", "ssh://", "ssh://@build", "ssh://me:secret@build", "ssh://me@", "ssh://build:", "ssh://build:0", "ssh://build:65536", "ssh://build:ssh",
 		"ssh://-oProxyCommand=x", "ssh://-l@build", "ssh://a b", "ssh://a;b", "ssh://$(x)", "ssh://a/b", "ssh://a\nb", "ssh://[a", "ssh://`x`@b", "ssh://a@b@c;",
 	} {
 		if got, err := target.ParseHost(text); !errors.Is(err, target.ErrHost) {
