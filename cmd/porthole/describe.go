@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"regexp"
 	"slices"
 	"strconv"
@@ -253,6 +254,8 @@ func sshHint(err error) string {
 	var there *ssh.HostError
 	var refused *tunnel.PortError
 	switch {
+	case errors.As(err, &there) && errors.Is(err, exec.ErrNotFound):
+		return "porthole runs the system's ssh: install OpenSSH's client, and `ssh -V` has to find it"
 	case errors.As(err, &failed) && failed.Missing():
 		return fmt.Sprintf("porthole has to be there too: `%s` copies it, and `--remote-command ./porthole` names it", copyTo(failed.Host))
 	case errors.As(err, &failed):

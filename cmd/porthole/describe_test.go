@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -92,6 +93,7 @@ func TestHintsKnowTheCause(t *testing.T) {
 	}{
 		{&ssh.HostError{Host: box, Err: from(tunnel.ReasonDenied, target.Address{})}, `--remote-command "sudo porthole"`},
 		{&ssh.HostError{Host: box, Err: from(tunnel.ReasonFailed, target.Address{})}, "`ssh -p 2222 box ps -e`"},
+		{&ssh.HostError{Host: box, Err: &exec.Error{Name: "ssh", Err: exec.ErrNotFound}}, "`ssh -V`"},
 		{from(tunnel.ReasonRefused, unix), "`ss -lx` inside"},
 		{from(tunnel.ReasonRefused, target.Address{Network: target.UDP, Port: 53}), "`ss -lun` inside"},
 		{from(tunnel.ReasonRefused, db), "that port of that host"},

@@ -55,7 +55,7 @@ func arguments(host target.Host, remoteCommand string) []string {
 func start(ctx context.Context, program string, host target.Host, remoteCommand string, mine tunnel.Greeting) (*process, error) {
 	p, err := run(program, arguments(host, remoteCommand))
 	if err != nil {
-		return nil, err
+		return nil, &HostError{host, fmt.Errorf("start ssh: %w", err)}
 	}
 	stop := context.AfterFunc(ctx, func() { p.Close() })
 	p.greeting, err = tunnel.ReadGreeting(p.Reader)
