@@ -40,8 +40,12 @@ func (h *host) tunnel(ctx context.Context) (*tunnel.Client, error) {
 		return h.client, nil
 	}
 	if h.opening == nil {
+		if h.opener.life.Err() != nil {
+			defer h.mu.Unlock()
+			return nil, context.Cause(h.opener.life)
+		}
 		h.opening = make(chan struct{})
-		go h.open()
+		h.opener.work.Go(h.open)
 	}
 	opening := h.opening
 	h.mu.Unlock()
@@ -68,7 +72,7 @@ func (h *host) otherVersion() string {
 	return h.version
 }
 
-// close ends the tunnel.
+// close ends the tunnel. The opener's life has ended, so that no attempt begins afterwards.
 func (h *host) close() {
 	h.mu.Lock()
 	client := h.client
@@ -93,6 +97,9 @@ func (h *host) open() {
 	if err == nil && !p.greeting.Has(tunnel.FeatureTargets) {
 		p.Close()
 		err = &VersionError{Host: h.name, Theirs: p.greeting.Version, Ours: o.Version}
+	}
+	if p != nil {
+		o.work.Go(func() { <-p.ended })
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -127,11 +127,11 @@ func (p *process) Close() error {
 
 // explain returns why there is no agent, by what ssh printed if it printed something.
 func (p *process) explain(host target.Host, err error) error {
+	<-p.ended
 	var noise *tunnel.NoiseError
 	if !errors.As(err, &noise) {
 		return fmt.Errorf("%s: %w", host, err)
 	}
-	<-p.ended
 	e := &Error{Host: host, Output: p.stderr.String(), Err: err}
 	var exit *exec.ExitError
 	if errors.As(p.status, &exit) {

@@ -33,6 +33,7 @@ type Opener struct {
 	end   context.CancelFunc
 	mu    sync.Mutex
 	hosts map[target.Host]*host
+	work  sync.WaitGroup // attempts, and each ssh until it has ended
 }
 
 const defaultSilence = 30 * time.Second
@@ -51,15 +52,17 @@ func (o *Opener) init() {
 func (o *Opener) program() string       { return cmp.Or(o.Program, "ssh") }
 func (o *Opener) remoteCommand() string { return cmp.Or(o.RemoteCommand, "porthole") }
 
-// Close ends the tunnels.
+// Close ends the tunnels and attempts. It returns when each ssh has ended: one that does not end by
+// itself, because it waits for its host, would be left behind by a program that exits first.
 func (o *Opener) Close() {
 	o.once.Do(o.init)
 	o.end()
 	o.mu.Lock()
-	defer o.mu.Unlock()
 	for _, h := range o.hosts {
 		h.close()
 	}
+	o.mu.Unlock()
+	o.work.Wait()
 }
 
 // Open is a route.Opener.

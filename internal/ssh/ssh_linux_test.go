@@ -367,6 +367,35 @@ func TestCloseEndsAll(t *testing.T) {
 	testenv.Await(t, "the agent ends", func() bool { return s.agents() == 0 })
 }
 
+// Close ends an ssh whose host has not answered yet, and returns after it.
+func TestCloseEndsAttempt(t *testing.T) {
+	testenv.NoLeaks(t)
+	s := newServer(t)
+	s.write("ssh", fmt.Sprintf("#!/bin/sh\necho $$ > %s\nexec ssh -F %s \"$@\"\n", s.File("pid"), s.File("config")), 0o700)
+	o := s.opener()
+	o.RemoteCommand = fmt.Sprintf("touch %s; exec sleep 60;", s.File("started"))
+	opened := make(chan error, 1)
+	go func() {
+		_, err := o.Open(context.Background(), forwardOf(t, "netns://a"), func(route.Event) {})
+		opened <- err
+	}()
+	testenv.Await(t, "the command has started there", func() bool {
+		_, err := os.Stat(s.File("started"))
+		return err == nil
+	})
+	o.Close()
+	text, err := os.ReadFile(s.File("pid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if pid, err := strconv.Atoi(strings.TrimSpace(string(text))); err != nil || alive(pid) {
+		t.Errorf("ssh, process %d, has not ended: %v", pid, err)
+	}
+	if err := <-opened; err == nil {
+		t.Error("there is no agent, and it was opened")
+	}
+}
+
 // agents counts the agents that this test's program is.
 func (s *server) agents() (n int) {
 	self, _ := os.Executable()
