@@ -127,7 +127,7 @@ var hints = []struct {
 }{
 	{target.ErrUnknown, "a target is POD, RESOURCE/NAME as svc/web, pid://NUMBER, netns://NAME or netns:///PATH"},
 	{target.ErrPort, "ports are REMOTE, LOCAL:REMOTE, :REMOTE for any free local port, or ADDRESS:LOCAL:REMOTE, with numbers from 1 to 65535; REMOTE/udp is a UDP port"},
-	{target.ErrUnsupported, "Kubernetes forwards only TCP ports of pods; nodes that run porthole forward UDP ports too"},
+	{target.ErrUnsupported, "Kubernetes forwards only TCP ports of pods; `porthole node`, with its native backend, forwards UDP ports too"},
 	{target.ErrNoHost, "names are looked up as the target would: in its /etc/hosts, and by the name servers of its /etc/resolv.conf"},
 	{target.ErrLookup, "the target's /etc/resolv.conf names the servers (for netns://NAME, /etc/netns/NAME/resolv.conf does); an IP address needs no lookup"},
 	{target.ErrEach, "`--each sts/db 5432` has db-0 at port 5432 and db-1 at 5433; `--each=addresses` has db-0 at 127.0.0.2 and db-1 at 127.0.0.3"},
