@@ -8,13 +8,20 @@ const (
 	maxDelay = 500 * time.Millisecond
 	// maxDatagrams is how many bytes of datagrams wait for the transport.
 	maxDatagrams = 256 << 10
+	// maxAhead is after how many bytes of datagrams the rest of the tunnel gets a turn. Whoever
+	// sends more datagrams than the transport takes would leave it none.
+	maxAhead = batchSize
 )
 
 // datagrams are what waits to be written ahead of everything else, the oldest first.
 type datagrams struct {
 	out, spare []byte // their frames, and those that are being written
 	queue      []datagram
+	ahead      int // bytes that have left since anything else has
 }
+
+// mayGo reports whether there are datagrams, and it is their turn.
+func (d *datagrams) mayGo() bool { return len(d.queue) > 0 && d.ahead < maxAhead }
 
 type datagram struct {
 	stream *Stream
@@ -68,5 +75,6 @@ func (q *sender) takeDatagrams() []byte {
 	}
 	d.queue = d.queue[:0]
 	d.out, d.spare = d.spare[:0], d.out
+	d.ahead += len(frames)
 	return frames
 }

@@ -61,7 +61,13 @@ func TestDatagramWithoutWindow(t *testing.T) {
 
 // Datagrams overtake what waits of other streams, but not what is being written.
 func TestDatagramsGoFirst(t *testing.T) {
-	c, peer := rawPeer(t, Config{FlowControl: true})
+	a, peer := transports(t)
+	// The sockets hold what was ahead of the datagram, too.
+	if err := errors.Join(a.(*net.TCPConn).SetWriteBuffer(64<<10), peer.(*net.TCPConn).SetReadBuffer(64<<10)); err != nil {
+		t.Fatal(err)
+	}
+	c := New(a, Config{FlowControl: true})
+	defer c.Close()
 	bulk, _ := c.OpenStream(Header{"a": {"bulk"}}, false)
 	udp, _ := c.OpenStream(Header{"a": {"udp"}}, false)
 	within(t, time.Minute, "both are open", func() bool {
@@ -69,9 +75,9 @@ func TestDatagramsGoFirst(t *testing.T) {
 		defer c.send.mu.Unlock()
 		return udp.out.opened < c.send.batches
 	})
-	c.send.credit(bulk, 1<<20)
-	c.send.credit(nil, 1<<20)
-	go bulk.Write(bytes.Repeat([]byte("x"), 1<<20))
+	c.send.credit(bulk, 1<<22)
+	c.send.credit(nil, 1<<22)
+	go bulk.Write(bytes.Repeat([]byte("x"), 1<<22)) // more than the sockets hold
 	within(t, time.Minute, "the transport is stuck", func() bool {
 		c.send.mu.Lock()
 		defer c.send.mu.Unlock()
@@ -89,7 +95,7 @@ func TestDatagramsGoFirst(t *testing.T) {
 		}
 		before += len(payload)
 	}
-	if before > 2*batchSize {
+	if before > 4*batchSize {
 		t.Errorf("%d bytes were ahead of the datagram", before)
 	}
 	peer.Close()
@@ -110,6 +116,35 @@ func readData(t *testing.T, r io.Reader) (id uint32, payload []byte) {
 		if id := binary.BigEndian.Uint32(header[:]); id&(1<<31) == 0 {
 			return id, payload
 		}
+	}
+}
+
+// Where there are more datagrams than the transport takes, other streams get their turns.
+func TestDatagramsLeaveRoom(t *testing.T) {
+	c := &Conn{streams: map[uint32]*Stream{}}
+	c.send.init(true, nil)
+	c.send.batches = 1
+	udp, bulk := c.newStream(1, nil), c.newStream(3, nil)
+	udp.out.opened = 0
+	c.send.credit(udp, 1<<20)
+	c.send.credit(nil, 1<<20)
+	for range 3 {
+		c.send.mu.Lock()
+		c.send.appendData(bulk, []byte("bulk"))
+		c.send.mu.Unlock()
+		for ahead := 0; ; {
+			mustSend(t, udp, strings.Repeat("x", 16<<10))
+			out, _, _ := c.send.next()
+			if frameHeader(out).streamID() == bulk.ID() {
+				break
+			}
+			if ahead += len(out); ahead > maxAhead+16<<10 {
+				t.Fatalf("%d bytes of datagrams were ahead of another stream", ahead)
+			}
+		}
+	}
+	if out, _, _ := c.send.next(); frameHeader(out).streamID() != udp.ID() {
+		t.Error("the last datagram is missing")
 	}
 }
 

@@ -53,7 +53,7 @@ func (o *sendState) stopped() error {
 // transport each. A control frame joins the batch at once. Data joins while the batch has
 // room; after that streams wait in ready, and each in turn gives one chunk to the next batch.
 // What is spliced from sockets goes between batches, a frame of one stream each time. Datagrams
-// go ahead of both.
+// go ahead of both, as long as those get a turn now and then.
 type sender struct {
 	mu       sync.Mutex
 	work     sync.Cond // the write loop waits here
@@ -303,7 +303,7 @@ func (q *sender) next() (out []byte, s *Stream, limit int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for {
-		if len(q.datagrams.queue) > 0 {
+		if q.datagrams.mayGo() {
 			if out := q.takeDatagrams(); len(out) > 0 {
 				return out, nil, 0
 			}
@@ -314,13 +314,18 @@ func (q *sender) next() (out []byte, s *Stream, limit int) {
 		some := len(q.out) > 0 || len(q.splicing) > 0 && q.window > 0
 		if some && (q.corked == 0 || len(q.out) >= batchSize || q.closed) {
 			if out, s, limit = q.swap(); len(out) > 0 || s != nil {
+				q.datagrams.ahead = 0
 				return out, s, limit
 			}
 		}
-		if q.closed {
+		switch {
+		case len(q.datagrams.queue) > 0: // nobody else has anything
+			q.datagrams.ahead = 0
+		case q.closed:
 			return nil, nil, 0
+		default:
+			q.work.Wait()
 		}
-		q.work.Wait()
 	}
 }
 
