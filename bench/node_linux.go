@@ -48,7 +48,7 @@ const (
 // node measures porthole and kubectl, each on containerd and on `porthole node`.
 func (b *bench) node(ctx context.Context) error {
 	return b.onNode(ctx, (*nodeSide).connects, (*nodeSide).bursts, (*nodeSide).transfers, (*nodeSide).stall, (*nodeSide).threads,
-		(*nodeSide).calls, (*nodeSide).besideDownloads, (*nodeSide).backends, (*nodeSide).answers, (*nodeSide).soaked)
+		(*nodeSide).datagrams, (*nodeSide).calls, (*nodeSide).besideDownloads, (*nodeSide).backends, (*nodeSide).answers, (*nodeSide).soaked)
 }
 
 // nodeCalls measures of that the kubelet's calls alone.
