@@ -220,7 +220,12 @@ func (f *forwarding) parseArgs(args []string) (err error) {
 }
 
 func (f *forwarding) parseHost(of target.Target) (target.Host, error) {
+	flags := f.cmd.Flags()
 	switch {
+	case f.host == "" && flags.Changed("host"):
+		return target.Host{}, fmt.Errorf("host %q: %w", "", target.ErrHost)
+	case f.host == "" && flags.Changed("remote-command"):
+		return target.Host{}, errors.New("forward: --remote-command goes with --host")
 	case f.host == "":
 		return target.Host{}, nil
 	case of.Scheme == target.Kubernetes:

@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"porthole.dev/porthole/internal/backoff"
 	"porthole.dev/porthole/internal/pipe"
 	"porthole.dev/porthole/internal/route"
@@ -23,6 +25,9 @@ const (
 	busyTime = time.Second
 	// maxEarly is how many bytes of one client are kept until the target is reached.
 	maxEarly = 128 << 10
+	// maxICMP is how often a second clients are told by ICMP that nobody listens, apart from
+	// short bursts. A message takes a socket of its own, and a flood finds many refusals.
+	maxICMP, icmpBurst = 1000, 100
 	// fullInterval is how often it is told, at most, that there are too many clients.
 	fullInterval = 10 * time.Second
 	// defaultUDPIdle is Forwarder.UDPIdle where that is 0.
@@ -39,6 +44,7 @@ type flows struct {
 	f       *Forwarder
 	l       *Listener
 	socket  *packetSocket
+	icmp    *rate.Limiter
 	mu      sync.Mutex
 	clients map[peer]*flow
 
@@ -71,7 +77,7 @@ func (f *Forwarder) receive(ctx, _ context.Context, l *Listener, serving *sync.W
 	if err != nil {
 		return err
 	}
-	all := &flows{f: f, l: l, socket: socket, clients: map[peer]*flow{}}
+	all := &flows{f: f, l: l, socket: socket, icmp: rate.NewLimiter(maxICMP, icmpBurst), clients: map[peer]*flow{}}
 	deliver := func(from peer, datagrams [][]byte, lost int) {
 		if c := all.flowFor(ctx, from, serving); c != nil {
 			c.dropped.Add(int64(lost))
@@ -260,7 +266,9 @@ func (c *flow) sendToClient(datagrams [][]byte, lost int) {
 // refused tells the client by ICMP that nobody listens at the target, and the first time also by
 // an event.
 func (c *flow) refused(err error) {
-	c.all.socket.refuse(c.client)
+	if c.all.icmp.Allow() {
+		c.all.socket.refuse(c.client)
+	}
 	if c.refusal.CompareAndSwap(false, true) {
 		c.tell(route.Failed, err)
 	}

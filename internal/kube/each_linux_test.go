@@ -221,7 +221,7 @@ func TestExpandReadsOnce(t *testing.T) {
 	if asked := f.since(began, ofPods); len(asked) < 1 || len(asked) > 3 { // a list and a watch, which may break once
 		t.Errorf("%d requests for pods", len(asked))
 	}
-	if asked := f.since(began, forTunnel); len(asked) != pods {
+	if asked := f.since(began, forTunnel); len(asked) < pods || len(asked) > 2*pods { // one that is slow gets another beside it
 		t.Errorf("%d requests for tunnels", len(asked))
 	}
 }

@@ -142,7 +142,7 @@ func (r *Route) init() {
 		r.Log = slog.New(slog.DiscardHandler)
 	}
 	r.pods = newPodState()
-	r.tunnels = &tunnels{route: r, clients: map[types.UID]podClient{}}
+	r.tunnels = &tunnels{route: r, clients: map[clientKey]podClient{}}
 	r.recheck, r.reselect = make(chan struct{}, 1), make(chan struct{}, 1)
 	r.refs, r.lastNames = map[target.Address]portRef{}, map[portRef]string{}
 	r.life, r.end = context.WithCancel(context.Background())

@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net"
@@ -27,15 +28,23 @@ const (
 	blindPause = 5 * time.Minute
 )
 
-// tunnels holds the portforward.Client of each pod that was connected to. Its
+// tunnels holds the portforward.Clients of each pod that was connected to. Its
 // methods are safe to call at the same time.
 type tunnels struct {
 	route *Route
 
 	mu      sync.Mutex
-	clients map[types.UID]podClient
+	clients map[clientKey]podClient
 	closed  bool
 	closing sync.WaitGroup
+}
+
+// clientKey tells the Clients of pods apart. Datagrams have one of their own, and so a tunnel:
+// whatever goes ahead in a tunnel still waits for what the sockets of the node, the kubelet and the
+// API server hold of it, which beside a download is tens of milliseconds' worth.
+type clientKey struct {
+	pod       types.UID
+	datagrams bool
 }
 
 type podClient struct {
@@ -43,11 +52,12 @@ type podClient struct {
 	pod string
 }
 
-// to returns the client of a pod, or nil after close.
-func (t *tunnels) to(e endpoint) *portforward.Client {
+// to returns the client of a pod for a network, or nil after close.
+func (t *tunnels) to(e endpoint, network target.Network) *portforward.Client {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	c, ok := t.clients[e.uid]
+	key := clientKey{e.uid, network == target.UDP}
+	c, ok := t.clients[key]
 	if ok || t.closed {
 		return c.Client
 	}
@@ -63,7 +73,7 @@ func (t *tunnels) to(e endpoint) *portforward.Client {
 		Again:         r.Cluster.pauseTunnels(),
 		Log:           r.Log.With("pod", e.pod),
 	}
-	t.clients[e.uid] = podClient{client, e.pod}
+	t.clients[key] = podClient{client, e.pod}
 	return client
 }
 
@@ -71,7 +81,7 @@ func (t *tunnels) to(e endpoint) *portforward.Client {
 func (t *tunnels) has(uid types.UID) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	_, ok := t.clients[uid]
+	_, ok := t.clients[clientKey{pod: uid}]
 	return ok
 }
 
@@ -80,8 +90,8 @@ func (t *tunnels) except(all []endpoint) map[types.UID]string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	left := map[types.UID]string{}
-	for uid, c := range t.clients {
-		left[uid] = c.pod
+	for key, c := range t.clients {
+		left[key.pod] = c.pod
 	}
 	for _, e := range all {
 		delete(left, e.uid)
@@ -93,10 +103,12 @@ func (t *tunnels) except(all []endpoint) map[types.UID]string {
 func (t *tunnels) drop(uid types.UID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	c, ok := t.clients[uid]
-	delete(t.clients, uid)
-	if ok && !t.closed {
-		t.closing.Go(func() { _ = c.Close() })
+	for _, key := range []clientKey{{uid, false}, {uid, true}} {
+		c, ok := t.clients[key]
+		delete(t.clients, key)
+		if ok && !t.closed {
+			t.closing.Go(func() { _ = c.Close() })
+		}
 	}
 }
 
@@ -116,17 +128,18 @@ func (t *tunnels) close() {
 // there, or if that is nil only to have a tunnel to the pod. If the pod is the reason for a failure, the balancer avoids it
 // for a while.
 func (r *Route) connect(ctx context.Context, e endpoint, to *target.Address) (conn pipe.Conn, err error) {
-	client := r.tunnels.to(e)
+	var there target.Address
+	if to != nil {
+		there = *to
+		there.Port = cmp.Or(e.port, to.Port)
+	}
+	client := r.tunnels.to(e, there.Network)
 	if client == nil {
 		return nil, net.ErrClosed
 	}
 	ctx, cancel := context.WithTimeout(ctx, attemptLimit)
 	defer cancel()
 	if to != nil {
-		there := *to
-		if e.port != 0 {
-			there.Port = e.port
-		}
 		conn, err = client.Dial(ctx, there)
 	} else {
 		err = client.Connect(ctx)
@@ -163,7 +176,7 @@ func (r *Route) checkNode(ctx context.Context, ports []target.Port) error {
 			continue
 		}
 		for _, e := range r.likely(1) {
-			client := r.tunnels.to(e)
+			client := r.tunnels.to(e, to.Network)
 			if client != nil && errors.Is(client.Carries(ctx, to), target.ErrUnsupported) {
 				return &NodeError{Pod: e.pod, To: to}
 			}

@@ -186,7 +186,7 @@ func (c *udpConn) Write(p []byte) (int, error) {
 // WriteDatagrams implements pipe.DatagramBatcher.
 func (c *udpConn) WriteDatagrams(datagrams [][]byte) (n int, err error) {
 	if c.settled.Load() {
-		return c.batches.Send(datagrams, netip.AddrPort{}, nil)
+		return c.batches.TrySend(datagrams)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -194,7 +194,7 @@ func (c *udpConn) WriteDatagrams(datagrams [][]byte) (n int, err error) {
 	if _, err := c.send(); err != nil {
 		return 0, err
 	}
-	n, err = c.batches.Send(datagrams[1:], netip.AddrPort{}, nil)
+	n, err = c.batches.TrySend(datagrams[1:])
 	c.last = append(c.last[:0], datagrams[n]...)
 	return n + 1, err
 }
@@ -214,12 +214,14 @@ func (c *udpConn) settle() {
 // is held.
 func (c *udpConn) send() (n int, err error) {
 	for {
-		if n, err = c.UDPConn.Write(c.last); err == nil {
+		if _, err = c.batches.TrySend([][]byte{c.last}); err == nil {
 			err = c.pending()
 		}
 		switch {
+		case err == nil:
+			return len(c.last), nil
 		case !errors.Is(err, unix.ECONNREFUSED):
-			return n, err
+			return 0, err
 		case !c.next():
 			return 0, c.refusal("write")
 		}

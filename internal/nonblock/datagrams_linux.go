@@ -174,8 +174,19 @@ type outgoing struct {
 var outgoings = sync.Pool{New: func() any { return new(outgoing) }}
 
 // Send sends datagrams, all to one address with the same control messages; without an address, to
-// where the socket is connected. n of them were sent; the error is that of the next one.
+// where the socket is connected. n of them were sent; the error is that of the next one. It waits
+// while the socket is full.
 func (d *Datagrams) Send(datagrams [][]byte, to netip.AddrPort, control []byte) (n int, err error) {
+	return d.send(datagrams, to, control, true)
+}
+
+// TrySend is Send to where the socket is connected, without waiting: the error of a full socket is
+// EAGAIN.
+func (d *Datagrams) TrySend(datagrams [][]byte) (n int, err error) {
+	return d.send(datagrams, netip.AddrPort{}, nil, false)
+}
+
+func (d *Datagrams) send(datagrams [][]byte, to netip.AddrPort, control []byte, wait bool) (n int, err error) {
 	o := outgoings.Get().(*outgoing)
 	defer func() { *o = outgoing{}; outgoings.Put(o) }()
 	o.address(to)
@@ -187,7 +198,7 @@ func (d *Datagrams) Send(datagrams [][]byte, to netip.AddrPort, control []byte) 
 			m, failed = o.send(int(fd), datagrams[n:min(n+batchSize, len(datagrams))])
 			n += m
 		}
-		if errors.Is(failed, unix.EAGAIN) {
+		if wait && errors.Is(failed, unix.EAGAIN) {
 			failed = nil
 			return false
 		}

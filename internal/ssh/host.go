@@ -2,6 +2,7 @@ package ssh
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -16,7 +17,13 @@ const (
 	// The pauses between two attempts to reach a host.
 	minPause = 500 * time.Millisecond
 	maxPause = 10 * time.Second
+	// loginSilences is how many times Silence an agent may take to answer again. The first time
+	// there is no limit, because somebody may have to type a password.
+	loginSilences = 4
 )
+
+// errNoAnswer means that ssh runs, and that no agent has answered.
+var errNoAnswer = errors.New("no answer from porthole there")
 
 // host is another host, with at most one tunnel to it, which all its routes share.
 type host struct {
@@ -90,10 +97,16 @@ func (h *host) open() {
 		rest = h.pause.Next(minPause, maxPause)
 	}
 	h.client = nil
+	again := h.version != ""
 	h.mu.Unlock()
 	backoff.Sleep(h.opener.life, rest, nil)
 	o := h.opener
-	p, err := start(o.life, o.program(), h.name, o.remoteCommand(), tunnel.Greeting{Version: o.Version})
+	ctx, cancel := context.WithCancel(o.life)
+	if again && o.Silence > 0 {
+		ctx, cancel = context.WithTimeoutCause(o.life, loginSilences*o.Silence, errNoAnswer)
+	}
+	defer cancel()
+	p, err := start(ctx, o.program(), h.name, o.remoteCommand(), tunnel.Greeting{Version: o.Version})
 	if err == nil && !p.greeting.Has(tunnel.FeatureTargets) {
 		p.Close()
 		err = &VersionError{Host: h.name, Theirs: p.greeting.Version, Ours: o.Version}

@@ -132,6 +132,9 @@ func (p *process) explain(host target.Host, err error) error {
 	if !errors.As(err, &noise) {
 		return fmt.Errorf("%s: %w", host, err)
 	}
+	if errors.Is(noise.Err, tunnel.ErrNoGreeting) { // what was said when that ended is not the reason
+		return &HostError{host, fmt.Errorf("%w of what came from there: does a login print so much?", noise.Err)}
+	}
 	e := &Error{Host: host, Output: p.stderr.String(), Err: err}
 	var exit *exec.ExitError
 	if errors.As(p.status, &exit) {

@@ -62,13 +62,17 @@ func (r *Route) keep(t *tunnel.ClientTarget) {
 		r.target = nil
 		r.mu.Unlock()
 		r.events(route.Event{Kind: route.Reconnecting, Err: r.host.failure(err)})
+		told := "" // each reason once
 		for t, err = r.open(r.life); err != nil && r.life.Err() == nil; t, err = r.open(r.life) {
 			var refused *tunnel.PortError
 			if errors.As(err, &refused) && r.identity != "" { // it is another process, or none
 				r.end(err)
 				return
 			}
-			r.events(route.Event{Kind: route.Waiting, Err: err})
+			if told != err.Error() {
+				told = err.Error()
+				r.events(route.Event{Kind: route.Waiting, Err: err})
+			}
 		}
 		if err == nil {
 			r.events(route.Event{Kind: route.Ready, Again: true})

@@ -36,7 +36,11 @@ type Opener struct {
 	work  sync.WaitGroup // attempts, and each ssh until it has ended
 }
 
-const defaultSilence = 30 * time.Second
+const (
+	defaultSilence = 30 * time.Second
+	// tellAfter is after how long it is told that a host has not answered yet.
+	tellAfter = 10 * time.Second
+)
 
 func (o *Opener) init() {
 	o.life, o.end = context.WithCancel(context.Background())
@@ -70,7 +74,9 @@ func (o *Opener) Open(ctx context.Context, f target.Forward, events func(route.E
 	o.once.Do(o.init)
 	r := &Route{host: o.host(f.Host), name: f.Target.String(), events: events}
 	r.life, r.end = context.WithCancelCause(o.life)
+	slow := time.AfterFunc(tellAfter, func() { events(route.Event{Kind: route.Waiting, Err: r.host.failure(errNoAnswer)}) })
 	t, err := r.open(ctx)
+	slow.Stop()
 	if err != nil {
 		r.end(nil)
 		var refused *tunnel.PortError

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/net/nettest"
 
@@ -339,6 +340,39 @@ func TestSSHFails(t *testing.T) {
 				t.Errorf("missing is %v", failed.Missing())
 			}
 		})
+	}
+}
+
+// An ssh that comes back without an agent is given up, and the next one is tried.
+func TestStallsWhenBack(t *testing.T) {
+	testenv.NoLeaks(t)
+	s := newServer(t)
+	o := s.opener()
+	o.Silence = 500 * time.Millisecond
+	stalls := s.File("stalls")
+	o.RemoteCommand = fmt.Sprintf("test -e %s && rm %[1]s && exec sleep 1000; ", stalls) + o.RemoteCommand
+	var j journal
+	r := s.open(o, "netns://a", j.note)
+	s.write("stalls", "", 0o600)
+	s.killSessions()
+	testenv.Await(t, "the attempt is given up", func() bool { return j.count(route.Waiting) >= 1 })
+	if err := exchange(t, r, echo(t), "hello"); err != nil {
+		t.Error(err)
+	}
+}
+
+// A login that prints without end is told as such.
+func TestTooMuchNoise(t *testing.T) {
+	testenv.NoLeaks(t)
+	s := newServer(t)
+	o := s.opener()
+	o.RemoteCommand = "head -c 70000 /dev/urandom; " + o.RemoteCommand
+	r, err := o.Open(t.Context(), forwardOf(t, "netns://a"), func(route.Event) {})
+	if err == nil {
+		r.Close()
+	}
+	if err == nil || !strings.Contains(err.Error(), "no greeting within 64 KiB") {
+		t.Errorf("open: %v", err)
 	}
 }
 

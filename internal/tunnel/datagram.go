@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 	"syscall"
 
+	"porthole.dev/porthole/internal/nonblock"
 	"porthole.dev/porthole/internal/pipe"
 	"porthole.dev/porthole/internal/spdy"
 )
@@ -19,9 +21,36 @@ const refusedLength = 1<<16 - 1
 // datagrams are the datagrams in a stream: each is its length, in 16 bits, and its bytes.
 type datagrams struct{ stream *spdy.Stream }
 
+// datagramBuffers have room for a datagram. They are lent only once one has come: most flows wait.
+var datagramBuffers = sync.Pool{New: func() any { return new([nonblock.MaxDatagram]byte) }}
+
 // Read returns one datagram. What p has no room for is lost, as with UDP. The error is
 // ECONNREFUSED where the far end says so, and then the next Read may succeed.
 func (d datagrams) Read(p []byte) (int, error) {
+	length, err := d.readLength()
+	if err != nil {
+		return 0, err
+	}
+	return d.readBytes(p, length)
+}
+
+// ReadDatagrams implements pipe.DatagramBatcher, with one datagram at a time.
+func (d datagrams) ReadDatagrams(deliver func(datagrams [][]byte, lost int)) error {
+	length, err := d.readLength()
+	if err != nil {
+		return err
+	}
+	buf := datagramBuffers.Get().(*[nonblock.MaxDatagram]byte)
+	defer datagramBuffers.Put(buf)
+	n, err := d.readBytes(buf[:], length)
+	if err == nil {
+		deliver([][]byte{buf[:n]}, 0)
+	}
+	return err
+}
+
+// readLength reads what precedes a datagram.
+func (d datagrams) readLength() (int, error) {
 	var header [2]byte
 	if _, err := io.ReadFull(d.stream, header[:]); err != nil {
 		return 0, err
@@ -30,6 +59,10 @@ func (d datagrams) Read(p []byte) (int, error) {
 	if length == refusedLength {
 		return 0, os.NewSyscallError("read", syscall.ECONNREFUSED)
 	}
+	return length, nil
+}
+
+func (d datagrams) readBytes(p []byte, length int) (int, error) {
 	n, err := io.ReadFull(d.stream, p[:min(length, len(p))])
 	if err == nil && n < length {
 		_, err = io.CopyN(io.Discard, d.stream, int64(length-n))
@@ -38,6 +71,14 @@ func (d datagrams) Read(p []byte) (int, error) {
 		err = io.ErrUnexpectedEOF
 	}
 	return n, err
+}
+
+// WriteDatagrams implements pipe.DatagramBatcher: it sends the first one.
+func (d datagrams) WriteDatagrams(all [][]byte) (int, error) {
+	if _, err := d.Write(all[0]); err != nil {
+		return 0, err
+	}
+	return 1, nil
 }
 
 // Write sends one datagram, or returns pipe.ErrDropped.
@@ -56,15 +97,30 @@ type DatagramConn struct{ *Conn }
 // Read returns one datagram. ECONNREFUSED means that nobody has listened for an earlier one.
 func (c *DatagramConn) Read(p []byte) (int, error) {
 	n, err := datagrams{c.stream}.Read(p)
+	return n, c.explainRead(err)
+}
+
+// ReadDatagrams implements pipe.DatagramBatcher, with the errors of Read.
+func (c *DatagramConn) ReadDatagrams(deliver func(datagrams [][]byte, lost int)) error {
+	return c.explainRead(datagrams{c.stream}.ReadDatagrams(deliver))
+}
+
+func (c *DatagramConn) explainRead(err error) error {
 	if errors.Is(err, syscall.ECONNREFUSED) {
-		return n, &PortError{To: c.to, Reason: ReasonRefused, Text: fmt.Sprintf("%s: %v", c.to.Named(), syscall.ECONNREFUSED)}
+		return &PortError{To: c.to, Reason: ReasonRefused, Text: fmt.Sprintf("%s: %v", c.to.Named(), syscall.ECONNREFUSED)}
 	}
-	return n, c.explain(err)
+	return c.explain(err)
 }
 
 // Write sends one datagram.
 func (c *DatagramConn) Write(p []byte) (int, error) {
 	n, err := datagrams{c.stream}.Write(p)
+	return n, c.explain(err)
+}
+
+// WriteDatagrams implements pipe.DatagramBatcher.
+func (c *DatagramConn) WriteDatagrams(all [][]byte) (int, error) {
+	n, err := datagrams{c.stream}.WriteDatagrams(all)
 	return n, c.explain(err)
 }
 

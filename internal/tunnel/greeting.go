@@ -104,7 +104,7 @@ func skipNoise(r *bufio.Reader) (noise []byte, err error) {
 			return noise, err
 		}
 	}
-	return noise, fmt.Errorf("%w within %d bytes", ErrNoGreeting, maxNoise)
+	return noise, fmt.Errorf("%w within %d KiB", ErrNoGreeting, maxNoise>>10)
 }
 
 // NoiseError is a greeting that never came.
