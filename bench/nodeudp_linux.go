@@ -9,11 +9,11 @@ import (
 	"time"
 )
 
-// echoes are two clients of one tunnel that ask for echoes: one over TCP, one over UDP.
+// echoes are two clients of one porthole that ask for echoes: one over TCP, one over UDP.
 type echoes struct {
 	tcp      net.Conn
 	udp      *sender
-	download dialer // of what else the tunnel carries
+	download dialer // of what else it carries
 }
 
 // nodeDatagrams measures UDP through the node alone.
@@ -21,8 +21,8 @@ func (b *bench) nodeDatagrams(ctx context.Context) error {
 	return b.onNode(ctx, (*nodeSide).datagrams)
 }
 
-// datagrams compares round trips of datagrams with those of a TCP connection in the same tunnel,
-// and both with what they are beside a download in it.
+// datagrams compares round trips of datagrams with those of a TCP connection by the same porthole,
+// and both with what they are beside a download by it.
 func (n *nodeSide) datagrams(ctx context.Context) error {
 	if err := n.lead(ctx, n.ours()); err != nil {
 		return err
@@ -42,14 +42,14 @@ func (n *nodeSide) datagrams(ctx context.Context) error {
 		}
 	}
 	alone, beside := median(ratios(udp, tcp)), median(ratios(udpBeside, udp))
-	n.add(row{"node: UDP round trip, p50, ms", fmt.Sprintf("%.3f", median(udp)), fmt.Sprintf("%.3f (TCP in the same tunnel)", median(tcp)),
+	n.add(row{"node: UDP round trip, p50, ms", fmt.Sprintf("%.3f", median(udp)), fmt.Sprintf("%.3f (TCP by the same porthole)", median(tcp)),
 		fmt.Sprintf("%.2f", alone), "at most 1.3", alone <= 1.3})
-	n.add(row{"node: UDP round trip beside a download in the same tunnel, p50, ms", fmt.Sprintf("%.3f", median(udpBeside)),
+	n.add(row{"node: UDP round trip beside a download by the same porthole, p50, ms", fmt.Sprintf("%.3f", median(udpBeside)),
 		fmt.Sprintf("%.3f (TCP beside it)", median(tcpBeside)), fmt.Sprintf("%.2f of alone", beside), "at most 2 of alone", beside <= 2})
 	return nil
 }
 
-// startEchoes starts porthole for a port of both networks, which share a tunnel.
+// startEchoes starts porthole for a port of both networks.
 func (n *nodeSide) startEchoes(ctx context.Context) (e *echoes, end func(), err error) {
 	port, err := freePort()
 	if err != nil {
