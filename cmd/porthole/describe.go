@@ -303,7 +303,7 @@ func socketHint(err error) string {
 	var refused *tunnel.PortError
 	switch {
 	case errors.As(err, &refused) && refused.To.Network == target.Unix:
-		return "the path is one inside the target; `ss -lx` inside shows who listens on which"
+		return remoteUnixHint(refused)
 	case errors.As(err, &refused) && refused.To.Host != "":
 		return hostHint(refused)
 	case errors.As(err, &refused) && errors.Is(refused, syscall.ECONNREFUSED):
@@ -361,7 +361,7 @@ func listeners(udp bool) string {
 // unixHint returns the hint for a Unix socket of the target that cannot be connected to.
 func unixHint(op *net.OpError) string {
 	switch {
-	case errors.Is(op, syscall.ENOENT):
+	case errors.Is(op, syscall.ENOENT), errors.Is(op, syscall.ENOTDIR):
 		return "the path is one inside the container; `ss -lx` inside lists its sockets"
 	case errors.Is(op, syscall.ECONNREFUSED):
 		return "nobody listens on that socket; `ss -lx` inside shows who listens on which"
@@ -371,18 +371,28 @@ func unixHint(op *net.OpError) string {
 		return "a file of another kind is there"
 	case errors.Is(op, syscall.EPROTOTYPE):
 		return "it is not a socket for streams"
+	case errors.Is(op, syscall.ELOOP):
+		return "symbolic links of /proc are not followed, nor are more than 40 in a row"
 	case errors.Is(op, syscall.EINVAL):
 		return "a path has 107 bytes at most"
 	}
 	return ""
 }
 
+// remoteUnixHint returns the hint for a Unix socket at the far end of a tunnel.
+func remoteUnixHint(e *tunnel.PortError) string {
+	switch {
+	case errors.Is(e, syscall.ECONNREFUSED):
+		return unixHint(&net.OpError{Err: syscall.ECONNREFUSED})
+	case errors.Is(e, tunnel.ErrDenied):
+		return "on a node, its --allow-unix and what the socket lies on decide; elsewhere its mode: `ls -l` inside shows whose it is"
+	}
+	return "the path is one inside the target; `ss -lx` inside shows who listens on which"
+}
+
 // refusedHint says where nothing listens. Porthole's own nodes try both families; of
 // others, only the text shows what they tried.
 func refusedHint(e *tunnel.PortError) string {
-	if e.To.Network == target.Unix {
-		return unixHint(&net.OpError{Err: syscall.ECONNREFUSED})
-	}
 	tried := "127.0.0.1 or ::1 there"
 	if e.Reason == "" && !strings.Contains(e.Text, "[::1]") {
 		tried = "127.0.0.1 there, and the node does not say whether it tried ::1"
