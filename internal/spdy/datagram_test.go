@@ -172,3 +172,36 @@ func TestOldDatagramIsDropped(t *testing.T) {
 		}
 	})
 }
+
+// Await returns once all of it is there, and no sooner, or when no more can come.
+func TestAwait(t *testing.T) {
+	for name, end := range map[string]func(a, b *Stream) error{
+		"all":      func(a, _ *Stream) error { _, err := a.WriteDatagram(make([]byte, 50)); return err },
+		"the end":  func(a, _ *Stream) error { return a.CloseWrite() },
+		"a reset":  func(a, _ *Stream) error { return a.Reset() },
+		"closed":   func(_, b *Stream) error { return b.Close() },
+		"the time": func(_, b *Stream) error { return b.SetReadDeadline(time.Now()) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			client, server := tunnel(t, Config{FlowControl: true})
+			a, b := pair(t, client, server)
+			mustSend(t, a, strings.Repeat("x", 50))
+			mustRead(t, b, "x") // so that something is there
+			done := make(chan struct{})
+			go func() { b.Await(99); close(done) }()
+			select {
+			case <-done:
+				t.Fatal("returned with 49 bytes of 99")
+			case <-time.After(50 * time.Millisecond):
+			}
+			if err := end(a, b); err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case <-done:
+			case <-time.After(time.Minute):
+				t.Fatal("still waits")
+			}
+		})
+	}
+}

@@ -106,6 +106,17 @@ func (s *Stream) WaitUntil(done func() bool) error {
 	}
 }
 
+// Await waits until n bytes can be read at once, or no more will come. The peer's window has to
+// have room for n.
+func (s *Stream) Await(n int) {
+	b := &s.in
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for b.buffered < n && b.end == nil && !b.closed && !b.deadline.passed {
+		b.more.Wait()
+	}
+}
+
 // Wake has WaitUntil ask again.
 func (s *Stream) Wake() {
 	s.in.mu.Lock()

@@ -21,7 +21,8 @@ const refusedLength = 1<<16 - 1
 // datagrams are the datagrams in a stream: each is its length, in 16 bits, and its bytes.
 type datagrams struct{ stream *spdy.Stream }
 
-// datagramBuffers have room for a datagram. They are lent only once one has come: most flows wait.
+// datagramBuffers have room for a datagram. They are lent only once a whole one has come: most flows
+// wait, and a peer may never send the rest. Until then it is in the stream's own buffer, which counts.
 var datagramBuffers = sync.Pool{New: func() any { return new([nonblock.MaxDatagram]byte) }}
 
 // Read returns one datagram. What p has no room for is lost, as with UDP. The error is
@@ -40,6 +41,7 @@ func (d datagrams) ReadDatagrams(deliver func(datagrams [][]byte, lost int)) err
 	if err != nil {
 		return err
 	}
+	d.stream.Await(length)
 	buf := datagramBuffers.Get().(*[nonblock.MaxDatagram]byte)
 	defer datagramBuffers.Put(buf)
 	n, err := d.readBytes(buf[:], length)
