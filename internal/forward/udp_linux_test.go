@@ -73,7 +73,7 @@ func TestUDPFailureClosesSocket(t *testing.T) {
 	})
 }
 
-// echoUDP answers every datagram with the port of its sender and the datagram.
+// echoUDP is a port of this host that sends every datagram back.
 func echoUDP(t *testing.T) uint16 {
 	t.Helper()
 	l, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.MustParseAddrPort("127.0.0.1:0")))
@@ -81,17 +81,7 @@ func echoUDP(t *testing.T) uint16 {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
-	go func() {
-		buf := make([]byte, 64<<10)
-		for {
-			n, from, err := l.ReadFromUDPAddrPort(buf)
-			if err != nil {
-				return
-			}
-			_, _ = l.WriteToUDPAddrPort(buf[:n], from)
-		}
-	}()
-	return l.LocalAddr().(*net.UDPAddr).AddrPort().Port()
+	return testenv.EchoUDP(l)
 }
 
 // startUDP serves a UDP port.

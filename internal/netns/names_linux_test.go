@@ -33,7 +33,7 @@ func newFar(t *testing.T, near *netns.Namespace) far {
 	f := far{Pod: testenv.NewPod(t)}
 	testenv.Join(t, near, f.Pod)
 	l := f.Listen(t, "[::]:0")
-	f.tcp, f.udp = testenv.Port(l), echoUDP(t, f.Pod, "[::]:0")
+	f.tcp, f.udp = testenv.Port(l), testenv.EchoUDP(f.ListenUDP(t, "[::]:0"))
 	go func() {
 		for {
 			c, err := l.Accept()
@@ -50,14 +50,7 @@ func newFar(t *testing.T, near *netns.Namespace) far {
 // serveDNS answers questions inside the pod with records.
 func (f far) serveDNS(t *testing.T, records ...string) {
 	t.Helper()
-	var udp net.PacketConn
-	err := f.NS.Do(func() (err error) {
-		udp, err = net.ListenPacket("udp", "[::]:53")
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	udp := f.ListenUDP(t, "[::]:53")
 	server := &dns.Server{PacketConn: udp, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, query *dns.Msg) {
 		reply := new(dns.Msg).SetRcode(query, dns.RcodeNameError)
 		for _, line := range records {
@@ -187,7 +180,7 @@ func unreachable(host string) error {
 func TestDialUDPBindV6Only(t *testing.T) {
 	testenv.NoLeaks(t)
 	pod := testenv.NewPod(t)
-	port := echoUDP(t, pod, "127.0.0.1:0")
+	port := testenv.EchoUDP(pod.ListenUDP(t, "127.0.0.1:0"))
 	err := pod.NS.Do(func() error { return os.WriteFile("/proc/sys/net/ipv6/bindv6only", []byte("1"), 0) })
 	if err != nil {
 		t.Fatal(err)

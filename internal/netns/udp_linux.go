@@ -141,7 +141,7 @@ func (c *udpConn) Read(p []byte) (n int, err error) {
 	return n, err
 }
 
-// ReadDatagrams implements pipe.DatagramBatcher. Its errors are those of Read.
+// ReadDatagrams is for pipe.DatagramReader. Its errors are those of Read.
 func (c *udpConn) ReadDatagrams(deliver func(datagrams [][]byte, lost int)) error {
 	return c.read(func() error {
 		return c.batches.Receive(func(b *nonblock.Batch) { deliver(b.All(), b.Lost()) })
@@ -183,7 +183,7 @@ func (c *udpConn) Write(p []byte) (int, error) {
 	return c.send()
 }
 
-// WriteDatagrams implements pipe.DatagramBatcher.
+// WriteDatagrams is for pipe.DatagramWriter.
 func (c *udpConn) WriteDatagrams(datagrams [][]byte) (n int, err error) {
 	if c.settled.Load() {
 		return c.batches.TrySend(datagrams)

@@ -13,31 +13,6 @@ import (
 	"porthole.dev/porthole/internal/testenv"
 )
 
-// echoUDP answers datagrams inside the pod at an address, and returns its port.
-func echoUDP(t *testing.T, pod *testenv.Pod, address string) uint16 {
-	t.Helper()
-	var l net.PacketConn
-	err := pod.NS.Do(func() (err error) {
-		l, err = net.ListenPacket("udp", address)
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		buf := make([]byte, 64<<10)
-		for {
-			n, from, err := l.ReadFrom(buf)
-			if err != nil {
-				return
-			}
-			_, _ = l.WriteTo(buf[:n], from)
-		}
-	}()
-	return l.LocalAddr().(*net.UDPAddr).AddrPort().Port()
-}
-
 func dialUDP(t *testing.T, pod *testenv.Pod, port uint16) pipe.Conn {
 	t.Helper()
 	conn, err := pod.NS.Dial(t.Context(), target.Address{Network: target.UDP, Port: port})
@@ -54,7 +29,7 @@ func TestDialUDP(t *testing.T) {
 		t.Run(address, func(t *testing.T) {
 			testenv.NoLeaks(t)
 			pod := testenv.NewPod(t)
-			conn := dialUDP(t, pod, echoUDP(t, pod, address))
+			conn := dialUDP(t, pod, testenv.EchoUDP(pod.ListenUDP(t, address)))
 			buf := make([]byte, 64<<10)
 			for _, size := range []int{5, 0, 1, 65507, 1400} {
 				sent := bytes.Repeat([]byte{byte(size)}, size)
@@ -88,7 +63,7 @@ func TestDialUDPRefused(t *testing.T) {
 					t.Fatalf("nobody listens: %v, want ECONNREFUSED", err)
 				}
 			}
-			echoUDP(t, pod, address)
+			testenv.EchoUDP(pod.ListenUDP(t, address))
 			buf := make([]byte, 10)
 			if _, err := conn.Write([]byte("hello")); err != nil {
 				t.Fatal(err)

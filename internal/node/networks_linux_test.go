@@ -16,31 +16,6 @@ import (
 	"porthole.dev/porthole/internal/tunnel"
 )
 
-// echoingUDP answers datagrams inside pod with themselves.
-func echoingUDP(t *testing.T, pod *testenv.Pod) (port uint16) {
-	t.Helper()
-	var conn net.PacketConn
-	err := pod.NS.Do(func() (err error) {
-		conn, err = net.ListenPacket("udp", "127.0.0.1:0")
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = conn.Close() })
-	go func() {
-		p := make([]byte, 64<<10)
-		for {
-			n, from, err := conn.ReadFrom(p)
-			if err != nil {
-				return
-			}
-			_, _ = conn.WriteTo(p[:n], from)
-		}
-	}()
-	return conn.LocalAddr().(*net.UDPAddr).AddrPort().Port()
-}
-
 // exchange sends bytes to an address of the pod and returns what comes back in one Read.
 func (r *running) exchange(t *testing.T, to target.Address, text string) (string, error) {
 	t.Helper()
@@ -64,7 +39,7 @@ func (r *running) exchange(t *testing.T, to target.Address, text string) (string
 func TestForwardUDP(t *testing.T) {
 	testenv.NoLeaks(t)
 	pod := testenv.NewPod(t)
-	port := echoingUDP(t, pod)
+	port := testenv.EchoUDP(pod.ListenUDP(t, "127.0.0.1:0"))
 	deny, _ := ParsePorts("22")
 	r := startNode(t, pod, Node{Policy: Policy{Deny: deny}})
 	records := follow(t, r.Events)

@@ -352,7 +352,7 @@ func TestUnitCapabilities(t *testing.T) {
 			if err := r.dialOnce(t, answer(t, pod, func(c *net.TCPConn) { _, _ = io.WriteString(c, "x") })); err != nil {
 				t.Error("tcp:", err)
 			}
-			if text, err := r.exchange(t, target.Address{Network: target.UDP, Port: echoingUDP(t, pod)}, "hello"); text != "hello" {
+			if text, err := r.exchange(t, target.Address{Network: target.UDP, Port: testenv.EchoUDP(pod.ListenUDP(t, "127.0.0.1:0"))}, "hello"); text != "hello" {
 				t.Errorf("udp: %q, %v", text, err)
 			}
 			c := &testContainer{User: 4000}

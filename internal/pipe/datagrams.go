@@ -72,19 +72,13 @@ func (p *datagramPair) move(dst, src Conn, count *atomic.Int64, srcRefused, dstR
 	}
 }
 
-// DatagramBatcher is a Conn of datagrams that carries several at once.
-type DatagramBatcher interface {
-	// ReadDatagrams waits for datagrams and calls deliver with those that there are, which
-	// are valid until it returns, and with how many came since the last call and had no room.
-	ReadDatagrams(deliver func(datagrams [][]byte, lost int)) error
-	// WriteDatagrams sends datagrams, and returns how many until err.
-	WriteDatagrams(datagrams [][]byte) (n int, err error)
-}
-
-// DatagramReader returns the ReadDatagrams of a Conn, for one goroutine; of one that has none, a
-// function that reads one datagram.
+// DatagramReader returns a function, for one goroutine, that waits for datagrams of a Conn. It calls
+// deliver with those that there are, which are valid until it returns, and with how many came since
+// the last call and had no room. It is the Conn's own ReadDatagrams, or else reads one by Read.
 func DatagramReader(src Conn) func(deliver func(datagrams [][]byte, lost int)) error {
-	if b, ok := src.(DatagramBatcher); ok {
+	if b, ok := src.(interface {
+		ReadDatagrams(deliver func(datagrams [][]byte, lost int)) error
+	}); ok {
 		return b.ReadDatagrams
 	}
 	buf := make([]byte, nonblock.MaxDatagram)
@@ -99,10 +93,12 @@ func DatagramReader(src Conn) func(deliver func(datagrams [][]byte, lost int)) e
 	}
 }
 
-// DatagramWriter returns the WriteDatagrams of a Conn; of one that has none, a function that
-// sends the first datagram.
+// DatagramWriter returns a function that sends datagrams by a Conn, and returns how many until err.
+// It is the Conn's own WriteDatagrams, or else sends the first one by Write.
 func DatagramWriter(dst Conn) func(datagrams [][]byte) (n int, err error) {
-	if b, ok := dst.(DatagramBatcher); ok {
+	if b, ok := dst.(interface {
+		WriteDatagrams(datagrams [][]byte) (n int, err error)
+	}); ok {
 		return b.WriteDatagrams
 	}
 	return func(datagrams [][]byte) (int, error) {

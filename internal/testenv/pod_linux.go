@@ -68,6 +68,36 @@ func (p *Pod) Listen(t testing.TB, address string) net.Listener {
 	return l
 }
 
+// ListenUDP makes a socket for datagrams inside the namespace, until the test ends.
+func (p *Pod) ListenUDP(t testing.TB, address string) net.PacketConn {
+	t.Helper()
+	var c net.PacketConn
+	err := p.NS.Do(func() (err error) {
+		c, err = net.ListenPacket("udp", address)
+		return err
+	})
+	if err != nil {
+		t.Fatal("listen inside the namespace:", err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+// EchoUDP sends every datagram back until the socket is closed, and returns its port.
+func EchoUDP(c net.PacketConn) (port uint16) {
+	go func() {
+		buf := make([]byte, 64<<10)
+		for {
+			n, from, err := c.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			_, _ = c.WriteTo(buf[:n], from)
+		}
+	}()
+	return c.LocalAddr().(*net.UDPAddr).AddrPort().Port()
+}
+
 // AwaitConnecting waits until a socket inside the namespace is connecting to port of
 // 127.0.0.1 and has no answer yet.
 func (p *Pod) AwaitConnecting(t testing.TB, port uint16) {

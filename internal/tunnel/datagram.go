@@ -35,7 +35,7 @@ func (d datagrams) Read(p []byte) (int, error) {
 	return d.readBytes(p, length)
 }
 
-// ReadDatagrams implements pipe.DatagramBatcher, with one datagram at a time.
+// ReadDatagrams is for pipe.DatagramReader: it delivers one datagram at a time.
 func (d datagrams) ReadDatagrams(deliver func(datagrams [][]byte, lost int)) error {
 	length, err := d.readLength()
 	if err != nil {
@@ -75,14 +75,6 @@ func (d datagrams) readBytes(p []byte, length int) (int, error) {
 	return n, err
 }
 
-// WriteDatagrams implements pipe.DatagramBatcher: it sends the first one.
-func (d datagrams) WriteDatagrams(all [][]byte) (int, error) {
-	if _, err := d.Write(all[0]); err != nil {
-		return 0, err
-	}
-	return 1, nil
-}
-
 // Write sends one datagram, or returns pipe.ErrDropped.
 func (d datagrams) Write(p []byte) (int, error) {
 	if len(p) >= refusedLength {
@@ -102,7 +94,7 @@ func (c *DatagramConn) Read(p []byte) (int, error) {
 	return n, c.explainRead(err)
 }
 
-// ReadDatagrams implements pipe.DatagramBatcher, with the errors of Read.
+// ReadDatagrams is for pipe.DatagramReader. Its errors are those of Read.
 func (c *DatagramConn) ReadDatagrams(deliver func(datagrams [][]byte, lost int)) error {
 	return c.explainRead(datagrams{c.stream}.ReadDatagrams(deliver))
 }
@@ -117,12 +109,6 @@ func (c *DatagramConn) explainRead(err error) error {
 // Write sends one datagram.
 func (c *DatagramConn) Write(p []byte) (int, error) {
 	n, err := datagrams{c.stream}.Write(p)
-	return n, c.explain(err)
-}
-
-// WriteDatagrams implements pipe.DatagramBatcher.
-func (c *DatagramConn) WriteDatagrams(all [][]byte) (int, error) {
-	n, err := datagrams{c.stream}.WriteDatagrams(all)
 	return n, c.explain(err)
 }
 

@@ -54,19 +54,9 @@ func dialUDP(t *testing.T, c *Client, port int) *DatagramConn {
 // Boundaries are kept, whatever the size.
 func TestDatagrams(t *testing.T) {
 	testenv.NoLeaks(t)
-	l := listenUDP(t)
-	go func() {
-		buf := make([]byte, 64<<10)
-		for {
-			n, from, err := l.ReadFromUDPAddrPort(buf)
-			if err != nil {
-				return
-			}
-			_, _ = l.WriteToUDPAddrPort(buf[:n], from)
-		}
-	}()
+	port := testenv.EchoUDP(listenUDP(t))
 	c, _ := open(t, ServerConfig{Proxy: Proxy{Dialer: udpDialer{}}}, ClientConfig{})
-	conn := dialUDP(t, c, l.LocalAddr().(*net.UDPAddr).Port)
+	conn := dialUDP(t, c, int(port))
 	buf := make([]byte, 64<<10)
 	for _, size := range []int{1, 0, 65507, 1400, 3} {
 		sent := bytes.Repeat([]byte{byte(size)}, size)

@@ -34,7 +34,7 @@ func TestHost(t *testing.T) {
 	l := pod.Listen(t, "127.0.0.1:0")
 	go echoEach(l)
 	target, port := fmt.Sprintf("pid://%d", pod.PID), testenv.Port(l)
-	p := startCommand(t, overSSH(t, server, "forward", "--host", "ssh://box", target, fmt.Sprintf(":%d", port), fmt.Sprintf(":%d/udp", echoUDP(t, pod))))
+	p := startCommand(t, overSSH(t, server, "forward", "--host", "ssh://box", target, fmt.Sprintf(":%d", port), fmt.Sprintf(":%d/udp", testenv.EchoUDP(pod.ListenUDP(t, "127.0.0.1:0")))))
 	address := p.await(t, `^Forwarding from (127\S+) ->`)
 	udp := p.await(t, `^Forwarding from (127\S+)/udp ->`)
 	if err := askUDP(udp); err != nil {
@@ -123,31 +123,6 @@ func overSSH(t *testing.T, server *testenv.SSHServer, args ...string) *exec.Cmd 
 	cmd := exec.Command(porthole, append(args, "--remote-command", porthole)...)
 	cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"))
 	return cmd
-}
-
-// echoUDP answers datagrams inside the pod, and returns its port.
-func echoUDP(t *testing.T, pod *testenv.Pod) (port int) {
-	t.Helper()
-	var c net.PacketConn
-	err := pod.NS.Do(func() (err error) {
-		c, err = net.ListenPacket("udp", "127.0.0.1:0")
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close() })
-	go func() {
-		buf := make([]byte, 1<<16)
-		for {
-			n, from, err := c.ReadFrom(buf)
-			if err != nil {
-				return
-			}
-			_, _ = c.WriteTo(buf[:n], from)
-		}
-	}()
-	return c.LocalAddr().(*net.UDPAddr).Port
 }
 
 // askUDP wants an answer, and asks again for what was lost.
