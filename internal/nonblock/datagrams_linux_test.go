@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"porthole.dev/porthole/internal/nonblock"
 	"porthole.dev/porthole/internal/testenv"
 )
@@ -128,5 +130,32 @@ func TestDatagramsEnd(t *testing.T) {
 	}
 	if _, err := d.Send([][]byte{{1}}, addrPort(a), nil); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("send after Close: %v", err)
+	}
+}
+
+// A full socket is an error, and is not waited for.
+func TestTrySendDoesNotWait(t *testing.T) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fds[1]) // nobody reads there
+	f := os.NewFile(uintptr(fds[0]), "")
+	defer f.Close()
+	c, err := net.FileConn(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetWriteDeadline(time.Now().Add(time.Minute))
+	d, err := nonblock.NewDatagrams(c.(*net.UnixConn))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for err == nil {
+		_, err = d.TrySend([][]byte{make([]byte, 100)})
+	}
+	if !errors.Is(err, unix.EAGAIN) {
+		t.Errorf("a full socket is %v", err)
 	}
 }

@@ -27,6 +27,7 @@ func TestDNS(t *testing.T) {
 	startNode(t, ctx)
 	startCoreDNS(t, ctx)
 	want := kubectl(t, ctx, "get", "svc/web", "-o", "jsonpath={.spec.clusterIP}")
+	calls := metric(t, "porthole_cri_requests_total", `"PortForward"`)
 	p := start(t, "forward", "pod/coredns", ":5353/udp", ":5353")
 	udp := strings.TrimSuffix(p.address(t, 0), "/udp")
 	eventually(t, patience, "CoreDNS knows the service", func() bool {
@@ -39,6 +40,9 @@ func TestDNS(t *testing.T) {
 	}
 	if got := dig(t, p.address(t, 1), "+tcp", "web.default.svc.cluster.local"); got != want {
 		t.Errorf("over TCP: %q, want %q", got, want)
+	}
+	if more := metric(t, "porthole_cri_requests_total", `"PortForward"`) - calls; more < 2 {
+		t.Errorf("%v tunnels: datagrams have none of their own", more)
 	}
 	p.interrupt(t)
 }
