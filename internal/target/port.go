@@ -135,7 +135,7 @@ func (p Port) expand(local *string, remote string) ([]Port, error) {
 	case local != nil:
 		var here int
 		if from, here, err = parseRange(*local); err == nil && here != count {
-			err = fmt.Errorf("%d local ports for %d remote ones: %w", here, count, ErrPort)
+			err = fmt.Errorf("%d local and %d remote ports, want as many of each: %w", here, count, ErrPort)
 		}
 		if err != nil {
 			return nil, err
