@@ -136,14 +136,16 @@ func (f *forwarding) completeFlags(cmd *cobra.Command) {
 		}
 	}
 	for flag, complete := range map[string]cobra.CompletionFunc{
-		"context":   named(func() []string { contexts, _, _ := f.config.Names(); return contexts }),
-		"cluster":   named(func() []string { _, clusters, _ := f.config.Names(); return clusters }),
-		"user":      named(func() []string { _, _, users := f.config.Names(); return users }),
-		"namespace": f.completeNamespaces,
-		"output":    fixed("text", "json"),
-		"each":      fixed(string(target.EachPorts), string(target.EachAddresses)),
-		"profile":   fixed("none", "cpu", "heap", "goroutine", "threadcreate", "block", "mutex", "trace"),
-		"address":   named(localAddresses),
+		"context":                 named(func() []string { contexts, _, _ := f.config.Names(); return contexts }),
+		"cluster":                 named(func() []string { _, clusters, _ := f.config.Names(); return clusters }),
+		"user":                    named(func() []string { _, _, users := f.config.Names(); return users }),
+		"namespace":               f.completeNamespaces,
+		"output":                  fixed("text", "json"),
+		"each":                    fixed(string(target.EachPorts), string(target.EachAddresses)),
+		"via":                     fixed(target.Vias()...),
+		"agent-image-pull-policy": fixed(pullPolicies...),
+		"profile":                 fixed("none", "cpu", "heap", "goroutine", "threadcreate", "block", "mutex", "trace"),
+		"address":                 named(localAddresses),
 	} {
 		if err := cmd.RegisterFlagCompletionFunc(flag, complete); err != nil {
 			panic(err) // the flag does not exist, or is registered twice

@@ -76,8 +76,8 @@ func newForward() *cobra.Command {
 			if dash := cmd.ArgsLenAtDash(); dash >= 0 {
 				args, f.command = args[:dash], args[dash:]
 			}
-			if f.file != "" && (cmd.Flags().Changed("address") || f.pin || f.each != "") {
-				return usageError{errors.New("forward: a file has addresses, pin and each for its forwards: --address, --pin and --each go with a target")}
+			if err := f.onlyWithTarget(cmd.Flags()); err != nil {
+				return err
 			}
 			f.cmd, f.typed = cmd, os.Args[1:]
 			if err := f.prefer(cmd.Flags(), cmd.ErrOrStderr()); err != nil {
@@ -107,6 +107,8 @@ type forwarding struct {
 	verbose    bool
 	pin        bool
 	each       string
+	via        string
+	container  string
 	wait       time.Duration
 	udpIdle    time.Duration
 	podRunning time.Duration
@@ -116,6 +118,7 @@ type forwarding struct {
 
 	host          string
 	remoteCommand string
+	agent         agentFlags
 
 	cmd       *cobra.Command
 	typed     typed
@@ -149,6 +152,10 @@ func (f *forwarding) flags(cmd *cobra.Command) {
 	flags.BoolVar(&f.pin, "pin", false, "stay with one pod for as long as it is there")
 	flags.StringVar(&f.each, "each", "", "forward to each pod of the target by itself, at consecutive `ports` or addresses")
 	flags.Lookup("each").NoOptDefVal = string(target.EachPorts)
+	flags.StringVar(&f.via, "via", target.ViaAuto.String(),
+		"what carries connections to pods: auto, stock, node, agent or relay")
+	flags.StringVar(&f.container, "container", "", "the container of the pod whose Unix sockets are meant, for an agent")
+	f.agent.add(flags)
 	flags.IntVar(&f.maxTunnels, "max-tunnels", 64, "how many tunnels to a pod there may be at once; beyond, connections share")
 	flags.DurationVar(&f.silence, "silence", 30*time.Second,
 		"how long a node that runs porthole may be silent before its connections are given up; 0 is for ever")
@@ -203,6 +210,9 @@ func (f *forwarding) parseArgs(args []string) (err error) {
 		if only.Each, err = target.ParseEach(f.each); err != nil {
 			return fmt.Errorf("forward: --each %w", err)
 		}
+	}
+	if err := f.parseVia(&only); err != nil {
+		return err
 	}
 	parse := target.ParsePorts
 	if only.Target.Scheme == target.Kubernetes {

@@ -65,13 +65,15 @@ func (d *decoder) forward(v value) target.Forward {
 	f.Namespace = d.namespace(fields["namespace"])
 	f.Pin = d.boolean(fields["pin"], "pin")
 	f.Addresses = d.addresses(fields["address"])
-	f.Each = d.each(fields["each"])
+	f.Each = parsed(d, fields["each"], "each", target.ParseEach)
+	f.Via = parsed(d, fields["via"], "via", target.ParseVia)
+	f.Container = parsed(d, fields["container"], "container", target.ParseContainer)
 	f.Ports = d.ports(fields["ports"], f)
 	if at := fields["host"]; at.given() && f.Target.Scheme == target.Kubernetes {
 		d.failf(at, "host is for pid:// and netns://, which %q is not", f.Target.String())
 	}
 	if f.Target.Scheme != "" && f.Target.Scheme != target.Kubernetes {
-		for _, key := range []string{"context", "namespace", "pin", "each"} {
+		for _, key := range []string{"context", "namespace", "pin", "each", "via", "container"} {
 			if at := fields[key]; at.given() {
 				d.failf(at, "%s is for targets of Kubernetes, which %q is not", key, f.Target.String())
 			}
@@ -108,16 +110,18 @@ func (d *decoder) target(v value) target.Target {
 	return t
 }
 
-func (d *decoder) each(v value) target.Each {
-	text := d.text(v, "each")
+// parsed reads a text of a form of its own. It returns the zero value after an error, and if v
+// is not given.
+func parsed[T any](d *decoder, v value, key string, parse func(string) (T, error)) (t T) {
+	text := d.text(v, key)
 	if text == "" {
-		return ""
+		return t
 	}
-	e, err := target.ParseEach(text)
+	t, err := parse(text)
 	if err != nil {
-		d.failf(v, "each: %w", err)
+		d.failf(v, "%s: %w", key, err)
 	}
-	return e
+	return t
 }
 
 func (d *decoder) host(v value) target.Host {

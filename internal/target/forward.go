@@ -13,7 +13,7 @@ type Forward struct {
 	// Host is where the target is, for targets of a host; the zero value is this one.
 	Host Host `yaml:"host"`
 	// Context and Namespace are those of Kubernetes, "" for the current ones.
-	// They, Pin and Each are set only if Target is an object of Kubernetes.
+	// They, Pin, Each, Via and Container are set only if Target is an object of Kubernetes.
 	Context   string `yaml:"context"`
 	Namespace string `yaml:"namespace"`
 	// Ports has at least one. Only targets in Kubernetes have ports by name.
@@ -25,6 +25,10 @@ type Forward struct {
 	Pin bool `yaml:"pin"`
 	// Each forwards to each pod of the target by itself; "" to the target as a whole.
 	Each Each `yaml:"each"`
+	// Via is what carries the connections.
+	Via Via `yaml:"via"`
+	// Container is the one of each pod whose Unix sockets are meant; "" for none.
+	Container string `yaml:"container"`
 	// Member is the name of the one that the forward is for, and Place is its number among
 	// the target's, from 0: see For. "" is the target as a whole.
 	Member string `yaml:"-"`

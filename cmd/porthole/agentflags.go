@@ -1,0 +1,82 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"porthole.dev/porthole/internal/target"
+)
+
+// defaultImage is the project's own, of this version.
+func defaultImage() string {
+	tag := strings.Map(func(r rune) rune { // what a tag has no letters for, in a version that was built by hand
+		if strings.ContainsRune("()+", r) {
+			return '-'
+		}
+		return r
+	}, version())
+	return "porthole.dev/porthole:" + strings.TrimPrefix(tag, "-")
+}
+
+// pullPolicies are Kubernetes' own.
+var pullPolicies = []string{"Always", "IfNotPresent", "Never"}
+
+// agentFlags are the flags of agents and relays.
+type agentFlags struct {
+	image      string
+	pullPolicy string
+	patch      string // the file's path
+}
+
+func (a *agentFlags) add(flags *pflag.FlagSet) {
+	flags.StringVar(&a.image, "agent-image", defaultImage(), "image of agents and relays")
+	flags.StringVar(&a.pullPolicy, "agent-image-pull-policy", "",
+		"Always, IfNotPresent or Never; Kubernetes' own choice by default, which depends on the image's tag")
+	flags.StringVar(&a.patch, "agent-patch", "", "YAML or JSON `file` of what an agent's container has besides, such as env, volumeMounts and securityContext")
+}
+
+// check reports values that cannot be.
+func (a *agentFlags) check() error {
+	switch {
+	case a.image == "":
+		return errors.New("forward: --agent-image is empty")
+	case a.pullPolicy != "" && !slices.Contains(pullPolicies, a.pullPolicy):
+		return fmt.Errorf("forward: --agent-image-pull-policy %q: want %s", a.pullPolicy, strings.Join(pullPolicies, ", "))
+	}
+	return nil
+}
+
+// onlyWithTarget reports flags that a file has keys for.
+func (f *forwarding) onlyWithTarget(flags *pflag.FlagSet) error {
+	if f.file == "" {
+		return nil
+	}
+	for _, name := range []string{"address", "pin", "each", "via", "container"} {
+		if flags.Changed(name) {
+			return usageError{fmt.Errorf("forward: a file has %s for each of its forwards: --%s goes with a target", name, name)}
+		}
+	}
+	return nil
+}
+
+// parseVia reads what carries the connections of a forward.
+func (f *forwarding) parseVia(only *target.Forward) (err error) {
+	if only.Via, err = target.ParseVia(f.via); err != nil {
+		return fmt.Errorf("forward: --via %w", err)
+	}
+	if f.cmd.Flags().Changed("container") {
+		if only.Container, err = target.ParseContainer(f.container); err != nil {
+			return fmt.Errorf("forward: --container %w", err)
+		}
+	}
+	for _, name := range []string{"via", "container"} {
+		if only.Target.Scheme != target.Kubernetes && f.cmd.Flags().Changed(name) {
+			return fmt.Errorf("forward: %s is not of a cluster: --%s is for pods, services and workloads", only.Target, name)
+		}
+	}
+	return f.agent.check()
+}

@@ -1,0 +1,58 @@
+package target
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Via says what carries the connections to a target of Kubernetes, beyond its API server.
+type Via string
+
+// The values of Via.
+const (
+	ViaAuto  Via = ""      // the stock protocol for what it can carry, else a node, an agent or a relay
+	ViaStock Via = "stock" // what every cluster has: TCP ports of pods
+	ViaNode  Via = "node"  // porthole on the pod's node
+	ViaAgent Via = "agent" // porthole in an ephemeral container of the pod
+	ViaRelay Via = "relay" // porthole in a pod of its own
+)
+
+// Vias are all values, as ParseVia reads them.
+func Vias() []string {
+	return []string{ViaAuto.String(), string(ViaStock), string(ViaNode), string(ViaAgent), string(ViaRelay)}
+}
+
+// The errors of Via and of containers.
+var (
+	ErrVia       = errors.New("want " + strings.Join(Vias(), ", "))
+	ErrContainer = errors.New("want the name of a container: lower-case letters, digits and dashes between them, 63 at most")
+)
+
+// ParseVia reads a value of Via: auto, stock, node, agent or relay.
+func ParseVia(s string) (Via, error) {
+	switch {
+	case s == ViaAuto.String():
+		return ViaAuto, nil
+	case s == "" || !slices.Contains(Vias(), s):
+		return "", fmt.Errorf("%q: %w", s, ErrVia)
+	}
+	return Via(s), nil
+}
+
+// String returns the form that ParseVia reads.
+func (v Via) String() string {
+	if v == ViaAuto {
+		return "auto"
+	}
+	return string(v)
+}
+
+// ParseContainer reads the name of a container of a pod.
+func ParseContainer(s string) (string, error) {
+	if len(s) > 63 || !isLabel(s) {
+		return "", fmt.Errorf("%q: %w", s, ErrContainer)
+	}
+	return s, nil
+}
