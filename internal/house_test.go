@@ -10,7 +10,7 @@ import (
 )
 
 // ground are packages that carry bytes or words, whatever orchestrates the pods.
-var ground = []string{"nonblock", "pipe", "netns", "forward", "target", "backoff", "route", "session", "safetext", "spelling", "container", "manifest", "portforward", "spdy", "trace", "tunnel", "proc", "filelock", "agent", "ssh", "resolver"}
+var ground = []string{"nonblock", "pipe", "netns", "forward", "target", "backoff", "route", "session", "safetext", "spelling", "container", "manifest", "portforward", "spdy", "trace", "tunnel", "proc", "filelock", "agent", "ssh", "resolver", "pinned"}
 
 // TestGroundKnowsNoKubernetes holds that a forwarder without Kubernetes can be built from these.
 func TestGroundKnowsNoKubernetes(t *testing.T) {
@@ -31,6 +31,7 @@ var arrows = map[string]string{
 	"safetext":  "",
 	"spelling":  "",
 	"kuard":     "",
+	"pinned":    "",
 	"proc":      "",
 	"filelock":  "",
 	"demo":      "filelock proc",

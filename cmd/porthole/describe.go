@@ -22,6 +22,7 @@ import (
 	"porthole.dev/porthole/internal/manifest"
 	"porthole.dev/porthole/internal/netns"
 	"porthole.dev/porthole/internal/node"
+	"porthole.dev/porthole/internal/pinned"
 	"porthole.dev/porthole/internal/safetext"
 	"porthole.dev/porthole/internal/session"
 	"porthole.dev/porthole/internal/ssh"
@@ -133,6 +134,9 @@ var hints = []struct {
 	{target.ErrEach, "`--each sts/db 5432` has db-0 at port 5432 and db-1 at 5433; `--each=addresses` has db-0 at 127.0.0.2 and db-1 at 127.0.0.3"},
 	{target.ErrNoPlace, "take local ports that are further apart, or `--each=addresses`, which gives each pod an address of its own"},
 	{target.ErrAddress, "for example --address 127.0.0.1, --address ::1, --address 0.0.0.0"},
+	{pinned.ErrDamaged, "move the file away and a new key is made; agents that know only the old one are left alone, and new ones started beside them"},
+	{pinned.ErrExposed, "`chmod 600` on it; if others may have read it, move it away, and a new key is made"},
+	{pinned.ErrPublicKey, "a public key is 43 characters of base64url, as porthole writes it"},
 	{netns.ErrNoProcess, "`ps -e` lists processes"},
 	{netns.ErrNotExist, "`ip netns` lists those that have names, `lsns -t net` those of processes"},
 	{netns.ErrExited, "start it again and forward to its new process, or give its namespace a name: `ip netns attach NAME PID`"},
