@@ -46,9 +46,9 @@ var arrows = map[string]string{
 	"manifest":  "spelling target",
 
 	"portforward": "backoff nonblock pipe spdy route target tunnel",
-	"tunnel":      "nonblock pipe spdy route target",
+	"tunnel":      "backoff nonblock pipe spdy route target",
 	"spdy":        "",
-	"agent":       "nonblock pipe proc route spdy target tunnel",
+	"agent":       "backoff nonblock pipe proc route spdy target tunnel",
 	"ssh":         "backoff nonblock pipe route spdy target tunnel",
 	"kube":        "backoff nonblock portforward spdy pipe route spelling target tunnel",
 	"node":        "backoff filelock nonblock portforward proc spdy netns pipe resolver route target tunnel",

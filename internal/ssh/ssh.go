@@ -33,7 +33,7 @@ type Opener struct {
 	end   context.CancelFunc
 	mu    sync.Mutex
 	hosts map[target.Host]*host
-	work  sync.WaitGroup // attempts, and each ssh until it has ended
+	work  sync.WaitGroup // each ssh until it has ended
 }
 
 const (
@@ -63,7 +63,7 @@ func (o *Opener) Close() {
 	o.end()
 	o.mu.Lock()
 	for _, h := range o.hosts {
-		h.close()
+		o.work.Go(h.shared.Close)
 	}
 	o.mu.Unlock()
 	o.work.Wait()
@@ -97,6 +97,7 @@ func (o *Opener) host(name target.Host) *host {
 	h := o.hosts[name]
 	if h == nil {
 		h = &host{opener: o, name: name}
+		h.shared = tunnel.Shared{Open: h.open, MinPause: minPause, MaxPause: maxPause}
 		o.hosts[name] = h
 	}
 	return h
