@@ -73,10 +73,13 @@ func (f *forwarding) parseVia(only *target.Forward) (err error) {
 			return fmt.Errorf("forward: --container %w", err)
 		}
 	}
-	for _, name := range []string{"via", "container"} {
-		if only.Target.Scheme != target.Kubernetes && f.cmd.Flags().Changed(name) {
-			return fmt.Errorf("forward: %s is not of a cluster: --%s is for pods, services and workloads", only.Target, name)
+	for name, goes := range map[string]bool{"via": only.Target.Scheme.InCluster(), "container": only.Target.Scheme == target.Kubernetes} {
+		if !goes && f.cmd.Flags().Changed(name) {
+			return fmt.Errorf("forward: --%s is for pods, services and workloads, which %s is not", name, only.Target)
 		}
+	}
+	if err := only.CheckVia(); err != nil {
+		return fmt.Errorf("forward: --%w", err)
 	}
 	return f.agent.check()
 }

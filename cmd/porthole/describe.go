@@ -126,7 +126,8 @@ var hints = []struct {
 	err  error
 	hint string
 }{
-	{target.ErrUnknown, "a target is POD, RESOURCE/NAME as svc/web, pid://NUMBER, netns://NAME or netns:///PATH"},
+	{target.ErrUnknown, "a target is POD, RESOURCE/NAME as svc/web, host://NAME, pid://NUMBER, netns://NAME or netns:///PATH"},
+	{target.ErrRemoteHost, "for example `porthole forward host://db.internal 5432`, or host://10.0.0.7, host://[fd00::7]"},
 	{target.ErrPort, "ports are [[ADDRESS:]LOCAL:]REMOTE, as 8080:80, :80, 8000-8010, 5353:53/udp, 5432:/run/x.sock, ./x.sock:5432 or 5432:HOST:5432, with numbers from 1 to 65535"},
 	{target.ErrUnsupported, "Kubernetes forwards only TCP ports of pods; `porthole node`, with its native backend, forwards UDP ports too"},
 	{target.ErrNoHost, "names are looked up as the target would: in its /etc/hosts, and by the name servers of its /etc/resolv.conf"},

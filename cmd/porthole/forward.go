@@ -226,6 +226,9 @@ func (f *forwarding) parseArgs(args []string) (err error) {
 		only.Ports = append(only.Ports, ports...)
 	}
 	f.forwards = []target.Forward{only}
+	if err := only.CheckPorts(); err != nil {
+		return err
+	}
 	return only.CheckEach()
 }
 
@@ -238,7 +241,7 @@ func (f *forwarding) parseHost(of target.Target) (target.Host, error) {
 		return target.Host{}, errors.New("forward: --remote-command goes with --host")
 	case f.host == "":
 		return target.Host{}, nil
-	case of.Scheme == target.Kubernetes:
+	case of.Scheme.InCluster():
 		return target.Host{}, fmt.Errorf("forward: %s is of a cluster, not of a host: --host goes with pid:// and netns://", of)
 	}
 	return target.ParseHost(f.host)

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"slices"
@@ -186,9 +187,15 @@ func flagError(cmd *cobra.Command, err error) error {
 	return usageError{hintedError{fmt.Errorf("%w, did you mean --%s?", err, near), line.line(cmd)}}
 }
 
-// targetAndPorts splits a word that is both, such as svc/web:8080:80.
+// targetAndPorts splits a word that is both, such as svc/web:8080:80 or host://db:5432.
 func targetAndPorts(word string) (name, ports string, ok bool) {
-	name, ports, _ = strings.Cut(word, ":")
+	rest, remote := strings.CutPrefix(word, "host://")
+	if _, err := netip.ParseAddr(rest); remote && err == nil { // all colons are the address'
+		return "", "", false
+	}
+	from := strings.Index(rest, "]") + 1 // behind an IPv6 address in brackets
+	name, ports, _ = strings.Cut(rest[from:], ":")
+	name = word[:len(word)-len(rest)+from] + name
 	_, err := target.Parse(name)
 	return name, ports, err == nil && isPort(ports) && !isPort(word)
 }
@@ -220,6 +227,8 @@ func (f *forwarding) misplaced(args []string) error {
 	case joined && name == "pid" && len(args) > 1:
 		meant := name + "://" + ports
 		return hintedError{fmt.Errorf("target %q: want %s", args[0], meant), f.typed.with(args[0], meant).line(f.cmd)}
+	case joined && strings.Contains(name, "://") && len(args) > 1 && isPort(args[1]): // host://db:5432 15432:5432
+		return hintedError{fmt.Errorf("forward: the ports of %s are words of their own", name), f.typed.with(args[0], name).line(f.cmd)}
 	case joined:
 		line := f.typed.inserted(args[0], name, ports)
 		return hintedError{fmt.Errorf("forward: a target and its ports are words of their own: %s %s", name, ports), line.line(f.cmd)}

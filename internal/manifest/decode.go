@@ -69,19 +69,36 @@ func (d *decoder) forward(v value) target.Forward {
 	f.Via = parsed(d, fields["via"], "via", target.ParseVia)
 	f.Container = parsed(d, fields["container"], "container", target.ParseContainer)
 	f.Ports = d.ports(fields["ports"], f)
-	if at := fields["host"]; at.given() && f.Target.Scheme == target.Kubernetes {
+	if at := fields["host"]; at.given() && f.Target.Scheme.InCluster() {
 		d.failf(at, "host is for pid:// and netns://, which %q is not", f.Target.String())
 	}
-	if f.Target.Scheme != "" && f.Target.Scheme != target.Kubernetes {
-		for _, key := range []string{"context", "namespace", "pin", "each", "via", "container"} {
+	d.checkScheme(f, fields)
+	return f
+}
+
+// checkScheme reports what goes with other schemes than that of the forward's target.
+func (d *decoder) checkScheme(f target.Forward, fields map[string]value) {
+	refuse := func(kind string, keys ...string) {
+		for _, key := range keys {
 			if at := fields[key]; at.given() {
-				d.failf(at, "%s is for targets of Kubernetes, which %q is not", key, f.Target.String())
+				d.failf(at, "%s is for %s, which %q is not", key, kind, f.Target.String())
 			}
 		}
-	} else if err := f.CheckEach(); err != nil && f.Target.Scheme != "" {
-		d.fail(fields["each"], err)
 	}
-	return f
+	switch {
+	case f.Target.Scheme == "":
+	case f.Target.Scheme == target.RemoteHost:
+		refuse("pods of Kubernetes", "pin", "each", "container")
+		if err := f.CheckVia(); err != nil {
+			d.fail(fields["via"], err)
+		}
+	case f.Target.Scheme != target.Kubernetes:
+		refuse("targets of Kubernetes", "context", "namespace", "pin", "each", "via", "container")
+	default:
+		if err := f.CheckEach(); err != nil {
+			d.fail(fields["each"], err)
+		}
+	}
 }
 
 func (d *decoder) name(v value) string {
@@ -180,6 +197,9 @@ func (d *decoder) ports(v value, f target.Forward) (ports []target.Port) {
 		}
 		for _, p := range more {
 			d.claimPort(item, f, p)
+		}
+		if err := (target.Forward{Target: f.Target, Ports: more}).CheckPorts(); err != nil {
+			d.fail(item, err)
 		}
 		ports = append(ports, more...)
 	}

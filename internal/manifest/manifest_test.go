@@ -222,6 +222,13 @@ func wrongValues() []rejected {
 			`4:12: context is for targets of Kubernetes, which "pid://1" is not`,
 			`5:14: namespace is for targets of Kubernetes, which "pid://1" is not`,
 			`6:8: pin is for targets of Kubernetes, which "pid://1" is not`}},
+		{name: "what a remote host cannot have", text: "forwards:\n- target: host://db\n  ports: [http, '1:other:2', '3:/run/x.sock']\n  context: a\n  namespace: b\n  each: ports\n  host: ssh://box\n  via: node\n", want: []string{
+			`3:11: port "http": "http" is not a number: not a port`,
+			`3:17: port "1:other:2": host://db is one host, and host://other another target: not a port`,
+			`3:30: port "3:/run/x.sock": a Unix socket of host://db cannot be reached: not a port`,
+			`6:9: each is for pods of Kubernetes, which "host://db" is not`,
+			`7:9: host is for pid:// and netns://, which "host://db" is not`,
+			"8:8: via node: host://db is no pod, and only a relay reaches it: want auto or relay"}, lax: true},
 		{name: "what each pod cannot have", text: "forwards:\n- {target: a, each: all, ports: [1]}\n- {target: pid://1, each: ports, ports: [2]}\n" +
 			"- {target: a, each: ports, ports: [./a.sock:3]}\n- {target: a, each: addresses, ports: [4], address: ['0.0.0.0']}\n", want: []string{
 			`2:21: each: "all": want ports or addresses`,

@@ -1,6 +1,9 @@
 package target
 
-import "cmp"
+import (
+	"cmp"
+	"fmt"
+)
 
 // Forward is one target and the ports of it to make reachable, as an entry of a file
 // has them, or a command line. The tags of its fields are the keys of the file.
@@ -12,8 +15,8 @@ type Forward struct {
 	Target Target `yaml:"target"`
 	// Host is where the target is, for targets of a host; the zero value is this one.
 	Host Host `yaml:"host"`
-	// Context and Namespace are those of Kubernetes, "" for the current ones.
-	// They, Pin, Each, Via and Container are set only if Target is an object of Kubernetes.
+	// Context and Namespace are those of Kubernetes, "" for the current ones. They and Via are set only
+	// if Target is InCluster, and Pin, Each and Container only if it is an object of Kubernetes.
 	Context   string `yaml:"context"`
 	Namespace string `yaml:"namespace"`
 	// Ports has at least one. Only targets in Kubernetes have ports by name.
@@ -39,6 +42,21 @@ type Forward struct {
 
 // String returns what the forward is called in messages: its member, its name, or else its target.
 func (f Forward) String() string { return cmp.Or(f.Member, f.Whole()) }
+
+// CheckPorts reports a port that the target cannot have: a remote host is one host, and its Unix
+// sockets are out of reach. Errors: ErrPort.
+func (f Forward) CheckPorts() error {
+	for _, p := range f.Ports {
+		switch {
+		case f.Target.Scheme != RemoteHost:
+		case p.Host != "":
+			return fmt.Errorf("port %q: %s is one host, and %s another target: %w", p, f.Target, Target{Scheme: RemoteHost, Name: p.Host}, ErrPort)
+		case p.Network == Unix:
+			return fmt.Errorf("port %q: a Unix socket of %s cannot be reached: %w", p, f.Target, ErrPort)
+		}
+	}
+	return nil
+}
 
 // Whole returns String without a member.
 func (f Forward) Whole() string {

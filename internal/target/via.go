@@ -27,6 +27,7 @@ func Vias() []string {
 // The errors of Via and of containers.
 var (
 	ErrVia       = errors.New("want " + strings.Join(Vias(), ", "))
+	ErrRelayOnly = errors.New("want auto or relay")
 	ErrContainer = errors.New("want the name of a container: lower-case letters, digits and dashes between them, 63 at most")
 )
 
@@ -47,6 +48,15 @@ func (v Via) String() string {
 		return "auto"
 	}
 	return string(v)
+}
+
+// CheckVia reports what cannot carry connections to the target: a remote host has neither a pod nor
+// a node. Errors: ErrRelayOnly.
+func (f Forward) CheckVia() error {
+	if f.Target.Scheme == RemoteHost && f.Via != ViaAuto && f.Via != ViaRelay {
+		return fmt.Errorf("via %s: %s is no pod, and only a relay reaches it: %w", f.Via, f.Target, ErrRelayOnly)
+	}
+	return nil
 }
 
 // ParseContainer reads the name of a container of a pod.
