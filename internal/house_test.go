@@ -50,7 +50,7 @@ var arrows = map[string]string{
 	"spdy":        "",
 	"agent":       "backoff nonblock pipe proc route spdy target tunnel",
 	"ssh":         "backoff nonblock pipe route spdy target tunnel",
-	"kube":        "backoff nonblock portforward spdy pipe route spelling target tunnel",
+	"kube":        "backoff nonblock pinned portforward spdy pipe route spelling target tunnel",
 	"node":        "backoff filelock nonblock portforward proc spdy netns pipe resolver route target tunnel",
 }
 

@@ -31,6 +31,8 @@ var (
 	ErrNoPort          = errors.New("no such port")                                      // *PortError
 	ErrProtocol        = errors.New("port of another protocol")                          // *PortError
 	ErrWaited          = errors.New("waited in vain")                                    // *WaitError
+	// ErrAgentRefuses means that an agent does not know the user's key.
+	ErrAgentRefuses = errors.New("the agent does not know the key of this user")
 )
 
 // ContextError says that the kubeconfig has no such context.

@@ -63,7 +63,7 @@ func (o *object) policy(pin bool) (p policy, expiry time.Duration) {
 	service := o.service.Load()
 	switch {
 	case pin:
-		return pinned, 0
+		return pinnedToPod, 0
 	case service == nil:
 		return sticky, 0
 	case affinityTime(service) > 0:

@@ -1,0 +1,33 @@
+package kube
+
+import (
+	"sync"
+
+	"porthole.dev/porthole/internal/pinned"
+)
+
+// Agents says what the agents and relays of a user run, and by which key they know the user.
+// Set the fields before the first use.
+type Agents struct {
+	// Image is what runs, and PullPolicy is Kubernetes' own word; "" for its own choice.
+	Image      string
+	PullPolicy string
+	// Patch is what the container of an agent has besides: JSON, merged as the API server merges
+	// strategically. nil is nothing.
+	Patch []byte
+	// Version is this program's.
+	Version string
+	// KeyFile is where the user's key is, or will be.
+	KeyFile string
+
+	once    sync.Once
+	private pinned.Key
+	made    bool // private is new
+	err     error
+}
+
+// key returns the user's key, and makes it if there is none.
+func (a *Agents) key() (pinned.Key, error) {
+	a.once.Do(func() { a.private, a.made, a.err = pinned.LoadKey(a.KeyFile) })
+	return a.private, a.err
+}

@@ -1,0 +1,112 @@
+package kube
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"time"
+
+	"porthole.dev/porthole/internal/pinned"
+	"porthole.dev/porthole/internal/spdy"
+	"porthole.dev/porthole/internal/tunnel"
+)
+
+const (
+	// agentPing is how often an agent is asked whether it is alive.
+	agentPing = 5 * time.Second
+	// greetingTime is how long an agent may take to greet once its key is known.
+	greetingTime = 10 * time.Second
+	// The pauses between attempts to reach an agent.
+	minAgentPause = 100 * time.Millisecond
+	maxAgentPause = 5 * time.Second
+)
+
+// agentTunnel is the tunnel to a porthole that listens on a port of a pod's loopback, an agent
+// or a relay. All connections through it share one byte stream, which is opened when the first
+// of them needs it, and again after it was lost.
+type agentTunnel struct {
+	// reach connects to the agent's port, and returns the key that has to be there: any, if
+	// that is zero. It is called for each attempt, and starts an agent where there is none.
+	reach func(ctx context.Context) (net.Conn, pinned.PublicKey, error)
+	// config has the user's key and this program's version.
+	config *Agents
+	// silence is after how long without a sign of life the tunnel is given up; 0 is never.
+	silence time.Duration
+	// greeted, unless nil, is called with the agent's version whenever a tunnel was opened.
+	greeted func(version string)
+
+	shared tunnel.Shared
+}
+
+// newAgentTunnel has no tunnel yet. Call shared.Close in the end.
+func newAgentTunnel(a agentTunnel) *agentTunnel {
+	t := &agentTunnel{reach: a.reach, config: a.config, silence: a.silence, greeted: a.greeted}
+	t.shared = tunnel.Shared{Open: t.open, MinPause: minAgentPause, MaxPause: maxAgentPause}
+	return t
+}
+
+// open makes one attempt.
+func (t *agentTunnel) open(ctx context.Context) (*tunnel.Client, error) {
+	key, err := t.config.key()
+	if err != nil {
+		return nil, err
+	}
+	conn, theirs, err := t.reach(ctx)
+	if err != nil {
+		return nil, err
+	}
+	secure, err := pinned.Client(ctx, conn, key, theirs)
+	if err != nil {
+		return nil, err
+	}
+	stream, greeting, err := greet(ctx, secure, tunnel.Greeting{Version: t.config.Version})
+	if err != nil {
+		secure.Close()
+		return nil, err
+	}
+	if t.greeted != nil {
+		t.greeted(greeting.Version)
+	}
+	return tunnel.NewClient(stream, tunnel.ClientConfig{SPDY: spdy.Config{PingInterval: agentPing, PingTimeout: t.silence}}), nil
+}
+
+// greet exchanges greetings, of which the agent's is the first.
+func greet(ctx context.Context, conn net.Conn, mine tunnel.Greeting) (io.ReadWriteCloser, tunnel.Greeting, error) {
+	_ = conn.SetDeadline(time.Now().Add(greetingTime))
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Now()) })
+	buffered := bufio.NewReader(conn)
+	theirs, err := tunnel.ReadGreeting(buffered)
+	if err == nil {
+		_, err = conn.Write(mine.Append(nil))
+	}
+	if !stop() {
+		return nil, theirs, context.Cause(ctx)
+	}
+	if pinned.Refused(unwrapNoise(err)) {
+		return nil, theirs, ErrAgentRefuses
+	}
+	if err != nil {
+		return nil, theirs, fmt.Errorf("greet the agent: %w", err)
+	}
+	return greetedStream{buffered, conn}, theirs, conn.SetDeadline(time.Time{})
+}
+
+// unwrapNoise returns why a greeting could not be read.
+func unwrapNoise(err error) error {
+	var noise *tunnel.NoiseError
+	if errors.As(err, &noise) {
+		return noise.Err
+	}
+	return err
+}
+
+// greetedStream is a connection of which some bytes were read ahead, with the greeting.
+type greetedStream struct {
+	*bufio.Reader
+	net.Conn
+}
+
+func (s greetedStream) Read(p []byte) (int, error) { return s.Reader.Read(p) }
