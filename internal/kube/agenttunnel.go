@@ -41,10 +41,9 @@ type agentTunnel struct {
 	shared tunnel.Shared
 }
 
-// newAgentTunnel has no tunnel yet. Call shared.Close in the end.
-func newAgentTunnel(a agentTunnel) *agentTunnel {
-	t := &agentTunnel{reach: a.reach, config: a.config, silence: a.silence, greeted: a.greeted}
-	t.shared = tunnel.Shared{Open: t.open, MinPause: minAgentPause, MaxPause: maxAgentPause}
+// init makes the tunnel ready; it is opened later. Call shared.Close in the end.
+func (t *agentTunnel) init() *agentTunnel {
+	t.shared.Open, t.shared.MinPause, t.shared.MaxPause = t.open, minAgentPause, maxAgentPause
 	return t
 }
 
