@@ -242,17 +242,15 @@ func exchange(t testing.TB, c *Client) {
 	conn.Close()
 }
 
-// delayed returns the address of a proxy to addr that delivers bytes later by
-// the given time, each way.
-func delayed(t testing.TB, target string, by time.Duration) string {
+// heldUp returns the address of a way to target on which nothing comes back while back is locked.
+func heldUp(t testing.TB, target string, back *sync.Mutex) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	var work sync.WaitGroup
-	var mu sync.Mutex
-	conns := []io.Closer{l}
+	t.Cleanup(func() { l.Close(); work.Wait() })
 	work.Go(func() {
 		for {
 			a, err := l.Accept()
@@ -264,47 +262,23 @@ func delayed(t testing.TB, target string, by time.Duration) string {
 				a.Close()
 				continue
 			}
-			mu.Lock()
-			conns = append(conns, a, b)
-			mu.Unlock()
-			work.Go(func() { deliver(a.(pipe.Conn), b, by) })
-			work.Go(func() { deliver(b.(pipe.Conn), a, by) })
+			work.Go(func() { _, _ = io.Copy(b, a); b.(pipe.Conn).CloseWrite() })
+			work.Go(func() { _, _ = io.Copy(patientWriter{a, back}, b); a.Close(); b.Close() })
 		}
-	})
-	t.Cleanup(func() {
-		mu.Lock()
-		for _, c := range conns {
-			c.Close()
-		}
-		mu.Unlock()
-		work.Wait()
 	})
 	return l.Addr().String()
 }
 
-// deliver copies in pieces, each of which arrives late.
-func deliver(dst pipe.Conn, src io.Reader, by time.Duration) {
-	type piece struct {
-		bytes []byte
-		due   time.Time
-	}
-	pieces := make(chan piece, 1000)
-	go func() {
-		defer close(pieces)
-		for {
-			b := make([]byte, 64<<10)
-			n, err := src.Read(b)
-			if err != nil {
-				return
-			}
-			pieces <- piece{b[:n], time.Now().Add(by)}
-		}
-	}()
-	for p := range pieces {
-		time.Sleep(time.Until(p.due))
-		dst.Write(p.bytes)
-	}
-	dst.CloseWrite()
+// patientWriter writes while nobody else has the lock.
+type patientWriter struct {
+	io.Writer
+	lock sync.Locker
+}
+
+func (w patientWriter) Write(p []byte) (int, error) {
+	w.lock.Lock()
+	defer w.lock.Unlock()
+	return w.Writer.Write(p)
 }
 
 // within fails the test unless ok turns true in time: d where the machine has nothing else to do.

@@ -173,7 +173,7 @@ func TestEndIsAtOnce(t *testing.T) {
 	if got, err := io.ReadAll(conn); err != nil || string(got) != "enough" {
 		t.Fatalf("read %q, %v", got, err)
 	}
-	if took := time.Since(began); took >= 2*time.Second {
+	if took := time.Since(began); took >= 10*time.Second {
 		t.Errorf("the end took %v", took)
 	}
 }
