@@ -42,16 +42,16 @@ var arrows = map[string]string{
 	"backoff":   "",
 	"forward":   "backoff nonblock pipe route target",
 	"session":   "backoff forward nonblock pipe route target",
-	"container": "backoff netns nonblock pipe proc resolver route target",
+	"container": "backoff forward netns nonblock pipe proc resolver route target",
 	"manifest":  "spelling target",
 
-	"portforward": "backoff nonblock pipe spdy route target tunnel",
-	"tunnel":      "backoff nonblock pipe spdy route target",
+	"portforward": "backoff forward nonblock pipe spdy route target tunnel",
+	"tunnel":      "backoff forward nonblock pipe spdy route target",
 	"spdy":        "",
-	"agent":       "backoff nonblock pipe proc route spdy target tunnel",
-	"ssh":         "backoff nonblock pipe route spdy target tunnel",
-	"kube":        "backoff nonblock pinned portforward spdy pipe route spelling target tunnel",
-	"node":        "backoff filelock nonblock portforward proc spdy netns pipe resolver route target tunnel",
+	"agent":       "backoff forward nonblock pipe proc route spdy target tunnel",
+	"ssh":         "backoff forward nonblock pipe route spdy target tunnel",
+	"kube":        "backoff forward nonblock pinned portforward spdy pipe route spelling target tunnel",
+	"node":        "backoff filelock forward nonblock portforward proc spdy netns pipe resolver route target tunnel",
 }
 
 // TestArrows holds that dependencies run one way, from what a person uses down to what moves bytes.

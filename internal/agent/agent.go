@@ -25,7 +25,7 @@ type Agent struct {
 }
 
 // features are what an agent can do beyond what every end of porthole.v1 can.
-var features = []string{tunnel.FeatureTargets}
+var features = []string{tunnel.FeatureTargets, tunnel.FeatureListen}
 
 // ErrGone means that a target is not the one that was opened before.
 var ErrGone = errors.New("it is not the one that was there before")
@@ -66,7 +66,8 @@ type openTarget struct {
 	identity string
 }
 
-func (t openTarget) Identity() string { return t.identity }
+func (t openTarget) Identity() string     { return t.identity }
+func (t openTarget) Binder() route.Binder { return t.Bind }
 
 // open opens a target. With an identity it is the process of that identity, or none.
 func (a *Agent) open(ctx context.Context, name, identity string) (tunnel.ServerTarget, error) {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 
+	"porthole.dev/porthole/internal/forward"
 	"porthole.dev/porthole/internal/netns"
 	"porthole.dev/porthole/internal/route"
 	"porthole.dev/porthole/internal/target"
@@ -34,7 +35,7 @@ func Open(_ context.Context, f target.Forward, events func(route.Event)) (*route
 	switch {
 	case err == nil:
 		events(route.Event{Kind: route.Ready})
-		return &route.Result{Route: ns, Ports: f.Ports}, nil
+		return &route.Result{Route: ns, Ports: f.Ports, Bind: forward.BindInside(ns.Do)}, nil
 	case f.Target.Scheme == target.PID, errors.Is(err, netns.ErrPermission), errors.Is(err, netns.ErrUnsupported):
 		err = &route.FinalError{Err: err}
 	}

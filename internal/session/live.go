@@ -26,7 +26,7 @@ const (
 // report says that a forward is open, or why it is not, or what became of its members.
 type report struct {
 	state        *State
-	listeners    []*forward.Listener
+	listeners    []*route.Listener
 	err          error
 	over         bool
 	expanded     bool // its members have changed
@@ -134,7 +134,7 @@ func (s *Session) serve(ctx context.Context, st *State, to *route.Result, ready 
 }
 
 // bind binds the listeners of a forward whose route is open, and tells of them.
-func (s *Session) bind(ctx context.Context, f target.Forward, to *route.Result) (listeners []*forward.Listener, err error) {
+func (s *Session) bind(ctx context.Context, f target.Forward, to *route.Result) (listeners []*route.Listener, err error) {
 	if listeners = s.Bound; listeners == nil {
 		ports, err := f.Locals(to.Ports)
 		if err != nil {

@@ -28,7 +28,7 @@ type Session struct {
 	Expanders map[target.Scheme]route.Expander
 	// Bound are the listeners of the only forward, where the caller has bound them
 	// already; nil has them bound once the target can be reached.
-	Bound []*forward.Listener
+	Bound []*route.Listener
 	// File is where the forwards were read from, for messages; "" for nowhere.
 	File string
 	// Retry keeps trying what cannot be reached, and tells of it. Without it the first
@@ -60,9 +60,9 @@ type Session struct {
 // State is the current state of a forward, which with Each is one member's.
 type State struct {
 	target.Forward
-	Listeners []*forward.Listener // while it is open, or else nil
-	Err       error               // why it is not open; nil before the first attempt is over
-	Over      bool                // it is not tried again
+	Listeners []*route.Listener // while it is open, or else nil
+	Err       error             // why it is not open; nil before the first attempt is over
+	Over      bool              // it is not tried again
 
 	expanded bool   // its members have states of their own, and this one stands for none
 	later    bool   // a member that could not be reached at first, and is not waited for
