@@ -3,11 +3,14 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/spf13/pflag"
 
+	"porthole.dev/porthole/internal/kube"
 	"porthole.dev/porthole/internal/target"
 )
 
@@ -30,6 +33,7 @@ type agentFlags struct {
 	image      string
 	pullPolicy string
 	patch      string // the file's path
+	patchJSON  []byte // what it has, once checked
 }
 
 func (a *agentFlags) add(flags *pflag.FlagSet) {
@@ -39,7 +43,7 @@ func (a *agentFlags) add(flags *pflag.FlagSet) {
 	flags.StringVar(&a.patch, "agent-patch", "", "YAML or JSON `file` of what an agent's container has besides, such as env, volumeMounts and securityContext")
 }
 
-// check reports values that cannot be.
+// check reports values that cannot be, and reads the patch.
 func (a *agentFlags) check() error {
 	switch {
 	case a.image == "":
@@ -47,7 +51,26 @@ func (a *agentFlags) check() error {
 	case a.pullPolicy != "" && !slices.Contains(pullPolicies, a.pullPolicy):
 		return fmt.Errorf("forward: --agent-image-pull-policy %q: want %s", a.pullPolicy, strings.Join(pullPolicies, ", "))
 	}
+	if a.patch == "" {
+		return nil
+	}
+	text, err := os.ReadFile(a.patch)
+	if err == nil {
+		a.patchJSON, err = kube.ReadAgentPatch(text)
+	}
+	if err != nil {
+		return fmt.Errorf("forward: --agent-patch %s: %w", a.patch, err)
+	}
 	return nil
+}
+
+// agents is what runs as an agent.
+func (a *agentFlags) agents() *kube.Agents {
+	agents := &kube.Agents{Image: a.image, PullPolicy: a.pullPolicy, Patch: a.patchJSON, Version: version()}
+	if dir, err := os.UserConfigDir(); err == nil {
+		agents.KeyFile = filepath.Join(dir, "porthole", "agent.key")
+	}
+	return agents
 }
 
 // onlyWithTarget reports flags that a file has keys for.
@@ -81,5 +104,5 @@ func (f *forwarding) parseVia(only *target.Forward) (err error) {
 	if err := only.CheckVia(); err != nil {
 		return fmt.Errorf("forward: --%w", err)
 	}
-	return f.agent.check()
+	return nil
 }

@@ -126,6 +126,7 @@ var hints = []struct {
 	err  error
 	hint string
 }{
+	{target.ErrVia, "auto takes the stock protocol for what it can carry, and then porthole on the node, or an agent in the pod"},
 	{target.ErrUnknown, "a target is POD, RESOURCE/NAME as svc/web, host://NAME, pid://NUMBER, netns://NAME or netns:///PATH"},
 	{target.ErrRemoteHost, "for example `porthole forward host://db.internal 5432`, or host://10.0.0.7, host://[fd00::7]"},
 	{target.ErrPort, "ports are [[ADDRESS:]LOCAL:]REMOTE, as 8080:80, :80, 8000-8010, 5353:53/udp, 5432:/run/x.sock, ./x.sock:5432 or 5432:HOST:5432, with numbers from 1 to 65535"},
@@ -173,6 +174,17 @@ var hints = []struct {
 	{kube.ErrNoPort, "take a port's number, or one of the names"},
 	{kube.ErrProtocol, "PORT/udp is a UDP port; other protocols than TCP and UDP cannot be forwarded"},
 	{kube.ErrNotReady, "`kubectl describe` tells more; --pod-running-timeout waits longer at the start, --wait later"},
+	{kube.ErrNoContainer, "--container NAME says which one's Unix sockets are meant"},
+	{kube.ErrUserUnknown, "--agent-patch FILE says it, with `securityContext: {runAsUser: UID, runAsGroup: GID}` in the file; `kubectl exec` with `id` shows it"},
+	{kube.ErrNoAgent, "`porthole node` on the pod's node needs nothing in the pod; docs/node.md says how to install it"},
+	{kube.ErrNoEphemeral, "that takes Kubernetes 1.25, whose API servers have them"},
+	{kube.ErrAgentRefuses, "somebody else's agent has the port, or the key is another one by now"},
+	{pinned.ErrStranger, "another program in the pod has the agent's port; `--via node` goes around it where the node runs porthole"},
+	{pinned.ErrExposed, "`chmod 600` the file if nobody has read it, or remove it: then a new key is made"},
+	{pinned.ErrDamaged, "remove the file: then a new key is made, and pods get new agents"},
+	{kube.ErrAgentRejected, "--agent-patch FILE gives the container what is demanded of it, such as another securityContext"},
+	{kube.ErrLostKey, "the agent of the other key goes with its pod"},
+	{kube.ErrPatch, "an agent's container may have env, envFrom, securityContext and volumeMounts; --agent-image and --agent-image-pull-policy say what runs"},
 	{node.ErrEndpoint, "for example unix:///run/containerd/containerd.sock, unix:///run/crio/crio.sock, unix:///run/cri-dockerd.sock"},
 	{node.ErrInUse, "`ss -xlp` shows whose it is: end that one first, or take another path"},
 	{node.ErrNotSocket, "move it away, or take another path"},

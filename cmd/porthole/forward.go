@@ -183,6 +183,9 @@ func (f *forwarding) parse(args []string) (err error) {
 	case f.readyWhen != readyAll && f.readyWhen != readyAny:
 		return fmt.Errorf("forward: --ready-when %q: want all or any", f.readyWhen)
 	}
+	if err := f.agent.check(); err != nil {
+		return err
+	}
 	if len(f.addresses) == 0 {
 		return fmt.Errorf("address %q: %w", "", target.ErrAddress)
 	}

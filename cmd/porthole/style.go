@@ -36,6 +36,8 @@ func (s textStyle) line(e route.Event) (out, err string) {
 		return "", fmt.Sprintf("porthole: %s: lost connection%s, reconnecting: %s", e.Target, toPod(e.Pod), describe(e.Err, s.verbose))
 	case route.Ready:
 		return "", s.ready(e)
+	case route.Carried:
+		return "", s.carried(e)
 	case route.Draining:
 		return "", draining(e.Live)
 	case route.Ended:
@@ -77,6 +79,26 @@ func (s textStyle) ready(e route.Event) string {
 		return ""
 	}
 	return fmt.Sprintf("porthole: %s: connections go to pod %s", e.Target, e.Pod)
+}
+
+// carried says what carries connections, and what that needed.
+func (s textStyle) carried(e route.Event) string {
+	text := fmt.Sprintf("porthole: %s: %s ", e.Target, e.Remote.Named())
+	switch {
+	case e.Via == target.ViaNode:
+		text += "goes through porthole on the pod's node"
+	case e.Found:
+		text += fmt.Sprintf("goes through the agent that is in pod %s: container %s", e.Pod, e.Container)
+	default:
+		text += fmt.Sprintf("goes through an agent, which was started in pod %s and stays until that ends: ephemeral container %s", e.Pod, e.Container)
+	}
+	if e.Version != "" {
+		text += fmt.Sprintf("; it is version %s, and this one %s", e.Version, version())
+	}
+	if e.Err != nil {
+		text += "; " + describe(e.Err, s.verbose)
+	}
+	return text
 }
 
 // toPod is the words that kubectl has for a lost connection, where there was a pod.
@@ -128,30 +150,34 @@ type jsonStyle struct{}
 
 // jsonEvent is an event as `-o json` prints it. Empty fields are left out.
 type jsonEvent struct {
-	Time     time.Time `json:"time"`
-	Event    string    `json:"event"` // listening, waiting, ready, opened, closed, reconnecting, ended, draining or error
-	Target   string    `json:"target,omitempty"`
-	Pod      string    `json:"pod,omitempty"`     // of ready: where connections go; of reconnecting: where they went; with --each: whose event it is
-	Listen   string    `json:"listen,omitempty"`  // ADDRESS:PORT, or the path of a Unix socket
-	Network  string    `json:"network,omitempty"` // of remote: udp or unix
-	Host     string    `json:"host,omitempty"`    // of remote, where that is not at the target itself
-	Remote   uint16    `json:"remote,omitempty"`
-	Path     string    `json:"path,omitempty"`     // of a Unix socket, in place of remote
-	Client   string    `json:"client,omitempty"`   // ADDRESS:PORT
-	Sent     *int64    `json:"sent,omitempty"`     // bytes, of a closed connection
-	Received *int64    `json:"received,omitempty"` // bytes, of a closed connection
-	Dropped  int64     `json:"dropped,omitempty"`  // datagrams, of a closed connection
-	Seconds  float64   `json:"seconds,omitempty"`  // that a connection was open
-	Version  string    `json:"version,omitempty"`  // of ready: that of porthole at the other end, if it is another one
-	Live     int       `json:"live,omitempty"`     // connections, while draining
-	Error    string    `json:"error,omitempty"`
-	Hint     string    `json:"hint,omitempty"`
+	Time      time.Time `json:"time"`
+	Event     string    `json:"event"` // listening, waiting, ready, carried, opened, closed, reconnecting, ended, draining or error
+	Target    string    `json:"target,omitempty"`
+	Pod       string    `json:"pod,omitempty"`     // of ready: where connections go; of reconnecting: where they went; with --each: whose event it is
+	Listen    string    `json:"listen,omitempty"`  // ADDRESS:PORT, or the path of a Unix socket
+	Network   string    `json:"network,omitempty"` // of remote: udp or unix
+	Host      string    `json:"host,omitempty"`    // of remote, where that is not at the target itself
+	Remote    uint16    `json:"remote,omitempty"`
+	Path      string    `json:"path,omitempty"`      // of a Unix socket, in place of remote
+	Client    string    `json:"client,omitempty"`    // ADDRESS:PORT
+	Sent      *int64    `json:"sent,omitempty"`      // bytes, of a closed connection
+	Received  *int64    `json:"received,omitempty"`  // bytes, of a closed connection
+	Dropped   int64     `json:"dropped,omitempty"`   // datagrams, of a closed connection
+	Seconds   float64   `json:"seconds,omitempty"`   // that a connection was open
+	Via       string    `json:"via,omitempty"`       // of carried: node, agent or relay
+	Container string    `json:"container,omitempty"` // of carried: the ephemeral container of the agent
+	Found     bool      `json:"found,omitempty"`     // of carried: it was there already
+	Version   string    `json:"version,omitempty"`   // of ready and carried: that of porthole at the other end, if it is another one
+	Live      int       `json:"live,omitempty"`      // connections, while draining
+	Error     string    `json:"error,omitempty"`
+	Hint      string    `json:"hint,omitempty"`
 }
 
 func (jsonStyle) line(e route.Event) (out, err string) {
 	j := jsonEvent{
 		Time: time.Now(), Event: string(e.Kind), Target: e.Target, Pod: cmp.Or(e.Pod, e.Member), Listen: bare(e.Listen), Host: e.Remote.Host, Remote: e.Remote.Port, Path: e.Remote.Path,
 		Client: bare(e.Client), Seconds: e.Duration.Seconds(), Live: e.Live, Dropped: e.Dropped, Version: e.Version,
+		Via: string(e.Via), Container: e.Container, Found: e.Found,
 	}
 	if e.Remote.Network != target.TCP {
 		j.Network = e.Remote.Network.String()

@@ -67,8 +67,11 @@ func (c *Cluster) request(a apiAction) *rest.Request {
 	if a.resource.Group == "" {
 		root = "/api"
 	}
-	if a.verb == "create" {
+	switch a.verb {
+	case "create":
 		method = http.MethodPost
+	case "patch":
+		method = http.MethodPatch
 	}
 	request := c.api.Verb(method).AbsPath(root, a.resource.Version).Resource(a.resource.Resource)
 	if a.namespace != "" {

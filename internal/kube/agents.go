@@ -1,10 +1,14 @@
 package kube
 
 import (
+	"errors"
 	"sync"
 
 	"porthole.dev/porthole/internal/pinned"
 )
+
+// errNoKeyFile means that a user has no folder of their own.
+var errNoKeyFile = errors.New("the key for agents has no place: neither HOME nor XDG_CONFIG_HOME is set")
 
 // Agents says what the agents and relays of a user run, and by which key they know the user.
 // Set the fields before the first use.
@@ -17,7 +21,7 @@ type Agents struct {
 	Patch []byte
 	// Version is this program's.
 	Version string
-	// KeyFile is where the user's key is, or will be.
+	// KeyFile is where the user's key is, or will be; "" if there is no place for it.
 	KeyFile string
 
 	once    sync.Once
@@ -28,6 +32,10 @@ type Agents struct {
 
 // key returns the user's key, and makes it if there is none.
 func (a *Agents) key() (pinned.Key, error) {
-	a.once.Do(func() { a.private, a.made, a.err = pinned.LoadKey(a.KeyFile) })
+	a.once.Do(func() {
+		if a.err = errNoKeyFile; a.KeyFile != "" {
+			a.private, a.made, a.err = pinned.LoadKey(a.KeyFile)
+		}
+	})
 	return a.private, a.err
 }

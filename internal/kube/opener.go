@@ -19,6 +19,7 @@ type Opener struct {
 	PodRunningTimeout time.Duration
 	MaxTunnels        int
 	Silence           time.Duration
+	Agents            *Agents
 
 	mu       sync.Mutex
 	clusters map[[2]string]*Cluster // by context and namespace
@@ -38,6 +39,7 @@ func (o *Opener) route(cluster *Cluster, f target.Forward, events func(route.Eve
 	return &Route{
 		Cluster: cluster, Target: f.Target, Want: f.Ports, Pin: f.Pin, MaxWait: o.MaxWait, PodRunningTimeout: o.PodRunningTimeout,
 		MaxTunnels: o.MaxTunnels, Silence: o.Silence, SPDYOnly: SPDYOnly(), KeepWebSocket: KeepWebSocket(), Events: events,
+		Via: f.Via, Container: f.Container, Agents: o.Agents,
 	}
 }
 
@@ -48,7 +50,7 @@ func open(ctx context.Context, r *Route, f target.Forward) (*route.Result, error
 	}
 	ports, err := r.Ports(f.Ports)
 	if err == nil {
-		err = r.checkNode(ctx, ports)
+		err = r.prepare(ctx, ports)
 	}
 	if err != nil {
 		_ = r.Close()

@@ -43,6 +43,12 @@ type Route struct {
 	// Pin keeps all connections with one pod for as long as it exists, ready or not,
 	// even those to a service.
 	Pin bool
+	// Via is what carries the connections, and Container is the one of each pod whose Unix sockets
+	// are meant, "" for the only one.
+	Via       target.Via
+	Container string
+	// Agents says what agents run; nil has none.
+	Agents *Agents
 	// MaxTunnels, Silence, SPDYOnly and KeepWebSocket are portforward.Client's, for
 	// each pod.
 	MaxTunnels    int
@@ -63,9 +69,9 @@ type Route struct {
 	pods     *podState
 	balancer *balancer
 	tunnels  *tunnels
+	byNode   sync.Once     // has it told that a node carries connections
 	recheck  chan struct{} // asks the monitor to look whether the route still works
 	reselect chan struct{} // signals that the service selects other pods
-	troubled bool          // the last event was not that the route is Ready
 
 	life context.Context // ends with Close
 	end  context.CancelFunc
@@ -77,6 +83,9 @@ type Route struct {
 	lastNames map[portRef]string         // that the service last had for ports wanted by number
 
 	diagnoses cache[portRef, error]
+
+	telling  sync.Mutex // held while Events is called
+	troubled bool       // the last event of the route's state was not Ready
 }
 
 const (
@@ -142,7 +151,7 @@ func (r *Route) init() {
 		r.Log = slog.New(slog.DiscardHandler)
 	}
 	r.pods = newPodState()
-	r.tunnels = &tunnels{route: r, clients: map[clientKey]podClient{}}
+	r.tunnels = &tunnels{route: r, clients: map[clientKey]podClient{}, agents: map[types.UID]*podAgent{}}
 	r.recheck, r.reselect = make(chan struct{}, 1), make(chan struct{}, 1)
 	r.refs, r.lastNames = map[target.Address]portRef{}, map[portRef]string{}
 	r.life, r.end = context.WithCancel(context.Background())
@@ -202,10 +211,14 @@ func (r *Route) Wait(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// emit hands an event to the route's owner. Only Open and then the monitor call it.
+// emit hands an event to the route's owner.
 func (r *Route) emit(e route.Event) {
 	r.Log.Debug("route", "target", r.name(), "kind", e.Kind, "pod", e.Pod, "err", e.Err)
-	e.Again, r.troubled = r.troubled && e.Kind == route.Ready, e.Kind != route.Ready
+	r.telling.Lock()
+	defer r.telling.Unlock()
+	if e.Kind != route.Carried {
+		e.Again, r.troubled = r.troubled && e.Kind == route.Ready, e.Kind != route.Ready
+	}
 	if r.Events != nil {
 		r.Events(e)
 	}

@@ -1,0 +1,248 @@
+package kube
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"porthole.dev/porthole/internal/pinned"
+	"porthole.dev/porthole/internal/pipe"
+	"porthole.dev/porthole/internal/portforward"
+	"porthole.dev/porthole/internal/route"
+	"porthole.dev/porthole/internal/target"
+)
+
+const (
+	// agentStartLimit is how long an agent's container may take until it runs, its image included.
+	agentStartLimit = 5 * time.Minute
+	// maxPorts is how many ports are tried for an agent: each taken one costs a container.
+	maxPorts = 3
+	// maxAgents is how many containers of one kind a pod gets at most. They cannot be removed.
+	maxAgents = 16
+)
+
+// podAgent is the agent in one pod, for one Route: an ephemeral container that is found, or else
+// started, when a connection needs it.
+type podAgent struct {
+	route  *Route
+	pod    string
+	client *portforward.Client // which reaches its port, and nothing else
+	tunnel *agentTunnel
+
+	mu      sync.Mutex
+	needed  target.Address // what needed it first
+	running runningAgent   // the last one that was found or started
+	told    string         // the container that the last event was about
+	state   error          // why it does not run yet, or nil
+}
+
+// runningAgent is an ephemeral container with an agent.
+type runningAgent struct {
+	agentArgs
+	name    string           // of the container
+	found   bool             // it was there already
+	theirs  pinned.PublicKey // the agent's key; zero if its log cannot be read
+	unread  error            // why not
+	strange string           // a container with an agent of another key, if the user's is new
+}
+
+// newPodAgent has neither looked for the agent nor started it.
+func (r *Route) newPodAgent(pod string, client *portforward.Client) *podAgent {
+	a := &podAgent{route: r, pod: pod, client: client}
+	a.tunnel = (&agentTunnel{reach: a.reach, config: r.Agents, silence: r.agentSilence(), greeted: a.tell}).init()
+	return a
+}
+
+// agentSilence is r.Silence as a tunnel takes it.
+func (r *Route) agentSilence() time.Duration {
+	switch {
+	case r.Silence == 0:
+		return defaultAgentSilence
+	case r.Silence < 0:
+		return 0
+	}
+	return r.Silence
+}
+
+const defaultAgentSilence = 30 * time.Second
+
+// dial opens a connection through the agent; without to it only has the agent running.
+// Errors: *AgentError, *ForbiddenError, *ContainerError, and the context's.
+func (a *podAgent) dial(ctx context.Context, to target.Address, connect bool) (pipe.Conn, error) {
+	a.mu.Lock()
+	if a.needed == (target.Address{}) {
+		a.needed = to
+	}
+	a.mu.Unlock()
+	client, err := a.tunnel.shared.Client(ctx)
+	if err != nil {
+		return nil, a.failure(ctx, err)
+	}
+	if !connect {
+		return nil, nil
+	}
+	conn, err := client.Dial(to)
+	if err != nil { // the tunnel was lost just now
+		return nil, a.failure(ctx, err)
+	}
+	return conn, nil
+}
+
+// failure is why there is no agent. If time is up, that is what it waits for.
+func (a *podAgent) failure(ctx context.Context, err error) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var forbidden *ForbiddenError
+	var container *ContainerError
+	var agent *AgentError
+	switch {
+	case ctx.Err() != nil && a.state != nil:
+		err = a.state
+	case errors.As(err, &forbidden), errors.As(err, &container), errors.As(err, &agent), errors.Is(err, context.Canceled):
+		return err
+	}
+	return &AgentError{Pod: a.pod, Container: a.running.name, Err: err}
+}
+
+// reach is agentTunnel's: it finds or starts the agent, and connects to its port.
+func (a *podAgent) reach(ctx context.Context) (net.Conn, pinned.PublicKey, error) {
+	limited, cancel := context.WithTimeoutCause(ctx, agentStartLimit, errAgentSlow)
+	defer cancel()
+	warm := make(chan struct{})
+	go func() { // the tunnel comes up while the agent is looked for
+		defer close(warm)
+		_ = a.client.Connect(limited)
+	}()
+	found, err := a.find(limited)
+	if err == nil {
+		a.mu.Lock()
+		a.running, a.state = found, nil
+		a.mu.Unlock()
+	}
+	<-warm
+	if err != nil {
+		return nil, pinned.PublicKey{}, err
+	}
+	connecting, stop := context.WithTimeout(ctx, attemptLimit)
+	defer stop()
+	conn, err := a.client.Dial(connecting, target.TCPPort(found.port))
+	if err != nil {
+		return nil, pinned.PublicKey{}, a.route.Cluster.requestError(ctx, err, portForwardTo(a.route.Namespace, a.pod))
+	}
+	return conn.(net.Conn), found.theirs, nil
+}
+
+// find finds the agent, or starts one, and waits until it runs.
+func (a *podAgent) find(ctx context.Context) (runningAgent, error) {
+	c, r := a.route.Cluster, a.route
+	key, err := r.Agents.key()
+	if err != nil {
+		return runningAgent{}, err
+	}
+	for tried := 1; ; tried++ {
+		var pod corev1.Pod
+		if err := c.get(ctx, podResource(), r.Namespace, a.pod, &pod); err != nil {
+			return runningAgent{}, err
+		}
+		wanted, err := r.wantedAgent(&pod, key.Public())
+		if err != nil {
+			return runningAgent{}, err
+		}
+		found, ok := wanted.in(&pod)
+		if !ok {
+			if found, err = a.add(ctx, &pod, wanted); err != nil {
+				return runningAgent{}, err
+			}
+		}
+		if found, err = a.await(ctx, &pod, found); err == nil {
+			if r.Agents.made {
+				found.strange = wanted.strangerIn(&pod)
+			}
+			return found, nil
+		}
+		if !errors.Is(err, errPortTaken) || tried == maxPorts {
+			return runningAgent{}, err
+		}
+	}
+}
+
+// add adds the wanted container to the pod, or finds the one that somebody has added meanwhile.
+func (a *podAgent) add(ctx context.Context, pod *corev1.Pod, wanted wantedAgent) (runningAgent, error) {
+	r := a.route
+	container, args, err := wanted.container(pod)
+	if err != nil {
+		return runningAgent{}, err
+	}
+	err = r.Cluster.addEphemeral(ctx, pod, container)
+	if apierrors.IsConflict(err) || apierrors.IsInvalid(err) { // perhaps its name was taken just now
+		var now corev1.Pod
+		if again := r.Cluster.get(ctx, podResource(), r.Namespace, a.pod, &now); again != nil {
+			return runningAgent{}, again
+		}
+		if found, ok := wanted.in(&now); ok {
+			return found, nil
+		}
+	}
+	if err != nil {
+		return runningAgent{}, a.notAdded(err)
+	}
+	return runningAgent{agentArgs: args, name: container.Name}, nil
+}
+
+// notAdded is why the API server refuses an ephemeral container.
+func (a *podAgent) notAdded(err error) error {
+	var forbidden *ForbiddenError
+	switch {
+	case errors.As(err, &forbidden):
+		return err
+	case apierrors.IsNotFound(err):
+		return &AgentError{Pod: a.pod, Err: fmt.Errorf("%w: %w", ErrNoEphemeral, err)}
+	}
+	return &AgentError{Pod: a.pod, Err: fmt.Errorf("%w: %w", ErrAgentRejected, apiText(err)), Final: apierrors.IsForbidden(err) || apierrors.IsInvalid(err)}
+}
+
+// await waits until the container runs, and reads its key.
+func (a *podAgent) await(ctx context.Context, pod *corev1.Pod, found runningAgent) (runningAgent, error) {
+	err := a.route.Cluster.awaitPod(ctx, pod, func(now *corev1.Pod) (bool, error) {
+		running, err := agentRuns(now, found.name)
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.running, a.state = found, running
+		return running == nil, err
+	})
+	if err != nil {
+		return found, err
+	}
+	found.theirs, found.unread = a.route.Cluster.agentKey(ctx, a.route.Namespace, a.pod, found.name)
+	var forbidden *ForbiddenError
+	if found.unread != nil && !errors.As(found.unread, &forbidden) {
+		return found, &AgentError{Pod: a.pod, Container: found.name, Err: fmt.Errorf("read its key: %w", found.unread)}
+	}
+	return found, nil
+}
+
+// tell tells, once for each container, that connections go through the agent.
+func (a *podAgent) tell(version string) {
+	a.mu.Lock()
+	found, needed := a.running, a.needed
+	again := a.told == found.name
+	a.told = found.name
+	a.mu.Unlock()
+	if again {
+		return
+	}
+	e := route.Event{Kind: route.Carried, Via: target.ViaAgent, Pod: a.pod, Container: found.name, Found: found.found, Remote: needed, Err: found.unread}
+	if version != a.route.Agents.Version {
+		e.Version = version
+	}
+	if found.strange != "" {
+		e.Err = &LostKeyError{Pod: a.pod, Container: found.strange, File: a.route.Agents.KeyFile}
+	}
+	a.route.emit(e)
+}
