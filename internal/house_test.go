@@ -48,7 +48,7 @@ var arrows = map[string]string{
 	"portforward": "backoff forward nonblock pipe spdy route target tunnel",
 	"tunnel":      "backoff forward nonblock pipe spdy route target",
 	"spdy":        "",
-	"agent":       "backoff forward nonblock pipe proc route spdy target tunnel",
+	"agent":       "backoff forward nonblock pinned pipe proc route spdy target tunnel",
 	"ssh":         "backoff forward nonblock pipe route spdy target tunnel",
 	"kube":        "backoff forward nonblock pinned portforward spdy pipe route spelling target tunnel",
 	"node":        "backoff filelock forward nonblock portforward proc spdy netns pipe resolver route target tunnel",
