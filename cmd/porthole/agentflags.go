@@ -34,6 +34,8 @@ type agentFlags struct {
 	pullPolicy string
 	patch      string // the file's path
 	patchJSON  []byte // what it has, once checked
+	relayPatch string // the file's path
+	relayJSON  kube.RelayPatch
 }
 
 func (a *agentFlags) add(flags *pflag.FlagSet) {
@@ -41,6 +43,7 @@ func (a *agentFlags) add(flags *pflag.FlagSet) {
 	flags.StringVar(&a.pullPolicy, "agent-image-pull-policy", "",
 		"Always, IfNotPresent or Never; Kubernetes' own choice by default, which depends on the image's tag")
 	flags.StringVar(&a.patch, "agent-patch", "", "YAML or JSON `file` of what an agent's container has besides, such as env, volumeMounts and securityContext")
+	flags.StringVar(&a.relayPatch, "relay-patch", "", "YAML or JSON `file` of what a relay's pod has besides, such as resources, tolerations, nodeSelector, imagePullSecrets and labels")
 }
 
 // check reports values that cannot be, and reads the patch.
@@ -51,22 +54,29 @@ func (a *agentFlags) check() error {
 	case a.pullPolicy != "" && !slices.Contains(pullPolicies, a.pullPolicy):
 		return fmt.Errorf("forward: --agent-image-pull-policy %q: want %s", a.pullPolicy, strings.Join(pullPolicies, ", "))
 	}
-	if a.patch == "" {
+	return errors.Join(
+		readPatch("agent-patch", a.patch, func(text []byte) (err error) { a.patchJSON, err = kube.ReadAgentPatch(text); return err }),
+		readPatch("relay-patch", a.relayPatch, func(text []byte) (err error) { a.relayJSON, err = kube.ParseRelayPatch(text); return err }))
+}
+
+// readPatch reads the file of a flag, if there is one.
+func readPatch(flag, path string, parse func([]byte) error) error {
+	if path == "" {
 		return nil
 	}
-	text, err := os.ReadFile(a.patch)
+	text, err := os.ReadFile(path)
 	if err == nil {
-		a.patchJSON, err = kube.ReadAgentPatch(text)
+		err = parse(text)
 	}
 	if err != nil {
-		return fmt.Errorf("forward: --agent-patch %s: %w", a.patch, err)
+		return fmt.Errorf("forward: --%s %s: %w", flag, path, err)
 	}
 	return nil
 }
 
 // agents is what runs as an agent.
 func (a *agentFlags) agents() *kube.Agents {
-	agents := &kube.Agents{Image: a.image, PullPolicy: a.pullPolicy, Patch: a.patchJSON, Version: version()}
+	agents := &kube.Agents{Image: a.image, PullPolicy: a.pullPolicy, Patch: a.patchJSON, RelayPatch: a.relayJSON, Version: version()}
 	if dir, err := os.UserConfigDir(); err == nil {
 		agents.KeyFile = filepath.Join(dir, "porthole", "agent.key")
 	}

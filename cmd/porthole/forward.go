@@ -194,6 +194,9 @@ func (f *forwarding) parse(args []string) (err error) {
 			return err
 		}
 	}
+	if err := f.agent.check(); err != nil {
+		return err
+	}
 	if f.file != "" {
 		return f.parseFile()
 	}

@@ -28,6 +28,7 @@ func (f *forwarding) openers() (openers map[target.Scheme]route.Opener, expander
 		openers[scheme] = byHost(here, onOneProcessor(hosts.Open))
 	}
 	openers[target.Kubernetes] = onOneProcessor(withKubectlErrors(clusters.Open))
+	openers[target.RemoteHost] = onOneProcessor(clusters.Open)
 	expanders = map[target.Scheme]route.Expander{target.Kubernetes: eachWithKubectlErrors(clusters.Expand)}
 	return openers, expanders, func() { clusters.Close(); hosts.Close() }
 }

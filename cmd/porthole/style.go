@@ -85,6 +85,10 @@ func (s textStyle) ready(e route.Event) string {
 func (s textStyle) carried(e route.Event) string {
 	text := fmt.Sprintf("porthole: %s: %s ", e.Target, e.Remote.Named())
 	switch {
+	case e.Via == target.ViaRelay && e.Found:
+		text = fmt.Sprintf("porthole: %s: connections go through the relay that is there: pod %s", e.Target, e.Pod)
+	case e.Via == target.ViaRelay:
+		text = fmt.Sprintf("porthole: %s: connections go through a relay, which was started and ends a minute after its last client: pod %s", e.Target, e.Pod)
 	case e.Via == target.ViaNode:
 		text += "goes through porthole on the pod's node"
 	case e.Found:

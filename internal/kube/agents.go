@@ -19,6 +19,8 @@ type Agents struct {
 	// Patch is what the container of an agent has besides: JSON, merged as the API server merges
 	// strategically. nil is nothing.
 	Patch []byte
+	// RelayPatch is what the pod of a relay has besides.
+	RelayPatch RelayPatch
 	// Version is this program's.
 	Version string
 	// KeyFile is where the user's key is, or will be; "" if there is no place for it.

@@ -23,10 +23,14 @@ type Opener struct {
 
 	mu       sync.Mutex
 	clusters map[[2]string]*Cluster // by context and namespace
+	relays   map[*Cluster]*relay
 }
 
 // Open is a route.Opener. Errors: those of package kube.
 func (o *Opener) Open(ctx context.Context, f target.Forward, events func(route.Event)) (*route.Result, error) {
+	if f.Target.Scheme == target.RemoteHost {
+		return o.openHost(ctx, f, events)
+	}
 	cluster, err := o.cluster(f.Context, f.Namespace)
 	if err != nil {
 		return nil, err
@@ -77,8 +81,11 @@ func (o *Opener) cluster(context, namespace string) (*Cluster, error) {
 	return c, nil
 }
 
-// Close closes the Clusters.
+// Close closes the Clusters and the tunnels to relays, which end by themselves.
 func (o *Opener) Close() {
+	for _, r := range o.relays {
+		r.tunnel.shared.Close()
+	}
 	for _, c := range o.clusters {
 		c.Close()
 	}
