@@ -209,7 +209,7 @@ func hint(err error) string {
 	if errors.As(err, &hinted) {
 		return hinted.hint
 	}
-	for _, find := range []func(error) string{tableHint, sshHint, socketHint, usageHint} {
+	for _, find := range []func(error) string{reverseHint, tableHint, sshHint, socketHint, usageHint} {
 		if h := find(err); h != "" {
 			return h
 		}

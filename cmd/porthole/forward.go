@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"porthole.dev/porthole/internal/kube"
 	"porthole.dev/porthole/internal/manifest"
@@ -66,28 +67,13 @@ const forwardExample = `  porthole forward kuard 8080                  # localho
 func newForward() *cobra.Command {
 	f := &forwarding{addresses: []string{target.Localhost}, output: "text", config: &kube.Config{Retries: new(kube.RetryLimiter)}}
 	cmd := &cobra.Command{
-		Use:     "forward TARGET [[ADDRESS:]LOCAL:]REMOTE ... [-- COMMAND ARGS ...]",
-		Aliases: []string{"port-forward"},
-		Short:   "Make ports of a target reachable at local addresses",
-		Long:    forwardLong,
-		Example: forwardExample,
-		Args:    func(*cobra.Command, []string) error { return nil }, // parse checks them, with better messages
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if dash := cmd.ArgsLenAtDash(); dash >= 0 {
-				args, f.command = args[:dash], args[dash:]
-			}
-			if err := f.onlyWithTarget(cmd.Flags()); err != nil {
-				return err
-			}
-			f.cmd, f.typed = cmd, os.Args[1:]
-			if err := f.prefer(cmd.Flags(), cmd.ErrOrStderr()); err != nil {
-				return err
-			}
-			if err := f.parse(args); err != nil {
-				return usageError{err}
-			}
-			return f.kubectl.around(cmd.ErrOrStderr(), f.config, func() error { return f.run(cmd) })
-		},
+		Use:               "forward TARGET [[ADDRESS:]LOCAL:]REMOTE ... [-- COMMAND ARGS ...]",
+		Aliases:           []string{"port-forward"},
+		Short:             "Make ports of a target reachable at local addresses",
+		Long:              forwardLong,
+		Example:           forwardExample,
+		Args:              func(*cobra.Command, []string) error { return nil }, // parse checks them, with better messages
+		RunE:              f.runE,
 		ValidArgsFunction: f.complete,
 	}
 	f.flags(cmd)
@@ -95,8 +81,27 @@ func newForward() *cobra.Command {
 	return cmd
 }
 
-// forwarding is the command line of one `porthole forward`.
+// runE is cobra's.
+func (f *forwarding) runE(cmd *cobra.Command, args []string) error {
+	if dash := cmd.ArgsLenAtDash(); dash >= 0 {
+		args, f.command = args[:dash], args[dash:]
+	}
+	if err := f.onlyWithTarget(cmd.Flags()); err != nil {
+		return err
+	}
+	f.cmd, f.typed = cmd, os.Args[1:]
+	if err := f.prefer(cmd.Flags(), cmd.ErrOrStderr()); err != nil {
+		return err
+	}
+	if err := f.parse(args); err != nil {
+		return usageError{err}
+	}
+	return f.kubectl.around(cmd.ErrOrStderr(), f.config, func() error { return f.run(cmd) })
+}
+
+// forwarding is the command line of one `porthole forward`, or `porthole reverse`.
 type forwarding struct {
+	reverse    bool
 	config     *kube.Config
 	addresses  []string
 	file       string
@@ -143,20 +148,25 @@ func (f *forwarding) flags(cmd *cobra.Command) {
 		"file to write once the target can be reached, a line ADDRESS:PORT REMOTE for each listener, and its pod with --each; removed at the end")
 	flags.StringVar(&f.readyWhen, "ready-when", readyAll,
 		"with a file: all or any, which of its forwards the ready file and a COMMAND wait for")
-	flags.StringVarP(&f.output, "output", "o", f.output, "text, or json for one event a line")
-	flags.BoolVarP(&f.quiet, "quiet", "q", false, "print errors only")
-	flags.BoolVar(&f.verbose, "verbose", false, "tell of the end of each connection, and of pods, too, and all of each error")
 	flags.DurationVar(&f.wait, "wait", 30*time.Second, "how long a connection waits while no pod can be reached")
-	flags.DurationVar(&f.udpIdle, "udp-idle", time.Minute, "after how long without a datagram a client of a UDP port is forgotten")
-	flags.DurationVar(&f.podRunning, "pod-running-timeout", time.Minute, "how long to wait for a pod at the start")
 	flags.BoolVar(&f.pin, "pin", false, "stay with one pod for as long as it is there")
 	flags.StringVar(&f.each, "each", "", "forward to each pod of the target by itself, at consecutive `ports` or addresses")
 	flags.Lookup("each").NoOptDefVal = string(target.EachPorts)
+	flags.IntVar(&f.maxTunnels, "max-tunnels", 64, "how many tunnels to a pod there may be at once; beyond, connections share")
+	f.sharedFlags(flags)
+}
+
+// sharedFlags adds the flags of both directions.
+func (f *forwarding) sharedFlags(flags *pflag.FlagSet) {
+	flags.StringVarP(&f.output, "output", "o", f.output, "text, or json for one event a line")
+	flags.BoolVarP(&f.quiet, "quiet", "q", false, "print errors only")
+	flags.BoolVar(&f.verbose, "verbose", false, "tell of the end of each connection, and of pods, too, and all of each error")
+	flags.DurationVar(&f.udpIdle, "udp-idle", time.Minute, "after how long without a datagram a client of a UDP port is forgotten")
+	flags.DurationVar(&f.podRunning, "pod-running-timeout", time.Minute, "how long to wait for a pod at the start")
 	flags.StringVar(&f.via, "via", target.ViaAuto.String(),
 		"what carries connections to pods: auto, stock, node, agent or relay")
 	flags.StringVar(&f.container, "container", "", "the container of the pod whose Unix sockets are meant, for an agent")
 	f.agent.add(flags)
-	flags.IntVar(&f.maxTunnels, "max-tunnels", 64, "how many tunnels to a pod there may be at once; beyond, connections share")
 	flags.DurationVar(&f.silence, "silence", 30*time.Second,
 		"how long a node that runs porthole may be silent before its connections are given up; 0 is for ever")
 	flags.StringVar(&f.host, "host", "", "another host that pid:// and netns:// are of, ssh://[USER@]HOST[:PORT]; it needs porthole too")
@@ -173,13 +183,13 @@ func (f *forwarding) parse(args []string) (err error) {
 	case f.file != "" && len(args) > 0:
 		return errors.New("forward: want either a file or a target")
 	case f.file == "" && len(args) < 2:
-		return errors.New("forward: want a target and at least one port")
+		return fmt.Errorf("%s: want a target and at least one port", f.cmd.Name())
 	case f.command != nil && len(f.command) == 0:
-		return errors.New("forward: want a command after --")
+		return fmt.Errorf("%s: want a command after --", f.cmd.Name())
 	case f.output != "text" && f.output != "json":
-		return fmt.Errorf("forward: unknown output %q, want text or json", f.output)
+		return fmt.Errorf("%s: unknown output %q, want text or json", f.cmd.Name(), f.output)
 	case f.udpIdle <= 0:
-		return fmt.Errorf("forward: --udp-idle %v: want more than 0", f.udpIdle)
+		return fmt.Errorf("%s: --udp-idle %v: want more than 0", f.cmd.Name(), f.udpIdle)
 	case f.readyWhen != readyAll && f.readyWhen != readyAny:
 		return fmt.Errorf("forward: --ready-when %q: want all or any", f.readyWhen)
 	}
@@ -205,14 +215,14 @@ func (f *forwarding) parse(args []string) (err error) {
 
 func (f *forwarding) parseArgs(args []string) (err error) {
 	f.targetArg = args[0]
-	only := target.Forward{Addresses: f.addresses, Pin: f.pin}
+	only := target.Forward{Addresses: f.addresses, Pin: f.pin, Reverse: f.reverse}
 	if only.Target, err = target.Parse(args[0]); err != nil {
 		return f.targetHint(args[0], err)
 	}
 	if only.Host, err = f.parseHost(only.Target); err != nil {
 		return err
 	}
-	if f.cmd.Flags().Changed("each") {
+	if f.each != "" || f.cmd.Flags().Changed("each") {
 		if only.Each, err = target.ParseEach(f.each); err != nil {
 			return fmt.Errorf("forward: --each %w", err)
 		}
@@ -221,7 +231,7 @@ func (f *forwarding) parseArgs(args []string) (err error) {
 		return err
 	}
 	parse := target.ParsePorts
-	if only.Target.Scheme == target.Kubernetes {
+	if only.Target.Scheme == target.Kubernetes && !f.reverse {
 		parse = target.ParseNamedPorts
 	}
 	for _, arg := range args[1:] {
@@ -244,11 +254,11 @@ func (f *forwarding) parseHost(of target.Target) (target.Host, error) {
 	case f.host == "" && flags.Changed("host"):
 		return target.Host{}, fmt.Errorf("host %q: %w", "", target.ErrHost)
 	case f.host == "" && flags.Changed("remote-command"):
-		return target.Host{}, errors.New("forward: --remote-command goes with --host")
+		return target.Host{}, fmt.Errorf("%s: --remote-command goes with --host", f.cmd.Name())
 	case f.host == "":
 		return target.Host{}, nil
 	case of.Scheme.InCluster():
-		return target.Host{}, fmt.Errorf("forward: %s is of a cluster, not of a host: --host goes with pid:// and netns://", of)
+		return target.Host{}, fmt.Errorf("%s: %s is of a cluster, not of a host: --host goes with pid:// and netns://", f.cmd.Name(), of)
 	}
 	return target.ParseHost(f.host)
 }

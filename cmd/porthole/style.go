@@ -59,6 +59,9 @@ func ofMember(e route.Event) string {
 func (s textStyle) listening(e route.Event) string {
 	to := e.Remote
 	to.Port = cmp.Or(e.PodPort, to.Port)
+	if e.Reverse {
+		return fmt.Sprintf("Forwarding from %s of %s -> %s here", e.Listen, e.Target, to)
+	}
 	line := fmt.Sprintf("Forwarding from %s -> %s", e.Listen, to)
 	if s.many {
 		line += " of " + e.Target
@@ -122,6 +125,9 @@ func draining(live int) string {
 }
 
 func (s textStyle) failed(e route.Event) string {
+	if e.Reverse { // the error says what could not be reached here
+		return fmt.Sprintf("porthole: connection for %s of %s: %s", e.Listen.Short(), e.Target, describe(e.Err, s.verbose))
+	}
 	return fmt.Sprintf("porthole: connection for %s: %s %s: %s", e.Listen.Short(), e.Target, e.Remote.Named(), describe(e.Err, s.verbose))
 }
 
@@ -158,6 +164,7 @@ type jsonEvent struct {
 	Event     string    `json:"event"` // listening, waiting, ready, carried, opened, closed, reconnecting, ended, draining or error
 	Target    string    `json:"target,omitempty"`
 	Pod       string    `json:"pod,omitempty"`     // of ready: where connections go; of reconnecting: where they went; with --each: whose event it is
+	Reverse   bool      `json:"reverse,omitempty"` // listen is at the target, and remote is here
 	Listen    string    `json:"listen,omitempty"`  // ADDRESS:PORT, or the path of a Unix socket
 	Network   string    `json:"network,omitempty"` // of remote: udp or unix
 	Host      string    `json:"host,omitempty"`    // of remote, where that is not at the target itself
@@ -179,7 +186,7 @@ type jsonEvent struct {
 
 func (jsonStyle) line(e route.Event) (out, err string) {
 	j := jsonEvent{
-		Time: time.Now(), Event: string(e.Kind), Target: e.Target, Pod: cmp.Or(e.Pod, e.Member), Listen: bare(e.Listen), Host: e.Remote.Host, Remote: e.Remote.Port, Path: e.Remote.Path,
+		Time: time.Now(), Event: string(e.Kind), Target: e.Target, Pod: cmp.Or(e.Pod, e.Member), Reverse: e.Reverse, Listen: bare(e.Listen), Host: e.Remote.Host, Remote: e.Remote.Port, Path: e.Remote.Path,
 		Client: bare(e.Client), Seconds: e.Duration.Seconds(), Live: e.Live, Dropped: e.Dropped, Version: e.Version,
 		Via: string(e.Via), Container: e.Container, Found: e.Found,
 	}

@@ -26,11 +26,30 @@ const tries = 32
 // the families. Addresses that others of the list cover are left out.
 // Errors: ErrTwice; *net.OpError as net.Listen returns it.
 func Listen(ctx context.Context, addresses []string, ports []target.Port) ([]*route.Listener, error) {
-	return ListenBy(ctx, Bind, addresses, ports)
+	return listenAll(ctx, Bind, addresses, ports)
 }
 
-// ListenBy is Listen where bind does: at a target, for the way back. Errors: ErrTwice, and those of bind.
-func ListenBy(ctx context.Context, bind route.Binder, addresses []string, ports []target.Port) (ls []*route.Listener, err error) {
+// ListenBy is Listen at a target, by bind, for the way back. Errors: ErrTwice, *route.BindError.
+func ListenBy(ctx context.Context, bind route.Binder, addresses []string, ports []target.Port) ([]*route.Listener, error) {
+	return listenAll(ctx, func(ctx context.Context, at target.Endpoint) (*route.Listener, error) {
+		l, err := bind(ctx, at)
+		if err != nil {
+			return nil, &route.BindError{At: at, Err: Cause(err)}
+		}
+		return l, nil
+	}, addresses, ports)
+}
+
+// Cause returns an error of a socket without what package net adds to it.
+func Cause(err error) error {
+	var op *net.OpError
+	if errors.As(err, &op) {
+		return op.Err
+	}
+	return err
+}
+
+func listenAll(ctx context.Context, bind route.Binder, addresses []string, ports []target.Port) (ls []*route.Listener, err error) {
 	defer func() {
 		if err != nil {
 			CloseAll(ls)

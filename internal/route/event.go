@@ -34,6 +34,7 @@ type Event struct {
 	Target    string          // the forward's name; a route leaves it to the session
 	Member    string          // of the target, that this is about; "" where it is forwarded to as a whole
 	Pod       string          // that connections go to from now on, the first of several; "" where the target has none
+	Reverse   bool            // of the way back: Listen is at the target, and Remote is here
 	Listen    target.Endpoint // what is listened on
 	Remote    target.Address  // that it leads to
 	PodPort   uint16          // of Listening: what Remote, a service's port, is at its pod now; 0 for the same

@@ -2,6 +2,7 @@ package route
 
 import (
 	"context"
+	"fmt"
 	"net"
 
 	"porthole.dev/porthole/internal/target"
@@ -32,3 +33,14 @@ func (l *Listener) Close() error {
 // Binder listens on one address, of TCP or UDP; port 0 is any free one. The caller owns the Listener,
 // whose Remote is not set.
 type Binder func(ctx context.Context, at target.Endpoint) (*Listener, error)
+
+// BindError is why a target could not be listened at.
+type BindError struct {
+	At  target.Endpoint
+	Err error
+}
+
+func (e *BindError) Error() string { return fmt.Sprintf("listen on %s there: %v", e.At, e.Err) }
+
+// Unwrap returns Err.
+func (e *BindError) Unwrap() error { return e.Err }

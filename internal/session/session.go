@@ -190,7 +190,7 @@ func (s *Session) count(is func(*State) bool) (n int) {
 // lost returns why the session cannot go on, or nil: no forward could be opened, none is
 // left, or what Ready waits for can never happen.
 func (s *Session) lost(ready bool) error {
-	if i := slices.IndexFunc(s.states, func(st *State) bool { return st.Err != nil && !s.retries(st.Forward) }); i >= 0 {
+	if i := slices.IndexFunc(s.states, func(st *State) bool { return st.Err != nil && !s.goesOn(st) }); i >= 0 {
 		return s.states[i].Err
 	}
 	all := s.count(func(*State) bool { return true })
@@ -220,10 +220,16 @@ func (s *Session) lost(ready bool) error {
 	return fmt.Errorf("%s: not all of its forwards can be opened any more", file)
 }
 
+// goesOn reports whether the session outlives a forward's failure: what was once listened on at a target is
+// listened on again.
+func (s *Session) goesOn(st *State) bool {
+	return s.retries(st.Forward) || st.Reverse && st.opened && !st.Over
+}
+
 // tellFailures tells of each failure that does not end the session, once.
 func (s *Session) tellFailures() {
 	for _, st := range s.states {
-		if st.Err == nil || st.told == st.Err.Error() || !s.retries(st.Forward) {
+		if st.Err == nil || st.told == st.Err.Error() || !s.goesOn(st) {
 			continue
 		}
 		st.told = st.Err.Error()

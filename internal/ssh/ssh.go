@@ -72,7 +72,7 @@ func (o *Opener) Close() {
 // Open is a route.Opener.
 func (o *Opener) Open(ctx context.Context, f target.Forward, events func(route.Event)) (*route.Result, error) {
 	o.once.Do(o.init)
-	r := &Route{host: o.host(f.Host), name: f.Target.String(), events: events}
+	r := &Route{host: o.host(f.Host), name: f.Target.String(), events: events, session: tunnel.NewSession()}
 	r.life, r.end = context.WithCancelCause(o.life)
 	slow := time.AfterFunc(tellAfter, func() { events(route.Event{Kind: route.Waiting, Err: r.host.failure(errNoAnswer)}) })
 	t, err := r.open(ctx)
@@ -87,7 +87,7 @@ func (o *Opener) Open(ctx context.Context, f target.Forward, events func(route.E
 	}
 	events(route.Event{Kind: route.Ready, Version: r.host.otherVersion()})
 	r.work.Go(func() { r.keep(t) })
-	return &route.Result{Route: r, Ports: f.Ports}, nil
+	return &route.Result{Route: r, Ports: f.Ports, Bind: r.Bind}, nil
 }
 
 // host returns the state of a host.

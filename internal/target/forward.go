@@ -24,6 +24,8 @@ type Forward struct {
 	// Addresses are what ports without an address of their own listen on, as
 	// ParseAddress returns them; localhost alone if none was given.
 	Addresses []string `yaml:"address"`
+	// Reverse is the way back: the ports are listened on at the target, and lead here.
+	Reverse bool `yaml:"-"`
 	// Pin asks to stay with the pod that was chosen first.
 	Pin bool `yaml:"pin"`
 	// Each forwards to each pod of the target by itself; "" to the target as a whole.
@@ -44,10 +46,12 @@ type Forward struct {
 func (f Forward) String() string { return cmp.Or(f.Member, f.Whole()) }
 
 // CheckPorts reports a port that the target cannot have: a remote host is one host, and its Unix
-// sockets are out of reach. Errors: ErrPort.
+// sockets are out of reach; on the way back no Unix sockets are listened on. Errors: ErrPort.
 func (f Forward) CheckPorts() error {
 	for _, p := range f.Ports {
 		switch {
+		case f.Reverse && p.LocalPath != "":
+			return fmt.Errorf("port %q: %s would be listened on there, which takes a port: %w", p, p.LocalPath, ErrPort)
 		case f.Target.Scheme != RemoteHost:
 		case p.Host != "":
 			return fmt.Errorf("port %q: %s is one host, and %s another target: %w", p, f.Target, Target{Scheme: RemoteHost, Name: p.Host}, ErrPort)

@@ -106,7 +106,7 @@ func (s *Server) listen(life context.Context, c *streamConn, bind route.Binder, 
 	bound, err := bind(binding, at)
 	cancel()
 	if err != nil {
-		c.Fail(err, err.Error())
+		c.Fail(err, forward.Cause(err).Error())
 		s.reportListener(Failed, at, err)
 		return err
 	}
