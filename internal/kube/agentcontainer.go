@@ -88,8 +88,8 @@ func (r *Route) wantedAgent(pod *corev1.Pod, key pinned.PublicKey) (wantedAgent,
 	if reason := agentless(pod); reason != "" {
 		return w, &AgentError{Pod: pod.Name, Err: fmt.Errorf("%w: %s", ErrNoAgent, reason), Final: true}
 	}
-	needsContainer := r.Container != "" || slices.ContainsFunc(r.wantedPorts(), func(p portRef) bool { return p.network == target.Unix })
-	if !needsContainer {
+	sockets := slices.ContainsFunc(r.Want, func(p target.Port) bool { return p.Network == target.Unix })
+	if r.Container == "" && !sockets {
 		return w, nil
 	}
 	var err error
@@ -160,8 +160,8 @@ func (w wantedAgent) namePrefix() string {
 func (w wantedAgent) in(pod *corev1.Pod) (found runningAgent, ok bool) {
 	for _, c := range pod.Spec.EphemeralContainers {
 		args, is := readAgentArgs(c.Args)
-		exact := strings.HasPrefix(c.Name, w.namePrefix())
-		if !is || args.key != w.key || statusOf(pod, c.Name).State.Terminated != nil || !exact && w.agents.Patch != nil {
+		exact, state := strings.HasPrefix(c.Name, w.namePrefix()), statusOf(pod, c.Name).State
+		if !is || args.key != w.key || state.Terminated != nil || !exact && (w.agents.Patch != nil || state.Running == nil) {
 			continue
 		}
 		if w.target != "" && (c.TargetContainerName != w.target || args.containerID != w.containerID) {

@@ -81,6 +81,9 @@ func apiText(err error) error {
 // awaitPod calls done for each state of a pod, from the given one on, until it returns true or
 // an error. Errors: those of done, and what get returns.
 func (c *Cluster) awaitPod(ctx context.Context, pod *corev1.Pod, done func(*corev1.Pod) (bool, error)) error {
+	if over, err := done(pod); over || err != nil {
+		return err
+	}
 	if over, err := c.watchPod(ctx, pod, done); over {
 		return err
 	}
@@ -146,8 +149,8 @@ func agentRuns(pod *corev1.Pod, name string) (why, final error) {
 		return nil, nil
 	case state.Terminated != nil:
 		message := strings.TrimSpace(state.Terminated.Message)
-		// The agent's own line, which ends with the system's text.
-		if strings.HasSuffix(message, syscall.EADDRINUSE.Error()) {
+		// The agent's own line, with the system's text in it.
+		if strings.Contains(message, syscall.EADDRINUSE.Error()) {
 			return errPortTaken, errPortTaken
 		}
 		why = fail(fmt.Sprintf("it has ended with exit code %d", state.Terminated.ExitCode), state.Terminated.Reason, message)

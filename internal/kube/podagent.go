@@ -16,6 +16,7 @@ import (
 	"porthole.dev/porthole/internal/portforward"
 	"porthole.dev/porthole/internal/route"
 	"porthole.dev/porthole/internal/target"
+	"porthole.dev/porthole/internal/tunnel"
 )
 
 const (
@@ -36,7 +37,7 @@ type podAgent struct {
 	tunnel *agentTunnel
 
 	mu      sync.Mutex
-	needed  target.Address // what needed it first
+	version string         // of the agent
 	running runningAgent   // the last one that was found or started
 	told    string         // the container that the last event was about
 	state   error          // why it does not run yet, or nil
@@ -55,7 +56,7 @@ type runningAgent struct {
 // newPodAgent has neither looked for the agent nor started it.
 func (r *Route) newPodAgent(pod string, client *portforward.Client) *podAgent {
 	a := &podAgent{route: r, pod: pod, client: client}
-	a.tunnel = (&agentTunnel{reach: a.reach, config: r.Agents, silence: r.agentSilence(), greeted: a.tell}).init()
+	a.tunnel = (&agentTunnel{reach: a.reach, config: r.Agents, silence: r.agentSilence(), greeted: a.greeted}).init()
 	return a
 }
 
@@ -72,26 +73,35 @@ func (r *Route) agentSilence() time.Duration {
 
 const defaultAgentSilence = 30 * time.Second
 
-// dial opens a connection through the agent; without to it only has the agent running.
+// dial opens a connection through the agent, which it finds or starts.
 // Errors: *AgentError, *ForbiddenError, *ContainerError, and the context's.
-func (a *podAgent) dial(ctx context.Context, to target.Address, connect bool) (pipe.Conn, error) {
-	a.mu.Lock()
-	if a.needed == (target.Address{}) {
-		a.needed = to
-	}
-	a.mu.Unlock()
-	client, err := a.tunnel.shared.Client(ctx)
+func (a *podAgent) dial(ctx context.Context, to target.Address) (pipe.Conn, error) {
+	client, err := a.start(ctx, to)
 	if err != nil {
-		return nil, a.failure(ctx, err)
-	}
-	if !connect {
-		return nil, nil
+		return nil, err
 	}
 	conn, err := client.Dial(to)
 	if err != nil { // the tunnel was lost just now
 		return nil, a.failure(ctx, err)
 	}
 	return conn, nil
+}
+
+// start has the agent running, and tells once that connections to an address go through it.
+func (a *podAgent) start(ctx context.Context, to target.Address) (*tunnel.Client, error) {
+	client, err := a.tunnel.shared.Client(ctx)
+	if err != nil {
+		return nil, a.failure(ctx, err)
+	}
+	a.tell(to)
+	return client, nil
+}
+
+// greeted is agentTunnel's.
+func (a *podAgent) greeted(version string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.version = version
 }
 
 // failure is why there is no agent. If time is up, that is what it waits for.
@@ -228,21 +238,22 @@ func (a *podAgent) await(ctx context.Context, pod *corev1.Pod, found runningAgen
 }
 
 // tell tells, once for each container, that connections go through the agent.
-func (a *podAgent) tell(version string) {
+func (a *podAgent) tell(needed target.Address) {
 	a.mu.Lock()
-	found, needed := a.running, a.needed
+	found, version := a.running, a.version
 	again := a.told == found.name
 	a.told = found.name
 	a.mu.Unlock()
 	if again {
 		return
 	}
+	agents := a.route.Agents
 	e := route.Event{Kind: route.Carried, Via: target.ViaAgent, Pod: a.pod, Container: found.name, Found: found.found, Remote: needed, Err: found.unread}
-	if version != a.route.Agents.Version {
+	if version != agents.Version {
 		e.Version = version
 	}
 	if found.strange != "" {
-		e.Err = &LostKeyError{Pod: a.pod, Container: found.strange, File: a.route.Agents.KeyFile}
+		e.Err = &LostKeyError{Pod: a.pod, Container: found.strange, File: agents.KeyFile}
 	}
 	a.route.emit(e)
 }

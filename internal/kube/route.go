@@ -112,6 +112,7 @@ func (r *Route) Open(ctx context.Context) (err error) {
 	if err = r.awaitPod(ctx); err != nil {
 		return err
 	}
+	r.beginAgent()
 	monitor := &monitor{route: r, up: true}
 	for tried := map[types.UID]bool{}; ; { // if a node refuses, other pods are tried
 		likely := r.likely(1)

@@ -82,7 +82,11 @@ func (t *tunnels) agent(e endpoint) *podAgent {
 	if a, ok := t.agents[e.uid]; ok || t.closed {
 		return a
 	}
-	a := t.route.newPodAgent(e.pod, t.toLocked(e, forAgent))
+	use := forAgent
+	if t.route.Via == target.ViaAgent {
+		use = forStreams // nothing else goes there
+	}
+	a := t.route.newPodAgent(e.pod, t.toLocked(e, use))
 	t.agents[e.uid] = a
 	return a
 }
@@ -186,7 +190,7 @@ func (r *Route) connect(ctx context.Context, e endpoint, to *target.Address) (co
 		err = client.Connect(attempt)
 	default:
 		if via, err = r.choose(attempt, client, there); err == nil && via == target.ViaAgent {
-			conn, err = r.tunnels.agent(e).dial(ctx, there, true)
+			conn, err = r.tunnels.agent(e).dial(ctx, there)
 		} else if err == nil {
 			conn, err = client.Dial(attempt, there)
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"slices"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
@@ -22,7 +23,7 @@ var onlyNodes = target.Address{Network: target.UDP, Port: 9}
 func (r *Route) choose(ctx context.Context, client *portforward.Client, to target.Address) (target.Via, error) {
 	_, beyondStock := to.TCPOnly()
 	switch {
-	case r.Via == target.ViaAgent:
+	case r.Via == target.ViaAgent && r.Agents != nil:
 		return target.ViaAgent, nil
 	case r.Via == target.ViaRelay:
 		return "", &ViaError{Via: r.Via, To: to}
@@ -43,6 +44,20 @@ func (r *Route) choose(ctx context.Context, client *portforward.Client, to targe
 	return target.ViaNode, err
 }
 
+// beginAgent begins to look for the agent of the pod that connections are likely to go to, or to
+// start it, if it is sure that they go through one. It does not wait.
+func (r *Route) beginAgent() {
+	sure := func(p target.Port) bool {
+		return r.Via == target.ViaAgent || r.Via == target.ViaAuto && r.onlyAgents(p.To())
+	}
+	if !slices.ContainsFunc(r.Want, sure) {
+		return
+	}
+	for _, e := range r.likely(1) {
+		r.work.Go(func() { _, _ = r.tunnels.agent(e).tunnel.shared.Client(r.life) }) // prepare gets its error
+	}
+}
+
 // onlyAgents says whether no node carries connections to an address: nodes are no relays, and
 // choose the container of a socket themselves.
 func (r *Route) onlyAgents(to target.Address) bool {
@@ -61,7 +76,7 @@ func (r *Route) prepare(ctx context.Context, ports []target.Port) error {
 			}
 			via, err := r.choose(ctx, client, to)
 			if err == nil && via == target.ViaAgent {
-				_, err = r.tunnels.agent(e).dial(ctx, to, false)
+				_, err = r.tunnels.agent(e).start(ctx, to)
 			} else if !errors.Is(err, target.ErrUnsupported) {
 				err = nil // of the tunnel, which is tried again
 			}
