@@ -37,10 +37,10 @@ type podAgent struct {
 	tunnel *agentTunnel
 
 	mu      sync.Mutex
-	version string         // of the agent
-	running runningAgent   // the last one that was found or started
-	told    string         // the container that the last event was about
-	state   error          // why it does not run yet, or nil
+	version string       // of the agent
+	running runningAgent // the last one that was found or started
+	told    string       // the container that the last event was about
+	state   error        // why it does not run yet, or nil
 }
 
 // runningAgent is an ephemeral container with an agent.
@@ -89,6 +89,9 @@ func (a *podAgent) dial(ctx context.Context, to target.Address) (pipe.Conn, erro
 
 // start has the agent running, and tells once that connections to an address go through it.
 func (a *podAgent) start(ctx context.Context, to target.Address) (*tunnel.Client, error) {
+	if a == nil { // the route is closed
+		return nil, net.ErrClosed
+	}
 	client, err := a.tunnel.shared.Client(ctx)
 	if err != nil {
 		return nil, a.failure(ctx, err)

@@ -54,7 +54,9 @@ func (r *Route) beginAgent() {
 		return
 	}
 	for _, e := range r.likely(1) {
-		r.work.Go(func() { _, _ = r.tunnels.agent(e).tunnel.shared.Client(r.life) }) // prepare gets its error
+		if a := r.tunnels.agent(e); a != nil {
+			r.work.Go(func() { _, _ = a.tunnel.shared.Client(r.life) }) // prepare gets its error
+		}
 	}
 }
 
