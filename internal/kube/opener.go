@@ -2,6 +2,7 @@ package kube
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -35,7 +36,14 @@ func (o *Opener) Open(ctx context.Context, f target.Forward, events func(route.E
 	if err != nil {
 		return nil, err
 	}
-	return open(ctx, o.route(cluster, f, events), f)
+	if f.Via == target.ViaRelay {
+		return o.openRelayed(ctx, cluster, f, events)
+	}
+	opened, err := open(ctx, o.route(cluster, f, events), f)
+	if errors.Is(err, ErrNoSelector) && f.Via == target.ViaAuto && o.Agents != nil {
+		return o.openRelayed(ctx, cluster, f, events)
+	}
+	return opened, err
 }
 
 // route returns the Route to a forward's target, not open yet.
