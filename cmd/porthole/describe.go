@@ -130,7 +130,7 @@ var hints = []struct {
 	{target.ErrUnknown, "a target is POD, RESOURCE/NAME as svc/web, host://NAME, pid://NUMBER, netns://NAME or netns:///PATH"},
 	{target.ErrRemoteHost, "for example `porthole forward host://db.internal 5432`, or host://10.0.0.7, host://[fd00::7]"},
 	{target.ErrPort, "ports are [[ADDRESS:]LOCAL:]REMOTE, as 8080:80, :80, 8000-8010, 5353:53/udp, 5432:/run/x.sock, ./x.sock:5432 or 5432:HOST:5432, with numbers from 1 to 65535"},
-	{target.ErrUnsupported, "Kubernetes forwards only TCP ports of pods; `porthole node`, with its native backend, forwards UDP ports too"},
+	{target.ErrUnsupported, "Kubernetes forwards only TCP ports of pods; `--via auto` takes porthole on the node, or an agent in the pod, for all else"},
 	{target.ErrNoHost, "names are looked up as the target would: in its /etc/hosts, and by the name servers of its /etc/resolv.conf"},
 	{target.ErrLookup, "the target's /etc/resolv.conf names the servers (for netns://NAME, /etc/netns/NAME/resolv.conf does); an IP address needs no lookup"},
 	{target.ErrEach, "`--each sts/db 5432` has db-0 at port 5432 and db-1 at 5433; `--each=addresses` has db-0 at 127.0.0.2 and db-1 at 127.0.0.3"},
@@ -175,6 +175,7 @@ var hints = []struct {
 	{kube.ErrNoPort, "take a port's number, or one of the names"},
 	{kube.ErrProtocol, "PORT/udp is a UDP port; other protocols than TCP and UDP cannot be forwarded"},
 	{kube.ErrNotReady, "`kubectl describe` tells more; --pod-running-timeout waits longer at the start, --wait later"},
+	{kube.ErrNotStarted, "`kubectl describe pod` tells more; --agent-image names another image, and `make image` makes it"},
 	{kube.ErrNoContainer, "--container NAME says which one's Unix sockets are meant"},
 	{kube.ErrUserUnknown, "--agent-patch FILE says it, with `securityContext: {runAsUser: UID, runAsGroup: GID}` in the file; `kubectl exec` with `id` shows it"},
 	{kube.ErrNoAgent, "`porthole node` on the pod's node needs nothing in the pod; docs/node.md says how to install it"},
@@ -183,7 +184,6 @@ var hints = []struct {
 	{pinned.ErrStranger, "another program in the pod has the agent's port; `--via node` goes around it where the node runs porthole"},
 	{pinned.ErrExposed, "`chmod 600` the file if nobody has read it, or remove it: then a new key is made"},
 	{pinned.ErrDamaged, "remove the file: then a new key is made, and pods get new agents"},
-	{kube.ErrAgentRejected, "--agent-patch FILE gives the container what is demanded of it, such as another securityContext"},
 	{kube.ErrLostKey, "the agent of the other key goes with its pod"},
 	{kube.ErrRelayPatch, "a patch has metadata (labels, annotations) and spec as a pod template has them, and as containers only [{name: relay, resources: ...}]"},
 	{kube.ErrNoRelay, "`kubectl get job` shows whose it is: `kubectl delete job` makes room, and so does another --agent-image"},
@@ -224,9 +224,12 @@ func tableHint(err error) string {
 	var server *kube.ServerError
 	var refused *tunnel.PortError
 	var stock *kube.NodeError
+	var agent *kube.AgentError
 	switch {
 	case errors.As(err, &forbidden):
 		return grant(forbidden)
+	case errors.As(err, &agent) && errors.Is(err, kube.ErrAdmission):
+		return "--agent-patch FILE gives the container what is demanded of it, such as another securityContext"
 	case errors.Is(err, kube.ErrNoPlugin) && errors.As(err, &server) && server.Advice != "":
 		return "the kubeconfig says how to install it: " + oneLine(server.Advice)
 	case errors.Is(err, kube.ErrCertificate):

@@ -3,12 +3,15 @@ package kube
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"syscall"
 	"time"
 
+	"porthole.dev/porthole/internal/backoff"
 	"porthole.dev/porthole/internal/pinned"
 	"porthole.dev/porthole/internal/spdy"
 	"porthole.dev/porthole/internal/tunnel"
@@ -19,6 +22,9 @@ const (
 	agentPing = 5 * time.Second
 	// greetingTime is how long an agent may take to greet once its key is known.
 	greetingTime = 10 * time.Second
+	// listenTime is how long an agent that runs may take to listen, and listenPause is between two looks.
+	listenTime  = 10 * time.Second
+	listenPause = 200 * time.Millisecond
 	// The pauses between attempts to reach an agent.
 	minAgentPause = 100 * time.Millisecond
 	maxAgentPause = 5 * time.Second
@@ -53,11 +59,7 @@ func (t *agentTunnel) open(ctx context.Context) (*tunnel.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	conn, theirs, err := t.reach(ctx)
-	if err != nil {
-		return nil, err
-	}
-	secure, err := pinned.Client(ctx, conn, key, theirs)
+	secure, err := t.connect(ctx, key)
 	if err != nil {
 		return nil, err
 	}
@@ -70,6 +72,21 @@ func (t *agentTunnel) open(ctx context.Context) (*tunnel.Client, error) {
 		t.greeted(greeting.Version)
 	}
 	return tunnel.NewClient(stream, tunnel.ClientConfig{SPDY: spdy.Config{PingInterval: agentPing, PingTimeout: t.silence}}), nil
+}
+
+// connect connects to the agent. One whose key could not be waited for may run and not listen yet.
+func (t *agentTunnel) connect(ctx context.Context, key pinned.Key) (*tls.Conn, error) {
+	for began := time.Now(); ; {
+		conn, theirs, err := t.reach(ctx)
+		if err != nil {
+			return nil, err
+		}
+		secure, err := pinned.Client(ctx, conn, key, theirs)
+		if !errors.Is(err, syscall.ECONNREFUSED) || theirs != (pinned.PublicKey{}) || time.Since(began) > listenTime {
+			return secure, err
+		}
+		backoff.Sleep(ctx, listenPause, nil)
+	}
 }
 
 // greet exchanges greetings, of which the agent's is the first.

@@ -14,6 +14,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
@@ -25,14 +27,15 @@ import (
 const (
 	// podPollPause is between two looks at a pod that the user may not watch.
 	podPollPause = 200 * time.Millisecond
+	// eventPause is between two looks at the events of a container that starts.
+	eventPause = time.Second
 	// keyTime is how long an agent that runs may take to print its key, which is the first it does.
 	keyTime = 10 * time.Second
 	// maxKeyLine is how much of an agent's log is read.
 	maxKeyLine = 1 << 10
 )
 
-// addEphemeral adds an ephemeral container to a pod. A user who may do that and is refused all
-// the same gets the words of what refuses, which is admission.
+// addEphemeral adds an ephemeral container to a pod.
 func (c *Cluster) addEphemeral(ctx context.Context, pod *corev1.Pod, container *corev1.EphemeralContainer) error {
 	patch, err := json.Marshal(map[string]any{
 		"metadata": map[string]any{"uid": pod.UID}, // not one that took its name meanwhile
@@ -45,10 +48,7 @@ func (c *Cluster) addEphemeral(ctx context.Context, pod *corev1.Pod, container *
 	defer cancel()
 	a := apiAction{"patch", podResource(), "ephemeralcontainers", pod.Namespace, pod.Name}
 	err = c.request(a).SetHeader("Content-Type", string(types.StrategicMergePatchType)).Body(patch).Do(ctx).Error()
-	if apierrors.IsForbidden(err) && c.may(ctx, a) {
-		return err
-	}
-	return c.requestError(ctx, err, a)
+	return c.admissionError(ctx, err, a)
 }
 
 // may says whether the user has the right to an action. It is false if the server does not tell.
@@ -142,7 +142,7 @@ var (
 func agentRuns(pod *corev1.Pod, name string) (why, final error) {
 	fail := func(what ...string) error {
 		text := strings.Join(what, ": ")
-		return &AgentError{Pod: pod.Name, Container: name, Err: errors.New(strings.TrimSuffix(strings.TrimSpace(text), ":"))}
+		return &AgentError{Pod: pod.Name, Container: name, Err: fmt.Errorf("%w: %s", ErrNotStarted, strings.TrimSuffix(strings.TrimSpace(text), ":"))}
 	}
 	switch state := statusOf(pod, name).State; {
 	case state.Running != nil:
@@ -153,7 +153,7 @@ func agentRuns(pod *corev1.Pod, name string) (why, final error) {
 		if strings.Contains(message, syscall.EADDRINUSE.Error()) {
 			return errPortTaken, errPortTaken
 		}
-		why = fail(fmt.Sprintf("it has ended with exit code %d", state.Terminated.ExitCode), state.Terminated.Reason, message)
+		why = fail(fmt.Sprintf("exit code %d", state.Terminated.ExitCode), state.Terminated.Reason, message)
 		return why, why
 	case state.Waiting != nil && state.Waiting.Reason != "":
 		why = fail(state.Waiting.Reason, state.Waiting.Message)
@@ -162,7 +162,33 @@ func agentRuns(pod *corev1.Pod, name string) (why, final error) {
 		}
 		return why, nil
 	}
-	return fail("it has not started yet"), nil
+	return fail("nothing is known of it yet"), nil
+}
+
+// awaitFailure returns when there is an event that a container could not be started, with what it
+// says. The kubelet writes that at once, but into the pod's status only ten seconds later. It
+// returns nil when ctx ends, or if the user may not read events.
+func (c *Cluster) awaitFailure(ctx context.Context, pod *corev1.Pod, container string) error {
+	options := metav1.ListOptions{FieldSelector: fields.AndSelectors(
+		fields.OneTermEqualSelector("involvedObject.uid", string(pod.UID)),
+		fields.OneTermEqualSelector("involvedObject.fieldPath", "spec.ephemeralContainers{"+container+"}"),
+		fields.OneTermEqualSelector("type", corev1.EventTypeWarning)).String()}
+	for {
+		backoff.Sleep(ctx, eventPause, nil)
+		var list corev1.EventList
+		if err := c.list(ctx, corev1.SchemeGroupVersion.WithResource("events"), pod.Namespace, options, &list); err != nil {
+			return nil //nolint:nilerr // the pod's status tells it later
+		}
+		text := ""
+		for _, e := range list.Items {
+			if len(e.Message) > len(text) { // "Error: ErrImagePull" follows what has failed
+				text = e.Message
+			}
+		}
+		if text != "" {
+			return &AgentError{Pod: pod.Name, Container: container, Err: fmt.Errorf("%w: %s", ErrNotStarted, text)}
+		}
+	}
 }
 
 // agentKey reads the key of an agent from its log.

@@ -34,11 +34,11 @@ var (
 	ErrNoContainer     = errors.New("no such container")                                 // *ContainerError
 	// ErrAgentRefuses means that an agent does not know the user's key. These and the following
 	// are *AgentError.
-	ErrAgentRefuses  = errors.New("it does not know the key of this user")
-	ErrNoAgent       = errors.New("it can have no agent")
-	ErrNoEphemeral   = errors.New("the cluster has no ephemeral containers")
-	ErrAgentRejected = errors.New("the cluster refuses the ephemeral container")
-	ErrUserUnknown   = errors.New("neither the pod's specification nor its status tells its user")
+	ErrAgentRefuses = errors.New("it does not know the key of this user")
+	ErrNoAgent      = errors.New("it can have no agent")
+	ErrNoEphemeral  = errors.New("the cluster has no ephemeral containers")
+	ErrNotStarted   = errors.New("it does not start")
+	ErrUserUnknown  = errors.New("neither the pod's specification nor its status tells its user")
 	// ErrLostKey means that the user's key is a new one; *LostKeyError.
 	ErrLostKey = errors.New("the key is new")
 )

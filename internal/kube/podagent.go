@@ -217,12 +217,19 @@ func (a *podAgent) notAdded(err error) error {
 	case apierrors.IsNotFound(err):
 		return &AgentError{Pod: a.pod, Err: fmt.Errorf("%w: %w", ErrNoEphemeral, err)}
 	}
-	return &AgentError{Pod: a.pod, Err: fmt.Errorf("%w: %w", ErrAgentRejected, apiText(err)), Final: apierrors.IsForbidden(err) || apierrors.IsInvalid(err)}
+	return &AgentError{Pod: a.pod, Err: err, Final: errors.Is(err, ErrAdmission) || apierrors.IsInvalid(err)}
 }
 
 // await waits until the container runs, and reads its key.
 func (a *podAgent) await(ctx context.Context, pod *corev1.Pod, found runningAgent) (runningAgent, error) {
-	err := a.route.Cluster.awaitPod(ctx, pod, func(now *corev1.Pod) (bool, error) {
+	starting, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	a.route.work.Go(func() {
+		if err := a.route.Cluster.awaitFailure(starting, pod, found.name); err != nil {
+			stop(err)
+		}
+	})
+	err := a.route.Cluster.awaitPod(starting, pod, func(now *corev1.Pod) (bool, error) {
 		running, err := agentRuns(now, found.name)
 		a.mu.Lock()
 		defer a.mu.Unlock()
@@ -232,6 +239,7 @@ func (a *podAgent) await(ctx context.Context, pod *corev1.Pod, found runningAgen
 	if err != nil {
 		return found, err
 	}
+	stop(nil)
 	found.theirs, found.unread = a.route.Cluster.agentKey(ctx, a.route.Namespace, a.pod, found.name)
 	var forbidden *ForbiddenError
 	if found.unread != nil && !errors.As(found.unread, &forbidden) {
@@ -255,7 +263,7 @@ func (a *podAgent) tell(needed target.Address) {
 	if version != agents.Version {
 		e.Version = version
 	}
-	if found.strange != "" {
+	if found.strange != "" && e.Err == nil {
 		e.Err = &LostKeyError{Pod: a.pod, Container: found.strange, File: agents.KeyFile}
 	}
 	a.route.emit(e)

@@ -105,8 +105,11 @@ func (r *Route) connectError(ctx context.Context, e endpoint, to *target.Address
 	}
 	var via *ViaError
 	var agent *AgentError
+	var container *ContainerError
+	var forbidden *ForbiddenError
 	switch {
-	case errors.Is(err, net.ErrClosed), errors.As(err, &via), errors.As(err, &agent):
+	case errors.Is(err, net.ErrClosed), errors.As(err, &via),
+		errors.As(err, &agent), errors.As(err, &container), errors.As(err, &forbidden): // of an agent
 		return err
 	case errors.Is(err, target.ErrUnsupported):
 		return &NodeError{Pod: e.pod, To: *to}
