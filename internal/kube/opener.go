@@ -48,8 +48,12 @@ func (o *Opener) Open(ctx context.Context, f target.Forward, events func(route.E
 
 // route returns the Route to a forward's target, not open yet.
 func (o *Opener) route(cluster *Cluster, f target.Forward, events func(route.Event)) *Route {
+	want := f.Ports
+	if f.Reverse { // they are this machine's
+		want = nil
+	}
 	return &Route{
-		Cluster: cluster, Target: f.Target, Want: f.Ports, Pin: f.Pin, MaxWait: o.MaxWait, PodRunningTimeout: o.PodRunningTimeout,
+		Cluster: cluster, Target: f.Target, Want: want, Pin: f.Pin, MaxWait: o.MaxWait, PodRunningTimeout: o.PodRunningTimeout,
 		MaxTunnels: o.MaxTunnels, Silence: o.Silence, SPDYOnly: SPDYOnly(), KeepWebSocket: KeepWebSocket(), Events: events,
 		Via: f.Via, Container: f.Container, Agents: o.Agents,
 	}
@@ -59,6 +63,9 @@ func (o *Opener) route(cluster *Cluster, f target.Forward, events func(route.Eve
 func open(ctx context.Context, r *Route, f target.Forward) (*route.Result, error) {
 	if err := r.Open(ctx); err != nil {
 		return nil, err
+	}
+	if f.Reverse {
+		return &route.Result{Route: r, Ports: f.Ports, Bind: r.Bind}, nil
 	}
 	ports, err := r.Ports(f.Ports)
 	if err == nil {

@@ -16,6 +16,7 @@ import (
 
 	"porthole.dev/porthole/internal/route"
 	"porthole.dev/porthole/internal/target"
+	"porthole.dev/porthole/internal/tunnel"
 )
 
 // Route leads to the pods of one target. Set the fields, call Open, then Ports for
@@ -77,7 +78,10 @@ type Route struct {
 	end  context.CancelFunc
 	work sync.WaitGroup
 
+	session string // the token by which a later tunnel takes over what was listened on
+
 	mu        sync.Mutex
+	back      types.UID                  // the pod that is listened at; "" for none
 	refs      map[target.Address]portRef // what was asked for, by the numbers that Ports gave out
 	wanted    []portRef                  // that connections will be for
 	lastNames map[portRef]string         // that the service last had for ports wanted by number
@@ -151,7 +155,7 @@ func (r *Route) init() {
 	if r.Log == nil {
 		r.Log = slog.New(slog.DiscardHandler)
 	}
-	r.pods = newPodState()
+	r.pods, r.session = newPodState(), tunnel.NewSession()
 	r.tunnels = &tunnels{route: r, clients: map[clientKey]podClient{}, agents: map[types.UID]*podAgent{}}
 	r.recheck, r.reselect = make(chan struct{}, 1), make(chan struct{}, 1)
 	r.refs, r.lastNames = map[target.Address]portRef{}, map[portRef]string{}

@@ -48,6 +48,9 @@ func (f Forward) String() string { return cmp.Or(f.Member, f.Whole()) }
 // CheckPorts reports a port that the target cannot have: a remote host is one host, and its Unix
 // sockets are out of reach; on the way back no Unix sockets are listened on. Errors: ErrPort.
 func (f Forward) CheckPorts() error {
+	if f.Reverse && f.Target.Scheme == RemoteHost {
+		return fmt.Errorf("%s is no pod, and cannot be listened at: %w", f.Target, ErrUnsupported)
+	}
 	for _, p := range f.Ports {
 		switch {
 		case f.Reverse && p.LocalPath != "":

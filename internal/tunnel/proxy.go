@@ -54,9 +54,10 @@ type Event struct {
 	Stage Stage
 	// To is what is connected to: on the way back, the address that is listened on.
 	To target.Address
-	// Back says that it is about the way back, and From who has connected there.
-	Back bool
-	From netip.AddrPort
+	// Back says that it is about the way back, Listener that it is about what is listened on and
+	// not about a connection, and From who has connected there.
+	Back, Listener bool
+	From           netip.AddrPort
 	// Connect is how long the Dialer took.
 	Connect time.Duration
 	// Sent and Received count the bytes from and to the client; Duration is from the

@@ -46,7 +46,7 @@ type ServerConfig struct {
 	// Bind, if set, listens at what the tunnel leads to, for the way back; nil has that refused as
 	// unsupported. It is called from many goroutines at once.
 	Bind route.Binder
-	// Listeners are those of all tunnels to the same place; nil means that there is no other.
+	// Listeners are those of all tunnels of this program; nil means that there is no other.
 	Listeners *Listeners
 	// Accept, if set, handles the streams of a tunnel that speaks another protocol than
 	// porthole.v1, and calls Serve for each connection.

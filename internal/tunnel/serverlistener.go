@@ -24,7 +24,7 @@ var (
 	errTakenOver     = errors.New("a later tunnel of the same session listens there now")
 )
 
-// Listeners are those of all tunnels to one place, so that a session which comes back through another tunnel
+// Listeners are those of all tunnels of a program, so that a session which comes back through another tunnel
 // takes over what it has listened on before. The zero value has none.
 type Listeners struct {
 	mu   sync.Mutex
@@ -159,7 +159,7 @@ func (s *Server) openBack(listener uint32, client target.Endpoint) (pipe.Conn, e
 
 // reportListener tells what becomes of a listener.
 func (s *Server) reportListener(stage Stage, at target.Endpoint, err error) {
-	s.cfg.report(Event{Stage: stage, To: addressOf(at), Back: true, Err: err})
+	s.cfg.report(Event{Stage: stage, To: addressOf(at), Back: true, Listener: true, Err: err})
 }
 
 // reportBack tells of a connection on the way back. A Forwarder calls it opened before it has a stream.

@@ -1,0 +1,227 @@
+package kube
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"porthole.dev/porthole/internal/backoff"
+	"porthole.dev/porthole/internal/portforward"
+	"porthole.dev/porthole/internal/route"
+	"porthole.dev/porthole/internal/target"
+	"porthole.dev/porthole/internal/tunnel"
+)
+
+// Bind is a route.Binder at one of the target's pods, through porthole on its node, or an agent in it. When
+// that pod is about to end, or is not ready and another is, the Listener goes on there. While no pod can be
+// reached it waits, at most for r.MaxWait. Errors: *tunnel.PortError, *ViaError, *AgentError, *WaitError,
+// target.ErrUnsupported where neither a node nor an agent does that.
+func (r *Route) Bind(ctx context.Context, at target.Endpoint) (*route.Listener, error) {
+	first, e, err := r.bind(ctx, at)
+	if err != nil {
+		return nil, err
+	}
+	life, end := context.WithCancel(r.life)
+	l := &podListener{route: r, life: life, end: end, asked: first.Local, current: first}
+	r.work.Go(func() { l.watch(e, first) })
+	return &route.Listener{Local: first.Local, Streams: l}, nil
+}
+
+// bind listens at the pod that is chosen, again and again until that succeeds or r.MaxWait is over.
+func (r *Route) bind(parent context.Context, at target.Endpoint) (*route.Listener, endpoint, error) {
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(parent, r.MaxWait)
+	defer cancel()
+	var pause backoff.Backoff
+	var last error
+	for {
+		_, changed, _ := r.pods.current()
+		if e, ok := r.podBack(); !ok {
+			last = nil
+			select {
+			case <-changed:
+			case <-ctx.Done():
+			case <-r.life.Done():
+			}
+		} else if l, err := r.bindAt(parent, e, at); err == nil || isFinal(err) {
+			return l, e, err
+		} else {
+			last = err
+			r.leaveBack(e)
+			backoff.Sleep(ctx, pauseAfter(&pause, err), changed)
+		}
+		switch {
+		case r.life.Err() != nil:
+			return nil, endpoint{}, fmt.Errorf("%s: %w", r.name(), net.ErrClosed)
+		case parent.Err() != nil:
+			return nil, endpoint{}, context.Cause(parent)
+		case ctx.Err() != nil:
+			return nil, endpoint{}, r.waitError(began, last, portRef{})
+		}
+	}
+}
+
+// podBack chooses the pod to listen at: the one that is listened at already, so that all ports are at one, or
+// that which connections would go to.
+func (r *Route) podBack() (endpoint, bool) {
+	all, _, _ := r.pods.current()
+	likely := r.likely(1)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, e := range all {
+		if e.uid == r.back && !e.terminating && (e.ready || len(likely) == 0) {
+			return e, true
+		}
+	}
+	if len(likely) == 0 {
+		return endpoint{}, false
+	}
+	r.back = likely[0].uid
+	return likely[0], true
+}
+
+// leaveBack has another pod chosen after one could not be listened at.
+func (r *Route) leaveBack(e endpoint) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.back == e.uid {
+		r.back = ""
+	}
+}
+
+// bindAt makes one attempt to listen at a pod.
+func (r *Route) bindAt(ctx context.Context, e endpoint, at target.Endpoint) (*route.Listener, error) {
+	client := r.tunnels.to(e, useOf(at.Network))
+	if client == nil {
+		return nil, net.ErrClosed
+	}
+	l, err := r.bindVia(ctx, client, e, at)
+	var refused *tunnel.PortError
+	switch {
+	case err == nil:
+		r.balancer.confirm(e.uid)
+		return l, nil
+	case errors.Is(err, tunnel.ErrNoSandbox): // tried again at the next pod, and here while this one comes back
+		return nil, fmt.Errorf("pod %s: %w", e.pod, tunnel.ErrNoSandbox)
+	case errors.As(err, &refused), errors.Is(err, target.ErrUnsupported):
+		return nil, err
+	}
+	return nil, r.connectError(ctx, e, nil, err)
+}
+
+// bindVia listens at a pod through its node, or an agent where the node cannot. What a node's policy
+// denies is not asked of an agent.
+func (r *Route) bindVia(ctx context.Context, client *portforward.Client, e endpoint, at target.Endpoint) (*route.Listener, error) {
+	if r.Via == target.ViaStock || r.Via == target.ViaRelay {
+		return nil, &ViaError{Via: r.Via, To: addressOf(at)}
+	}
+	if r.Via != target.ViaAgent {
+		attempt, cancel := context.WithTimeout(ctx, attemptLimit)
+		l, err := client.Listen(attempt, at, r.session)
+		cancel()
+		if !errors.Is(err, target.ErrUnsupported) || r.Via == target.ViaNode || r.Agents == nil {
+			return l, err
+		}
+	}
+	return r.tunnels.agent(e).listen(ctx, at)
+}
+
+func addressOf(at target.Endpoint) target.Address {
+	return target.Address{Network: at.Network, Port: at.Port()}
+}
+
+// listen listens at the agent's pod. Errors: those of dial, and *tunnel.PortError.
+func (a *podAgent) listen(ctx context.Context, at target.Endpoint) (*route.Listener, error) {
+	if _, err := a.dial(ctx, addressOf(at), false); err != nil {
+		return nil, err
+	}
+	client, err := a.tunnel.shared.Client(ctx)
+	if err != nil {
+		return nil, a.failure(ctx, err)
+	}
+	l, err := client.Listen(ctx, at, a.route.session)
+	var refused *tunnel.PortError
+	if err != nil && !errors.As(err, &refused) { // the tunnel was lost just now
+		err = a.failure(ctx, err)
+	}
+	return l, err
+}
+
+// podListener is a Listener at one pod after the other.
+type podListener struct {
+	route *Route
+	life  context.Context // ends with Close
+	end   context.CancelFunc
+	asked target.Endpoint
+
+	mu      sync.Mutex
+	current *route.Listener
+	moved   bool // current was closed because its pod is left
+}
+
+// watch closes what listens at a pod once that is left.
+func (l *podListener) watch(e endpoint, at *route.Listener) {
+	for {
+		_, changed, _ := l.route.pods.current()
+		if now, ok := l.route.podBack(); ok && now.uid != e.uid {
+			break
+		}
+		select {
+		case <-changed:
+		case <-l.life.Done():
+			return
+		}
+	}
+	l.mu.Lock()
+	l.moved = true
+	l.mu.Unlock()
+	_ = at.Close()
+}
+
+// Accept implements net.Listener. It goes on at the next pod when one is left, and fails when what listens
+// there is lost, or cannot listen.
+func (l *podListener) Accept() (net.Conn, error) {
+	for {
+		l.mu.Lock()
+		current := l.current
+		l.mu.Unlock()
+		conn, err := current.Streams.Accept()
+		if err == nil || !l.hasMoved() || l.life.Err() != nil {
+			return conn, err
+		}
+		next, e, err := l.route.bind(l.life, l.asked)
+		if err != nil {
+			return nil, err
+		}
+		l.mu.Lock()
+		l.current = next
+		l.mu.Unlock()
+		if l.life.Err() != nil {
+			_ = next.Close()
+		}
+		l.route.work.Go(func() { l.watch(e, next) })
+	}
+}
+
+// hasMoved reports whether the pod was left, once.
+func (l *podListener) hasMoved() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	moved := l.moved
+	l.moved = false
+	return moved
+}
+
+// Close implements net.Listener.
+func (l *podListener) Close() error {
+	l.end()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.current.Close()
+}
+
+// Addr implements net.Listener.
+func (l *podListener) Addr() net.Addr { return l.current.Streams.Addr() }
