@@ -133,14 +133,11 @@ func addressOf(at target.Endpoint) target.Address {
 	return target.Address{Network: at.Network, Port: at.Port()}
 }
 
-// listen listens at the agent's pod. Errors: those of dial, and *tunnel.PortError.
+// listen listens at the agent's pod. Errors: those of start, and *tunnel.PortError.
 func (a *podAgent) listen(ctx context.Context, at target.Endpoint) (*route.Listener, error) {
-	if _, err := a.dial(ctx, addressOf(at), false); err != nil {
-		return nil, err
-	}
-	client, err := a.tunnel.shared.Client(ctx)
+	client, err := a.start(ctx, addressOf(at))
 	if err != nil {
-		return nil, a.failure(ctx, err)
+		return nil, err
 	}
 	l, err := client.Listen(ctx, at, a.route.session)
 	var refused *tunnel.PortError

@@ -17,7 +17,9 @@ import (
 	"time"
 
 	"porthole.dev/porthole/internal/pipe"
+	"porthole.dev/porthole/internal/route"
 	"porthole.dev/porthole/internal/target"
+	"porthole.dev/porthole/internal/tunnel"
 )
 
 // Client reaches the ports of one pod through one port-forward endpoint. Set the
@@ -112,6 +114,32 @@ func (c *Client) Dial(ctx context.Context, to target.Address) (pipe.Conn, error)
 		c.tunnels.release(t, false)
 		if attempt == dialAttempts {
 			return nil, fmt.Errorf("open connection: %w", err)
+		}
+	}
+}
+
+// Listen has the pod listen on an address, by tunnel.Client.Listen: ErrUnsupported where the node is a stock
+// one, or an older one of ours. The tunnel stays for as long as the Listener.
+func (c *Client) Listen(ctx context.Context, at target.Endpoint, session string) (*route.Listener, error) {
+	c.init()
+	for attempt := 1; ; attempt++ {
+		t, err := c.tunnels.acquire(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("open tunnel: %w", err)
+		}
+		if t.v1 == nil {
+			c.tunnels.release(t, true)
+			return nil, fmt.Errorf("the pod's node runs no porthole: %w", target.ErrUnsupported)
+		}
+		l, err := t.v1.Listen(ctx, at, session)
+		if err == nil {
+			return l, nil // which releases the tunnel when it is closed
+		}
+		var refused *tunnel.PortError
+		answered := errors.As(err, &refused)
+		c.tunnels.release(t, answered)
+		if answered || ctx.Err() != nil || attempt == dialAttempts {
+			return nil, err
 		}
 	}
 }

@@ -32,8 +32,9 @@ type Listener struct {
 	waiting chan net.Conn
 	over    chan struct{} // closed when err is set
 
-	mu  sync.Mutex
-	err error // why there are no more connections
+	mu    sync.Mutex
+	err   error // why there are no more connections
+	bound bool  // the far end listens: its owner is told of the end
 }
 
 // Listen has the far end listen on an address of what the tunnel leads to, until the Listener is closed or
@@ -60,6 +61,9 @@ func (c *Client) listen(ctx context.Context, at target.Endpoint, header spdy.Hea
 		l.Close()
 		return nil, fmt.Errorf("listen on %s: what the far end answers is no address: %.80q", at, line)
 	}
+	l.mu.Lock()
+	l.bound = true
+	l.mu.Unlock()
 	go l.watch()
 	return &route.Listener{Local: bound, Streams: l}, nil
 }
@@ -127,7 +131,7 @@ func (l *Listener) end(err error) {
 	for len(l.waiting) > 0 {
 		(<-l.waiting).(interface{ Reset() error }).Reset()
 	}
-	if l.client.cfg.ConnClosed != nil {
+	if l.bound && l.client.cfg.ConnClosed != nil {
 		l.client.cfg.ConnClosed()
 	}
 }
