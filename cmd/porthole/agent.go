@@ -40,6 +40,7 @@ type agentOptions struct {
 	container string
 	exitAfter time.Duration
 	linkLocal bool // is denied to names
+	idleTime  time.Duration
 }
 
 func newAgent() *cobra.Command {
@@ -69,6 +70,8 @@ func newAgent() *cobra.Command {
 	flags.StringVar(&o.container, "container-id", "", "container whose Unix sockets are reached, in the same process namespace")
 	flags.DurationVar(&o.exitAfter, "exit-after", 0, "end so long after the last client has gone, as 60s")
 	flags.BoolVar(&o.linkLocal, "deny-link-local", false, "refuse names that lead to link-local addresses, where metadata servers are")
+	flags.DurationVar(&o.idleTime, "idle-time", 0, "give memory back when nothing was used for so long; 10m by default")
+	_ = flags.MarkHidden("idle-time") // for tests, which cannot wait
 	return cmd
 }
 
@@ -124,6 +127,7 @@ func (o *agentOptions) parse() (s *agent.TLSServer, at netip.AddrPort, err error
 		Agent:     &agent.Agent{Version: version(), Dialer: inside, Bind: forward.Bind},
 		Client:    client,
 		ExitAfter: o.exitAfter,
+		IdleTime:  o.idleTime,
 	}, at, nil
 }
 
