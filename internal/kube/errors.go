@@ -193,6 +193,9 @@ func (e *NodeError) Error() string {
 	if e.To.Host != "" {
 		return fmt.Sprintf("%s: neither Kubernetes nor its nodes forward to other hosts than the pod %s", e.To, e.Pod)
 	}
+	if _, err := e.To.TCPOnly(); err == nil {
+		return fmt.Sprintf("%s of pod %s: its node does not run porthole", e.To, e.Pod)
+	}
 	return fmt.Sprintf("%s of pod %s: its node does not run porthole, and Kubernetes itself forwards only TCP ports", e.To, e.Pod)
 }
 

@@ -100,6 +100,16 @@ func (a *podAgent) start(ctx context.Context, to target.Address) (*tunnel.Client
 	return client, nil
 }
 
+// waiting is why the agent does not run yet.
+func (a *podAgent) waiting() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.state == nil {
+		return &AgentError{Pod: a.pod, Err: errors.New("it is being looked for")}
+	}
+	return a.state
+}
+
 // greeted is agentTunnel's.
 func (a *podAgent) greeted(version string) {
 	a.mu.Lock()
@@ -117,7 +127,9 @@ func (a *podAgent) failure(ctx context.Context, err error) error {
 	switch {
 	case ctx.Err() != nil && a.state != nil:
 		err = a.state
-	case errors.As(err, &forbidden), errors.As(err, &container), errors.As(err, &agent), errors.Is(err, context.Canceled):
+	case errors.As(err, &forbidden):
+		return fmt.Errorf("agent in pod %s: %w", a.pod, err)
+	case errors.As(err, &container), errors.As(err, &agent), errors.Is(err, context.Canceled):
 		return err
 	}
 	return &AgentError{Pod: a.pod, Container: a.running.name, Err: err}

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
@@ -16,6 +17,9 @@ import (
 
 // onlyNodes is an address that porthole on a node carries, and stock Kubernetes does not.
 var onlyNodes = target.Address{Network: target.UDP, Port: 9}
+
+// slowAgent is after how long it is told what an agent waits for.
+const slowAgent = 3 * time.Second
 
 // choose says what carries connections to an address of a pod: the stock protocol, porthole on
 // the node that client leads to, or an agent. Errors: *ViaError, target.ErrUnsupported where the
@@ -78,7 +82,7 @@ func (r *Route) prepare(ctx context.Context, ports []target.Port) error {
 			}
 			via, err := r.choose(ctx, client, to)
 			if err == nil && via == target.ViaAgent {
-				_, err = r.tunnels.agent(e).start(ctx, to)
+				err = r.startAgent(ctx, r.tunnels.agent(e), to)
 			} else if !errors.Is(err, target.ErrUnsupported) {
 				err = nil // of the tunnel, which is tried again
 			}
@@ -88,6 +92,19 @@ func (r *Route) prepare(ctx context.Context, ports []target.Port) error {
 		}
 	}
 	return nil
+}
+
+// startAgent waits until a pod's agent runs, and tells what it waits for if that takes long.
+func (r *Route) startAgent(ctx context.Context, a *podAgent, to target.Address) error {
+	if a == nil { // the route is closed
+		return net.ErrClosed
+	}
+	ctx, cancel := context.WithTimeout(ctx, r.PodRunningTimeout)
+	defer cancel()
+	slow := time.AfterFunc(slowAgent, func() { r.emit(route.Event{Kind: route.Waiting, Err: a.waiting()}) })
+	defer slow.Stop()
+	_, err := a.start(ctx, to)
+	return err
 }
 
 // connectError is why no connection could be made to an address of a pod, or no tunnel if that
