@@ -261,7 +261,7 @@ func TestAgentSquatters(t *testing.T) {
 	}
 }
 
-// container is a process of agentUser with a root of its own, in a cgroup that a container's ID names.
+// startContainer starts a process of agentUser with a root of its own, in a cgroup that a container's ID names.
 func startContainer(t *testing.T, pod *testenv.Pod, id string) (root string) {
 	t.Helper()
 	root = t.TempDir()
@@ -275,7 +275,7 @@ func startContainer(t *testing.T, pod *testenv.Pod, id string) (root string) {
 			mount(t, real, filepath.Join(root, dir))
 		}
 	}
-	cgroup := newCgroup(t, id)
+	cgroup := testenv.NewCgroup(t, "docker-"+id+".scope")
 	p := startCommand(t, contain(t, pod, root, "/bin/sh", "-c", "echo started; exec sleep 1000"))
 	p.await(t, "^started$")
 	if err := os.WriteFile(filepath.Join(cgroup, "cgroup.procs"), []byte(strconv.Itoa(p.cmd.Process.Pid)), 0); err != nil {
@@ -295,24 +295,10 @@ func mount(t *testing.T, from, to string) {
 	t.Cleanup(func() { _ = syscall.Unmount(to, syscall.MNT_DETACH) })
 }
 
-// newCgroup makes a cgroup until the test ends, of whichever version there is.
-func newCgroup(t *testing.T, name string) string {
-	t.Helper()
-	for _, at := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/pids", "/sys/fs/cgroup/unified"} {
-		path := filepath.Join(at, name)
-		if _, err := os.Stat(filepath.Join(at, "cgroup.procs")); err == nil && os.Mkdir(path, 0o755) == nil {
-			t.Cleanup(func() { testenv.Await(t, "the cgroup is empty", func() bool { return os.Remove(path) == nil }) })
-			return path
-		}
-	}
-	testenv.Lacking(t, "cgroups")
-	return ""
-}
-
 // With --container-id the Unix sockets inside another container are reached.
 func TestAgentContainer(t *testing.T) {
 	pod := testenv.NewPod(t)
-	id := fmt.Sprintf("%x", rand.Text())
+	id := rand.Text()
 	root := startContainer(t, pod, id)
 	l, err := net.Listen("unix", filepath.Join(root, "a.sock"))
 	if err != nil {
