@@ -7,10 +7,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strings"
 	"sync"
 	"testing"
+	"time"
+
+	"porthole.dev/porthole/internal/testenv"
 )
 
 // agentImage returns the name of the image of agents, once containerd has it: the one that `make image` has
@@ -65,4 +69,32 @@ func packImage(name, archive string) error {
 		return errors.Join(err, errors.New(string(out)))
 	}
 	return nil
+}
+
+// The image runs where nothing is permitted, and tells its key as the first line.
+func TestImage(t *testing.T) {
+	ctx := needCluster(t)
+	image := agentImage(t)
+	apply(t, ctx, `
+{apiVersion: v1, kind: Namespace, metadata: {name: image, labels: {pod-security.kubernetes.io/enforce: restricted}}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: agent, namespace: image}, spec: {automountServiceAccountToken: false, terminationGracePeriodSeconds: 30, containers: [{
+	name: agent, image: "`+image+`", imagePullPolicy: Never,
+	args: ["--listen=127.0.0.1:4711", "--client-key=O2onvM62pC1io6jQKm8Nc2UyFXcd4kOmOsBIoYtZ2ik"],
+	securityContext: {runAsNonRoot: true, readOnlyRootFilesystem: true, allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}, seccompProfile: {type: RuntimeDefault}}}]}}
+`)
+	kubectl(t, ctx, "wait", "-n", "image", "--for=condition=Ready", "pod/agent", "--timeout=120s")
+	var log string
+	testenv.Await(t, "the agent tells its key", func() bool {
+		log = kubectl(t, ctx, "logs", "-n", "image", "agent")
+		return log != ""
+	})
+	if !regexp.MustCompile(`^porthole agent key=[A-Za-z0-9_-]{43} version=\S+$`).MatchString(log) {
+		t.Errorf("the log is %q", log)
+	}
+	began := time.Now()
+	kubectl(t, ctx, "delete", "-n", "image", "pod/agent")
+	if took := time.Since(began); took > 25*time.Second {
+		t.Errorf("it took %v to end the agent: it does not heed SIGTERM", took)
+	}
 }
