@@ -18,6 +18,17 @@ func (c *cluster) viaAgent() []string {
 
 // agent measures an agent in the pod of a stock node beside what reaches the pod without one.
 func (b *bench) agent(ctx context.Context) error {
+	if err := b.throughAgent(ctx, b.agentBurst, b.agentAnswers, b.agentStall, b.agentBulk, b.agentStart); err != nil || b.soak == 0 {
+		return err
+	}
+	return b.throughAgent(ctx, b.agentSoak)
+}
+
+// agentDownloads measures of that the downloads alone.
+func (b *bench) agentDownloads(ctx context.Context) error { return b.throughAgent(ctx, b.agentBulk) }
+
+// throughAgent takes measurements of a porthole that goes through an agent.
+func (b *bench) throughAgent(ctx context.Context, measures ...func(context.Context, *peer) error) error {
 	if !b.cluster.given() || b.cluster.agentImage == "" {
 		fmt.Fprintln(os.Stderr, "agent: no -agent-image given: left out")
 		return nil
@@ -27,13 +38,10 @@ func (b *bench) agent(ctx context.Context) error {
 		return err
 	}
 	defer agent.close()
-	for _, measure := range []func(context.Context, *peer) error{b.agentBurst, b.agentAnswers, b.agentStall, b.agentBulk, b.agentStart} {
+	for _, measure := range measures {
 		if err := measure(ctx, agent); err != nil {
 			return err
 		}
-	}
-	if b.soak > 0 {
-		return b.agentSoak(ctx)
 	}
 	return nil
 }
@@ -147,7 +155,7 @@ func (b *bench) deletePod(ctx context.Context, name string) error {
 }
 
 // agentSoak has an agent carry many connections, and looks at it and at its client.
-func (b *bench) agentSoak(ctx context.Context) error {
+func (b *bench) agentSoak(ctx context.Context, _ *peer) error {
 	agent, err := processOf("agent\x00--listen")
 	if err != nil {
 		return err

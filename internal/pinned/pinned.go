@@ -29,21 +29,23 @@ var (
 //
 // A server that does not know the key mine says so only afterwards, in answer to the first Read: see
 // Refused.
-func Client(ctx context.Context, conn net.Conn, mine Key, theirs PublicKey) (*tls.Conn, error) {
+func Client(ctx context.Context, conn net.Conn, mine Key, theirs PublicKey) (*Conn, error) {
 	config := mine.config(theirs)
 	config.InsecureSkipVerify = true // of names and authorities; VerifyConnection compares the key
-	return handshake(ctx, conn, tls.Client(conn, config))
+	below := newGatherer(conn)
+	return handshake(ctx, below, tls.Client(below, config))
 }
 
 // Server is Client for the server's part. It lets in theirs and nobody else, and nobody at all if that is zero.
-func Server(ctx context.Context, conn net.Conn, mine Key, theirs PublicKey) (*tls.Conn, error) {
+func Server(ctx context.Context, conn net.Conn, mine Key, theirs PublicKey) (*Conn, error) {
 	if theirs == (PublicKey{}) {
 		conn.Close()
 		return nil, errors.New("TLS handshake: no key of the client is known")
 	}
 	config := mine.config(theirs)
 	config.ClientAuth = tls.RequireAnyClientCert
-	return handshake(ctx, conn, tls.Server(conn, config))
+	below := newGatherer(conn)
+	return handshake(ctx, below, tls.Server(below, config))
 }
 
 // Refused reports whether the error of a Read or Write says that the other end has ended the
@@ -82,12 +84,12 @@ func (p PublicKey) verify(state tls.ConnectionState) error {
 	return nil
 }
 
-func handshake(ctx context.Context, conn net.Conn, secure *tls.Conn) (*tls.Conn, error) {
+func handshake(ctx context.Context, conn *gatherer, secure *tls.Conn) (*Conn, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, handshakeTime, errSlow)
 	defer cancel()
 	err := secure.HandshakeContext(ctx)
 	if err == nil {
-		return secure, nil
+		return &Conn{secure, conn}, nil
 	}
 	conn.Close()
 	if ctx.Err() != nil {
