@@ -3,7 +3,6 @@ package kube
 import (
 	"bufio"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -75,7 +74,7 @@ func (t *agentTunnel) open(ctx context.Context) (*tunnel.Client, error) {
 }
 
 // connect connects to the agent. One whose key could not be waited for may run and not listen yet.
-func (t *agentTunnel) connect(ctx context.Context, key pinned.Key) (*tls.Conn, error) {
+func (t *agentTunnel) connect(ctx context.Context, key pinned.Key) (*pinned.Conn, error) {
 	for began := time.Now(); ; {
 		conn, theirs, err := t.reach(ctx)
 		if err != nil {

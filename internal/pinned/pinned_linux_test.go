@@ -19,7 +19,7 @@ import (
 	"porthole.dev/porthole/internal/testenv"
 )
 
-func newKey(t *testing.T) pinned.Key {
+func newKey(t testing.TB) pinned.Key {
 	t.Helper()
 	k, err := pinned.NewKey()
 	if err != nil {
@@ -30,12 +30,12 @@ func newKey(t *testing.T) pinned.Key {
 
 // served is what one end of a connection comes to.
 type served struct {
-	conn *tls.Conn
+	conn *pinned.Conn
 	err  error
 }
 
 // serve is the server's part of a handshake, on a goroutine of its own.
-func serve(t *testing.T, conn net.Conn, mine pinned.Key, theirs pinned.PublicKey) <-chan served {
+func serve(t testing.TB, conn net.Conn, mine pinned.Key, theirs pinned.PublicKey) <-chan served {
 	done := make(chan served, 1)
 	go func() {
 		c, err := pinned.Server(t.Context(), conn, mine, theirs)
