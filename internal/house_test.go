@@ -10,7 +10,7 @@ import (
 )
 
 // ground are packages that carry bytes or words, whatever orchestrates the pods.
-var ground = []string{"nonblock", "pipe", "netns", "forward", "target", "backoff", "route", "session", "safetext", "spelling", "container", "manifest", "portforward", "spdy", "trace", "tunnel", "proc", "filelock", "agent", "ssh", "resolver", "pinned"}
+var ground = []string{"nonblock", "pipe", "netns", "forward", "target", "backoff", "route", "session", "safetext", "spelling", "container", "manifest", "portforward", "spdy", "trace", "tunnel", "proc", "filelock", "leftovers", "agent", "ssh", "resolver", "pinned"}
 
 // TestGroundKnowsNoKubernetes holds that a forwarder without Kubernetes can be built from these.
 func TestGroundKnowsNoKubernetes(t *testing.T) {
@@ -34,6 +34,7 @@ var arrows = map[string]string{
 	"pinned":    "",
 	"proc":      "",
 	"filelock":  "",
+	"leftovers": "filelock",
 	"demo":      "filelock proc",
 	"trace":     "",
 	"route":     "nonblock pipe target",

@@ -225,11 +225,14 @@ func tableHint(err error) string {
 	var refused *tunnel.PortError
 	var stock *kube.NodeError
 	var agent *kube.AgentError
+	var relay *kube.RelayError
 	switch {
 	case errors.As(err, &forbidden):
 		return grant(forbidden)
 	case errors.As(err, &agent) && errors.Is(err, kube.ErrAdmission):
 		return "--agent-patch FILE gives the container what is demanded of it, such as another securityContext"
+	case errors.As(err, &relay) && errors.Is(err, kube.ErrNotReady):
+		return "`kubectl get events` tells more; --agent-image names another image, and --relay-patch FILE what the pod needs, such as pull secrets, tolerations and resources"
 	case errors.Is(err, kube.ErrNoPlugin) && errors.As(err, &server) && server.Advice != "":
 		return "the kubeconfig says how to install it: " + oneLine(server.Advice)
 	case errors.Is(err, kube.ErrCertificate):
@@ -365,7 +368,7 @@ func isLoopback(addr net.Addr) bool {
 func hostHint(err error) string {
 	switch {
 	case errors.Is(err, tunnel.ErrDenied):
-		return "a node is no relay: forward to the pod or service itself"
+		return "a node is no relay: forward to the pod or service itself, or to host://NAME; a relay refuses names that lead to link-local addresses, and takes the address"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "nothing listens on that port of that host, or a firewall refuses it"
 	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):

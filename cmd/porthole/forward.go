@@ -22,10 +22,13 @@ TARGET is one of
   svc/web                  a service: its ready pods, by its ports
   deploy/web, sts/, ds/,   a workload, or anything else that has pods by a
   rs/, job/                selector or a scale
+  host://db.internal       a host that the cluster reaches, by a name or an address
   pid://4947               the network namespace of a process of this host
   netns://blue             a namespace of this host that "ip netns" named
   netns:///run/netns/blue  a namespace by the path that it is bound to
 With --host ssh://HOST the last three are on that host, which needs porthole too.
+Hosts, and services that lead to no pods, are reached through a relay, a pod that
+porthole starts for it and that ends by itself (docs/relays.md).
 
 A port is [[ADDRESS:]LOCAL:]REMOTE, where LOCAL and REMOTE are
   8080, 8000-8010          a port, or a range of them
@@ -55,6 +58,7 @@ is gone for good (with a file: all of them), and 2 for what was typed wrong.`
 const forwardExample = `  porthole forward kuard 8080                  # localhost:8080 to port 8080 of a pod
   porthole forward svc/web 8080:http           # a service's port by its name
   porthole forward deploy/web :80              # any free local port
+  porthole forward host://db.internal 5432     # a host that only the cluster reaches
   porthole forward --each sts/db 5432          # db-0 at 5432, db-1 at 5433, ...
   porthole forward pid://4947 8080:80 5432     # two ports of a process' namespace
   porthole forward netns://blue 0.0.0.0:80:80  # on all IPv4 addresses

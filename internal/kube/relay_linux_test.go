@@ -74,13 +74,12 @@ func (n *namespace) jobs() []batchv1.Job {
 // awaitJob waits until there is one Job, other than one that was there before.
 func (n *namespace) awaitJob(before string) batchv1.Job {
 	n.t.Helper()
-	for end := time.Now().Add(testenv.Patience); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-		if all := n.jobs(); len(all) == 1 && string(all[0].UID) != before {
-			return all[0]
-		}
-	}
-	n.t.Fatal("no relay is started")
-	return batchv1.Job{}
+	var all []batchv1.Job
+	testenv.Await(n.t, "a relay is started", func() bool {
+		all = n.jobs()
+		return len(all) == 1 && string(all[0].UID) != before
+	})
+	return all[0]
 }
 
 // relayPod makes the pod of a Job, as its controller would.
@@ -130,11 +129,7 @@ func TestRelayIsShared(t *testing.T) {
 	second := n.startRelay(t, "admin", folder)
 	n.relayPod(job, "relay")
 	other := n.startRelay(t, "admin", t.TempDir()) // of another user
-	for end := time.Now().Add(testenv.Patience); len(n.jobs()) < 2; time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("another user's relay is not started")
-		}
-	}
+	testenv.Await(t, "another user's relay is started", func() bool { return len(n.jobs()) == 2 })
 	second.cancel()
 	second.end(t)
 	if left := n.jobs(); len(left) != 2 {
