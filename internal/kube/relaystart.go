@@ -80,9 +80,12 @@ func (s *relayStart) run(ctx context.Context) (*corev1.Pod, error) {
 		}
 		if err == nil {
 			var pod *corev1.Pod
-			if pod, why = s.look(ctx, job); pod != nil {
+			if pod, err = s.look(ctx, job); pod != nil {
 				return pod, nil
 			}
+		}
+		if ctx.Err() == nil || why == nil { // and not that the last look was cut short
+			why = err
 			waits := s.failure(why)
 			s.set(func() { s.status = waits })
 		}
@@ -189,9 +192,6 @@ func isHopeless(why error) bool {
 func (s *relayStart) giveUp(ctx context.Context, why error) error {
 	e := s.failure(why)
 	interrupted := errors.Is(ctx.Err(), context.Canceled)
-	if why == nil {
-		e.Err = context.Cause(ctx)
-	}
 	if s.seen == "" || interrupted && s.created == 0 || errors.Is(why, ErrRelayEnds) {
 		return e
 	}
