@@ -40,7 +40,7 @@ func (o *Opener) Open(ctx context.Context, f target.Forward, events func(route.E
 		return o.openRelayed(ctx, cluster, f, events)
 	}
 	opened, err := open(ctx, o.route(cluster, f, events), f)
-	if errors.Is(err, ErrNoSelector) && f.Via == target.ViaAuto && o.Agents != nil {
+	if errors.Is(err, ErrNoSelector) && f.Via == target.ViaAuto && !f.Reverse && o.Agents != nil {
 		return o.openRelayed(ctx, cluster, f, events)
 	}
 	return opened, err
