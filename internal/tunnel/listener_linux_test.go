@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -394,4 +395,24 @@ func FuzzParseIncoming(f *testing.F) {
 			t.Errorf("%d, %v is read again as %d, %v, %v", id, from, idAgain, again, err)
 		}
 	})
+}
+
+// The vectors of docs/protocol.md: the header blocks of each side's first stream, without the zlib header
+// before them.
+func TestListenVectors(t *testing.T) {
+	at := target.Endpoint{AddrPort: netip.MustParseAddrPort("127.0.0.1:8080")}
+	client := target.Endpoint{AddrPort: netip.MustParseAddrPort("127.0.0.1:4000")}
+	for text, header := range map[string]spdy.Header{
+		"00 6600 99ff 00000005 00000007 61646472657373 00000009 3132372e302e302e31 00000006 6c697374656e 00000003 746370 00000007 6e6574776f726b 00000006 6c697374656e 00000004 706f7274 00000004 38303830 00000007 73657373696f6e 00000005 746f6b656e 00 0000 ffff": listenHeader(at, "token"),
+		"00 4300 bcff 00000003 00000006 636c69656e74 0000000e 3132372e302e302e313a34303030 00000008 6c697374656e6572 00000001 31 00000007 6e6574776f726b 00000003 746370 00 0000 ffff":                                                                               incomingHeader(1, client),
+	} {
+		const zlibHeader = "7820e3c6a7c2"
+		got := hex.EncodeToString(firstBlockOf(t, func(c *Client) error {
+			_, err := c.OpenStream(header, false)
+			return err
+		}))
+		if got != zlibHeader+strings.ReplaceAll(text, " ", "") {
+			t.Errorf("%v: %s", header, got)
+		}
+	}
 }
