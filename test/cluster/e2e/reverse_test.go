@@ -40,7 +40,8 @@ func serveHere(t *testing.T) string {
 func startReverse(t *testing.T, cmd *exec.Cmd) *program {
 	t.Helper()
 	p := launch(t, cmd)
-	p.await(t, p.stdout, `(?m)^Forwarding from 127\.0\.0\.1:\d+ of .* here$`)
+	t.Cleanup(func() { p.kill(t) })
+	p.await(t, p.stdout, `(?m)^Forwarding from 127\.0\.0\.1:\d+(/udp)? of .* here$`)
 	return p
 }
 
@@ -124,8 +125,7 @@ func reverseUDP(t *testing.T) {
 		}
 	}()
 	_, port, _ := net.SplitHostPort(l.LocalAddr().String())
-	p := launch(t, command(porthole, "reverse", "pod/solo", "5353:"+port+"/udp"))
-	p.await(t, p.stdout, `(?m)^Forwarding from 127\.0\.0\.1:5353/udp of `)
+	startReverse(t, command(porthole, "reverse", "pod/solo", "5353:"+port+"/udp"))
 	f := start(t, "forward", "pod/solo", ":5353/udp")
 	if answer := askUDP(t, strings.TrimSuffix(f.address(t, 0), "/udp"), "hello"); answer != "hello" {
 		t.Errorf("by UDP: %q", answer)
