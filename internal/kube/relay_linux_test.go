@@ -185,6 +185,25 @@ func TestRelayCannotStart(t *testing.T) {
 	}
 }
 
+// A user who may not delete Jobs learns that one is left.
+func TestRelayStays(t *testing.T) {
+	n := newNamespace(t)
+	testenv.NoLeaks(t)
+	n.grant("poduser", "get,create jobs.batch", "list pods")
+	a := n.startRelay(t, "poduser", t.TempDir())
+	n.relayPod(n.awaitJob(""), "relay")
+	n.setStatus("relay", object{"phase": "Pending", "containerStatuses": []object{{"name": "relay", "ready": false, "image": "x", "imageID": "", "restartCount": 0,
+		"state": object{"waiting": object{"reason": "ErrImagePull", "message": "no such host"}}}}})
+	err := a.end(t)
+	var e *kube.RelayError
+	if !errors.As(err, &e) || !errors.Is(e.Left, kube.ErrForbidden) || !strings.Contains(err.Error(), "its Job is left: user \"poduser\" may not delete jobs.batch") {
+		t.Errorf("%v", err)
+	}
+	if len(n.jobs()) != 1 {
+		t.Error("the Job is gone")
+	}
+}
+
 // A relay that is ending is waited for, and another one takes its place.
 func TestRelayIsReplaced(t *testing.T) {
 	n := newNamespace(t)
