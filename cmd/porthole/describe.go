@@ -244,7 +244,7 @@ func tableHint(err error) string {
 	case errors.As(err, &refused) && hasNoSocat(refused):
 		return "socat is missing on the pod's node, and not here: install it there, or run `porthole node` there"
 	case errors.As(err, &stock):
-		return "`porthole node` on the pod's node carries UDP ports, and with --allow-unix Unix sockets; docs/node.md says how to install it"
+		return "`--via auto` starts an agent in the pod instead; docs/node.md says how to install `porthole node` on its node"
 	}
 	for _, h := range hints {
 		if errors.Is(err, h.err) {
@@ -368,7 +368,7 @@ func isLoopback(addr net.Addr) bool {
 func hostHint(err error) string {
 	switch {
 	case errors.Is(err, tunnel.ErrDenied):
-		return "a node is no relay: forward to the pod or service itself, or to host://NAME; a relay refuses names that lead to link-local addresses, and takes the address"
+		return "a node is no relay: `--via agent` reaches it from the pod, and host://NAME from the cluster; a relay refuses names that lead to link-local addresses, and takes the address"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "nothing listens on that port of that host, or a firewall refuses it"
 	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):
@@ -414,7 +414,7 @@ func remoteUnixHint(e *tunnel.PortError) string {
 	case errors.Is(e, syscall.ECONNREFUSED):
 		return unixHint(&net.OpError{Err: syscall.ECONNREFUSED})
 	case errors.Is(e, tunnel.ErrDenied):
-		return "on a node, its --allow-unix and what the socket lies on decide; elsewhere its mode: `ls -l` inside shows whose it is"
+		return "on a node, its --allow-unix and what the socket lies on decide, and `--via agent` goes around it; elsewhere its mode: `ls -l` inside shows whose it is"
 	}
 	return "the path is one inside the target; `ss -lx` inside shows who listens on which"
 }

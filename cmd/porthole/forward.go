@@ -36,7 +36,9 @@ A port is [[ADDRESS:]LOCAL:]REMOTE, where LOCAL and REMOTE are
   http                     a port by its name (REMOTE, of Kubernetes)
   /run/x.sock, ./x.sock    a Unix socket: at the target (REMOTE), or here (LOCAL)
   db:5432                  a port of a host that the target reaches (REMOTE)
-UDP ports and Unix sockets of pods need a node that runs "porthole node".
+Kubernetes forwards TCP ports of pods. All else goes through "porthole node" on the
+pod's node, or through an agent, an ephemeral container that is started in the pod
+and stays there: --via decides, and docs/agents.md says what that takes.
 
 Connections reach what listens on 127.0.0.1 or ::1 inside. The session goes on
 when the pod is replaced, the API server restarts or the network is away: a
@@ -64,6 +66,8 @@ const forwardExample = `  porthole forward kuard 8080                  # localho
   porthole forward netns://blue 0.0.0.0:80:80  # on all IPv4 addresses
   porthole forward netns://blue 5353:53/udp    # a UDP port
   porthole forward pid://4947 :/run/x.sock     # a Unix socket, at a free local port
+  porthole forward kuard 5353:53/udp           # by an agent, if the node has no porthole
+  porthole forward --container db pod/shop :/run/x.sock
   porthole forward --host ssh://box pid://4947 8080
   porthole forward svc/db :5432 -- sh -c 'psql -h localhost -p $PORTHOLE_PORT'
   porthole forward -f forwards.yaml            # many targets at once`

@@ -131,10 +131,11 @@ func (c *Cluster) watchPod(ctx context.Context, pod *corev1.Pod, done func(*core
 	return false, nil
 }
 
-// The states of an agent's container that are not running.
+// What keeps an agent from being reached.
 var (
 	errPortTaken = errors.New("its port is taken")
 	errAgentSlow = errors.New("it has not started in time")
+	errSilent    = errors.New("it does not answer")
 )
 
 // agentRuns returns nil for the container of an agent that runs, or else why it does not; final

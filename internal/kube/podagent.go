@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	"porthole.dev/porthole/internal/backoff"
 	"porthole.dev/porthole/internal/pinned"
 	"porthole.dev/porthole/internal/pipe"
 	"porthole.dev/porthole/internal/portforward"
@@ -80,11 +81,29 @@ func (a *podAgent) dial(ctx context.Context, to target.Address) (pipe.Conn, erro
 	if err != nil {
 		return nil, err
 	}
+	if err := awaitSign(ctx, client); err != nil {
+		return nil, a.failure(ctx, err)
+	}
 	conn, err := client.Dial(to)
 	if err != nil { // the tunnel was lost just now
 		return nil, a.failure(ctx, err)
 	}
 	return conn, nil
+}
+
+// awaitSign waits while a tunnel brings nothing, not even answers to pings: a connection that is
+// opened then is lost with the tunnel, if that is lost.
+func awaitSign(ctx context.Context, client *tunnel.Client) error {
+	for time.Since(client.LastRead()) > agentPing+agentPing/2 {
+		if err := client.Err(); err != nil {
+			return err
+		}
+		if ctx.Err() != nil {
+			return errSilent
+		}
+		backoff.Sleep(ctx, listenPause, nil)
+	}
+	return nil
 }
 
 // start has the agent running, and tells once that connections to an address go through it.
@@ -149,6 +168,9 @@ func (a *podAgent) reach(ctx context.Context) (net.Conn, pinned.PublicKey, error
 		a.mu.Lock()
 		a.running, a.state = found, nil
 		a.mu.Unlock()
+	}
+	if err != nil {
+		cancel()
 	}
 	<-warm
 	if err != nil {

@@ -99,13 +99,17 @@ func (t *tunnels) toLocked(e endpoint, use clientUse) *portforward.Client {
 		return c.Client
 	}
 	r := t.route
+	most := r.MaxTunnels
+	if use == forAgent || r.Via == target.ViaAgent {
+		most = 1 // for the one connection to the agent's port
+	}
 	client := &portforward.Client{
 		URL:           r.Cluster.request(portForwardTo(r.Namespace, e.pod)).URL(),
 		Transport:     r.Cluster.tunnels,
 		SPDYOnly:      r.SPDYOnly,
 		KeepWebSocket: r.KeepWebSocket,
 		Ways:          &r.Cluster.ways,
-		MaxTunnels:    r.MaxTunnels,
+		MaxTunnels:    most,
 		Silence:       r.Silence,
 		Again:         r.Cluster.pauseTunnels(),
 		Log:           r.Log.With("pod", e.pod),

@@ -351,3 +351,56 @@ func agentProcesses(t *testing.T, ctx context.Context, pod string) (pids []int) 
 	}
 	return pids
 }
+
+// TestAgentTargets: every kind of target is reached by agents, one in each of its pods.
+func TestAgentTargets(t *testing.T) {
+	ctx, config := needAgents(t)
+	applyReady(t, ctx, "many", 2)
+	apply(t, ctx, service("many", "many", ""))
+	waitEndpoints(t, ctx, "many")
+	p := startByAgent(t, config, "-o", "json", "--via", "agent", "svc/many", ":80")
+	address := awaitEvent(t, p, "listening", 1).Listen
+	seen := map[string]bool{}
+	eventually(t, patience, "both pods have answered", func() bool { seen[who(t, address)] = true; return len(seen) == 2 })
+	carriers := map[string]string{} // by pod
+	for _, e := range events(t, p) {
+		if e.Event == "carried" {
+			carriers[e.Pod] = e.Via + " " + e.Container
+		}
+	}
+	for pod := range seen {
+		if all := ephemeral(t, ctx, pod); len(all) != 1 || carriers[pod] != "agent "+all[0] {
+			t.Errorf("pod %s has %v, and the events say %q", pod, all, carriers[pod])
+		}
+	}
+	p.interrupt(t)
+
+	p = startByAgent(t, config, "--each", "--via", "agent", "deploy/many", ":8080")
+	first, second := who(t, p.address(t, 0)), who(t, p.address(t, 1))
+	if first == second || !seen[first] || !seen[second] {
+		t.Errorf("each pod: %s and %s, want %v", first, second, seen)
+	}
+	p.interrupt(t)
+	file := filepath.Join(t.TempDir(), "forwards.yaml")
+	if err := os.WriteFile(file, []byte("forwards: [{target: deploy/many, via: agent, ports: [':8080']}, {target: svc/many, via: agent, ports: [':80']}]"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p = startByAgent(t, config, "-f", file)
+	if got := []string{who(t, p.address(t, 0)), who(t, p.address(t, 1))}; !seen[got[0]] || !seen[got[1]] {
+		t.Errorf("a file: %v, want %v", got, seen)
+	}
+	p.interrupt(t)
+	for pod := range seen {
+		if all := ephemeral(t, ctx, pod); len(all) != 1 {
+			t.Errorf("pod %s has %v in the end", pod, all)
+		}
+	}
+}
+
+// TestAgentNetworkAway: while nothing comes through a tunnel, connections wait, and go on when the network is back.
+func TestAgentNetworkAway(t *testing.T) {
+	ctx, config := needAgents(t)
+	apply(t, ctx, pod("remote", pods))
+	kubectl(t, ctx, "wait", "--for=condition=Ready", "pod/remote", "--timeout=180s")
+	networkAway(t, "remote", func(args ...string) *program { return startByAgent(t, config, append(args, "--via", "agent")...) })
+}
