@@ -9,7 +9,9 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"porthole.dev/porthole/internal/backoff"
 	"porthole.dev/porthole/internal/pinned"
+	"porthole.dev/porthole/internal/pipe"
 	"porthole.dev/porthole/internal/portforward"
 	"porthole.dev/porthole/internal/target"
 )
@@ -110,13 +112,45 @@ func (r *relay) join(ctx context.Context, pod *corev1.Pod) (net.Conn, pinned.Pub
 		Transport: r.cluster.tunnels, SPDYOnly: SPDYOnly(), KeepWebSocket: KeepWebSocket(), Ways: &r.cluster.ways,
 		MaxTunnels: 1, Again: r.cluster.pauseTunnels(),
 	}
-	conn, err := client.Dial(ctx, target.TCPPort(relayPort))
+	var conn pipe.Conn
+	err := r.awaitListener(ctx, client, unread != nil)
+	if err == nil {
+		conn, err = client.Dial(ctx, target.TCPPort(relayPort))
+	}
 	if err != nil {
 		_ = client.Close()
 		return nil, theirs, r.cluster.requestError(ctx, err, portForwardTo(r.namespace, pod.Name))
 	}
 	r.set(func() { r.running = runningRelay{pod: pod.Name, unread: unread} })
 	return relayConn{conn.(net.Conn), client}, theirs, nil
+}
+
+// awaitListener waits until a relay listens, if it is not known to: it prints its key only then.
+func (r *relay) awaitListener(ctx context.Context, client *portforward.Client, wait bool) error {
+	if !wait {
+		return nil
+	}
+	mine, err := r.agents.key()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, keyTime)
+	defer cancel()
+	var pause backoff.Backoff
+	for {
+		conn, err := client.Dial(ctx, target.TCPPort(relayPort))
+		if err != nil {
+			return err
+		}
+		secure, err := pinned.Client(ctx, conn.(net.Conn), mine, pinned.PublicKey{})
+		if err == nil {
+			return secure.Close()
+		}
+		if ctx.Err() != nil {
+			return err
+		}
+		backoff.Sleep(ctx, pause.Next(minLook, maxLook), nil)
+	}
 }
 
 // relayConn is a connection to a relay's port, which has a port-forward to itself.
