@@ -208,6 +208,35 @@ func TestAgentPatch(t *testing.T) {
 	}
 }
 
+// The state of an agent's container says whether to wait, to give up, or to try another port.
+func TestAgentStates(t *testing.T) {
+	for name, c := range map[string]struct {
+		state       corev1.ContainerState
+		runs, final bool
+		taken       bool
+		text        string
+	}{
+		"new":      {text: "nothing is known of it yet"},
+		"creating": {state: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ContainerCreating"}}, text: "ContainerCreating"},
+		"running":  {state: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}, runs: true},
+		"no image": {state: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ErrImagePull", Message: "no such host"}}, final: true, text: "ErrImagePull: no such host"},
+		"no user":  {state: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "RunContainerError", Message: "no"}}, final: true, text: "RunContainerError: no"},
+		"ended":    {state: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 137, Reason: "OOMKilled"}}, final: true, text: "exit code 137: OOMKilled"},
+		"taken": {state: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 1, Reason: "Error",
+			Message: "porthole: agent: listen tcp 127.0.0.1:4711: bind: address already in use (hint: ...)\n"}}, final: true, taken: true},
+	} {
+		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "web"}, Status: corev1.PodStatus{
+			EphemeralContainerStatuses: []corev1.ContainerStatus{{Name: "porthole-1", State: c.state}}}}
+		why, final := agentRuns(pod, "porthole-1")
+		if (why == nil) != c.runs || (final != nil) != c.final || errors.Is(final, errPortTaken) != c.taken {
+			t.Errorf("%s: %v, %v", name, why, final)
+		}
+		if c.text != "" && !strings.HasSuffix(why.Error(), c.text) {
+			t.Errorf("%s: %v, want %q", name, why, c.text)
+		}
+	}
+}
+
 func FuzzReadKeyLine(f *testing.F) {
 	key := pinned.PublicKey{1}.String()
 	f.Add("porthole agent key=" + key + " version=v1\n")

@@ -82,6 +82,32 @@ func TestAgentPostgres(t *testing.T) {
 	}
 }
 
+// TestAgentSockets reaches Unix sockets of root's, for which an agent takes root's capabilities, and of another user's.
+func TestAgentSockets(t *testing.T) {
+	ctx, config := needAgents(t)
+	apply(t, ctx, socketsPod("sockets-by-agent"))
+	kubectl(t, ctx, "wait", "--for=condition=Ready", "pod/sockets-by-agent", "--timeout=180s")
+	eventually(t, patience, "the pod listens", func() bool {
+		return kubectl(t, ctx, "logs", "sockets-by-agent", "-c", "first") == "ready" && kubectl(t, ctx, "logs", "sockets-by-agent", "-c", "second") == "ready"
+	})
+	for container, paths := range map[string][]string{"first": {"/run/root.sock", "/memory/memory.sock"}, "second": {"/var/run/shared/user.sock"}} {
+		args := []string{"--container", container, "pod/sockets-by-agent"}
+		for _, path := range paths {
+			args = append(args, ":"+path)
+		}
+		p := startByAgent(t, config, args...)
+		for i, path := range paths {
+			if got := ask(t, p.address(t, i), ""); !strings.HasPrefix(got, "hello from "+path) {
+				t.Errorf("%s: %q", path, got)
+			}
+		}
+		p.interrupt(t)
+	}
+	if all := ephemeral(t, ctx, "sockets-by-agent"); len(all) != 2 {
+		t.Errorf("the pod has the containers %v", all)
+	}
+}
+
 // TestAgentTime holds what the first byte costs: with an agent that is there it takes one more request, the log's.
 func TestAgentTime(t *testing.T) {
 	ctx, config := needAgents(t)
