@@ -52,5 +52,5 @@ func markOf(path string) (mark, error) {
 	if mode := info.Mode().Type(); !ok || mode != 0 && mode != os.ModeSocket {
 		return mark{}, errors.New("neither a regular file nor a socket")
 	}
-	return mark{uint64(stat.Dev), stat.Ino, info.ModTime().UnixNano()}, nil
+	return mark{uint64(stat.Dev), stat.Ino, info.ModTime().UnixNano()}, nil //nolint:unconvert // 32 bits on macOS
 }
