@@ -132,10 +132,12 @@ func (s *TLSServer) tunnel(ctx context.Context, stream io.ReadWriteCloser) {
 	cfg.Copier, cfg.Listeners = &s.copier, &s.listeners
 	cfg.SPDY.Share = s.budget.NewShare()
 	cfg.Events = func(e tunnel.Event) {
-		if e.Stage == tunnel.Opened {
+		switch e.Stage {
+		case tunnel.Opened:
 			s.memory.use()
-		} else if e.Stage == tunnel.Closed {
+		case tunnel.Closed:
 			s.memory.unuse()
+		case tunnel.Failed: // was never opened
 		}
 	}
 	_ = tunnel.NewServer(stream, cfg).Run(ctx) // the error says how the client went away

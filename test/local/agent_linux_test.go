@@ -103,9 +103,14 @@ func newKey(t *testing.T) pinned.Key {
 // startAgent starts an agent in a pod, and reads its key.
 func startAgent(t *testing.T, pod *testenv.Pod, flags ...string) *agent {
 	t.Helper()
+	return startAgentIn(t, pod, agentRoot(t), flags...)
+}
+
+func startAgentIn(t *testing.T, pod *testenv.Pod, root string, flags ...string) *agent {
+	t.Helper()
 	a := &agent{pod: pod, client: newKey(t)}
 	argv := []string{"/porthole", "agent", fmt.Sprintf("--listen=127.0.0.1:%d", agentPort), "--client-key=" + a.client.Public().String()}
-	a.program = startCommand(t, contain(t, pod, agentRoot(t), append(argv, flags...)...))
+	a.program = startCommand(t, contain(t, pod, root, append(argv, flags...)...))
 	key, err := pinned.ParsePublicKey(a.await(t, `^porthole agent key=(\S+) version=\S+$`))
 	if err != nil {
 		t.Fatal(err)
@@ -312,6 +317,27 @@ func TestAgentContainer(t *testing.T) {
 	client := startAgent(t, pod, "--container-id", id).tunnelBy(t, agentPort)
 	if err := echoed(client, target.Address{Network: target.Unix, Path: "/a.sock"}, []byte("hello")); err != nil {
 		t.Error(err)
+	}
+}
+
+// Names do not lead to metadata servers where that is denied; who writes such an address means it.
+func TestAgentDeniesLinkLocal(t *testing.T) {
+	pod := testenv.NewPod(t)
+	root := agentRoot(t)
+	if err := os.Mkdir(filepath.Join(root, "etc"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(root, "etc/hosts"), []byte("169.254.169.254 metadata\nfd00:ec2::254 metadata6\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	client := startAgentIn(t, pod, root, "--deny-link-local").tunnelBy(t, agentPort)
+	for _, network := range []target.Network{target.TCP, target.UDP} {
+		for host, denied := range map[string]bool{"metadata": true, "metadata6": true, "169.254.169.254": false, "fd00:ec2::254": false} {
+			err := echoed(client, target.Address{Network: network, Host: host, Port: 80}, []byte("x"))
+			if errors.Is(err, tunnel.ErrDenied) != denied || errors.Is(err, syscall.ENETUNREACH) == denied {
+				t.Errorf("%s by %s: %v, denied %v", host, network, err, denied)
+			}
+		}
 	}
 }
 
