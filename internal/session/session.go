@@ -237,7 +237,7 @@ func (s *Session) tellFailures() {
 		if st.Over {
 			kind = route.Ended
 		}
-		s.Events(route.Event{Kind: kind, Target: s.place(st), Member: st.Member, Err: st.Err})
+		s.Events(route.Event{Kind: kind, Target: s.place(st), Member: st.Member, Reverse: st.Reverse, Err: st.Err})
 	}
 }
 
