@@ -35,7 +35,11 @@ func Open(_ context.Context, f target.Forward, events func(route.Event)) (*route
 	switch {
 	case err == nil:
 		events(route.Event{Kind: route.Ready})
-		return &route.Result{Route: ns, Ports: f.Ports, Bind: forward.BindInside(ns.Do)}, nil
+		bind := forward.BindInside(ns.Do)
+		if f.Target.Scheme == target.NetNS {
+			bind = atPath(f.Target.Path, bind)
+		}
+		return &route.Result{Route: ns, Ports: f.Ports, Bind: bind}, nil
 	case f.Target.Scheme == target.PID, errors.Is(err, netns.ErrPermission), errors.Is(err, netns.ErrUnsupported):
 		err = &route.FinalError{Err: err}
 	}
