@@ -24,7 +24,8 @@ what a pod reaches to one at the other end of a port-forward.
 
 "porthole forward --host ssh://HOST" starts it on the other host with --stdio, through
 ssh. It opens what the other end asks for, with the permissions of the user who started
-it, and ends with its standard input. It listens on nothing but what
+it, and ends with its standard input. It listens on nothing but what "porthole reverse"
+asks for, and leaves nothing behind.
 
 In pods it is started with --listen, as the entry point of porthole's image, by
 "porthole forward" where Kubernetes cannot carry what was asked for. It has no rights

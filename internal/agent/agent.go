@@ -72,6 +72,7 @@ func (a *Agent) config() tunnel.ServerConfig {
 	cfg := tunnel.ServerConfig{Proxy: tunnel.Proxy{Dialer: a.Dialer}, Bind: a.Bind}
 	if a.Openers != nil {
 		cfg.OpenTarget = a.open
+		cfg.Listeners = &tunnel.Listeners{Claim: claim, Hold: hold}
 	}
 	return cfg
 }

@@ -27,6 +27,11 @@ var (
 // Listeners are those of all tunnels of a program, so that a session which comes back through another tunnel
 // takes over what it has listened on before. The zero value has none.
 type Listeners struct {
+	// Claim, if set, has other programs let go of what a session listens on at an address, before this one
+	// listens there. Hold has lose called when another program claims it, until release is.
+	Claim func(at target.Endpoint, session string)
+	Hold  func(at target.Endpoint, session string, lose func()) (release func())
+
 	mu   sync.Mutex
 	held []*heldListener
 }
@@ -41,20 +46,34 @@ type heldListener struct {
 
 // takeOver closes the listeners of a session at an address.
 func (ls *Listeners) takeOver(at target.Endpoint, session string) {
+	if ls.Claim != nil && session != "" {
+		defer ls.Claim(at, session)
+	}
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	for _, l := range ls.held {
 		if session != "" && l.Local == at && subtle.ConstantTimeCompare([]byte(l.session), []byte(session)) == 1 {
-			_ = l.Close()
-			l.take(errTakenOver)
+			l.lose()
 		}
 	}
 }
 
-func (ls *Listeners) add(l *heldListener) {
+// lose ends the listener and its connections, because another one takes its place.
+func (l *heldListener) lose() {
+	_ = l.Close()
+	l.take(errTakenOver)
+}
+
+// add enters a listener, until release is called.
+func (ls *Listeners) add(l *heldListener) (release func()) {
 	ls.mu.Lock()
-	defer ls.mu.Unlock()
 	ls.held = append(ls.held, l)
+	ls.mu.Unlock()
+	if ls.Hold == nil || l.session == "" {
+		return func() { ls.remove(l) }
+	}
+	letGo := ls.Hold(l.Local, l.session, l.lose)
+	return func() { letGo(); ls.remove(l) }
 }
 
 func (ls *Listeners) remove(l *heldListener) {
@@ -114,8 +133,7 @@ func (s *Server) listen(life context.Context, c *streamConn, bind route.Binder, 
 	l.over, l.take = context.WithCancelCause(context.Background())
 	defer l.take(nil)
 	defer context.AfterFunc(l.over, func() { end(context.Cause(l.over)) })()
-	s.cfg.Listeners.add(l)
-	defer s.cfg.Listeners.remove(l)
+	defer s.cfg.Listeners.add(l)()
 	s.reportListener(Listening, bound.Local, nil)
 	if _, err := fmt.Fprintf(c, "%s\n", bound.Local.AddrPort); err != nil {
 		end(err)
