@@ -1,5 +1,5 @@
-// Package container finds the network namespace that a target on this host stands for.
-// It must not know what is done with the namespace, and never asks another host.
+// Package container finds the network namespace that a target on this host stands for, and what is around a program
+// that runs in a container itself. It must not know what is done with the namespace, and never asks another host.
 package container
 
 import (
