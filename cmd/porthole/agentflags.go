@@ -99,20 +99,20 @@ func (f *forwarding) onlyWithTarget(flags *pflag.FlagSet) error {
 // parseVia reads what carries the connections of a forward.
 func (f *forwarding) parseVia(only *target.Forward) (err error) {
 	if only.Via, err = target.ParseVia(f.via); err != nil {
-		return fmt.Errorf("forward: --via %w", err)
+		return fmt.Errorf("%s: --via %w", f.cmd.Name(), err)
 	}
 	if f.cmd.Flags().Changed("container") {
 		if only.Container, err = target.ParseContainer(f.container); err != nil {
-			return fmt.Errorf("forward: --container %w", err)
+			return fmt.Errorf("%s: --container %w", f.cmd.Name(), err)
 		}
 	}
 	for name, goes := range map[string]bool{"via": only.Target.Scheme.InCluster(), "container": only.Target.Scheme == target.Kubernetes} {
 		if !goes && f.cmd.Flags().Changed(name) {
-			return fmt.Errorf("forward: --%s is for pods, services and workloads, which %s is not", name, only.Target)
+			return fmt.Errorf("%s: --%s is for pods, services and workloads, which %s is not", f.cmd.Name(), name, only.Target)
 		}
 	}
 	if err := only.CheckVia(); err != nil {
-		return fmt.Errorf("forward: --%w", err)
+		return fmt.Errorf("%s: --%w", f.cmd.Name(), err)
 	}
 	return nil
 }

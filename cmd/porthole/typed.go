@@ -228,10 +228,10 @@ func (f *forwarding) misplaced(args []string) error {
 		meant := name + "://" + ports
 		return hintedError{fmt.Errorf("target %q: want %s", args[0], meant), f.typed.with(args[0], meant).line(f.cmd)}
 	case joined && strings.Contains(name, "://") && len(args) > 1 && isPort(args[1]): // host://db:5432 15432:5432
-		return hintedError{fmt.Errorf("forward: the ports of %s are words of their own", name), f.typed.with(args[0], name).line(f.cmd)}
+		return hintedError{fmt.Errorf("%s: the ports of %s are words of their own", f.cmd.Name(), name), f.typed.with(args[0], name).line(f.cmd)}
 	case joined:
 		line := f.typed.inserted(args[0], name, ports)
-		return hintedError{fmt.Errorf("forward: a target and its ports are words of their own: %s %s", name, ports), line.line(f.cmd)}
+		return hintedError{fmt.Errorf("%s: a target and its ports are words of their own: %s %s", f.cmd.Name(), name, ports), line.line(f.cmd)}
 	case !strings.Contains(args[0], "://") && isPort(args[0]) && len(args) > 1:
 		for i, arg := range args[1:] {
 			_, err := target.Parse(arg)
@@ -239,13 +239,13 @@ func (f *forwarding) misplaced(args []string) error {
 			if err == nil && !isPort(arg) && certain {
 				rest := slices.Delete(slices.Clone(args), i+1, i+2)
 				line := f.typed.reordered(args, append([]string{arg}, rest...))
-				return hintedError{fmt.Errorf("forward: %q is a port, and the target comes first", args[0]), line.line(f.cmd)}
+				return hintedError{fmt.Errorf("%s: %q is a port, and the target comes first", f.cmd.Name(), args[0]), line.line(f.cmd)}
 			}
 		}
 	case kube.IsResource(args[0]) && len(args) > 1 && !isPort(args[1]) && !strings.Contains(args[1], "/"):
 		joined := args[0] + "/" + args[1]
 		line := f.typed.reordered(args, append([]string{joined}, args[2:]...))
-		return hintedError{fmt.Errorf("forward: a target is one word, %s", joined), line.line(f.cmd)}
+		return hintedError{fmt.Errorf("%s: a target is one word, %s", f.cmd.Name(), joined), line.line(f.cmd)}
 	}
 	return nil
 }

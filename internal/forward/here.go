@@ -12,8 +12,9 @@ import (
 	"porthole.dev/porthole/internal/target"
 )
 
-// Here is a route.Dialer to this machine, for the way back: to ports of 127.0.0.1 and then ::1, to ports of
-// hosts as this machine sees them, and to Unix sockets. Its errors are *HereError.
+// Here is a route.Dialer to this machine, for the way back: to ports of 127.0.0.1 and then ::1 (of UDP, where a
+// refusal shows only later, of 127.0.0.1 alone), to ports of hosts as this machine sees them, and to Unix
+// sockets. Its errors are *HereError.
 type Here struct{}
 
 // HereError is why something on this machine, or a host that it sees, could not be reached.
