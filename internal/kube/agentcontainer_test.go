@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -89,8 +90,9 @@ func describeSecurity(s *corev1.SecurityContext) string {
 	return words
 }
 
-// A pod's agent is found by its arguments, and another is made only if there is none that will do.
-func TestAgentIsFound(t *testing.T) {
+// agentOf is what a pod wants, and the pod with that in a state.
+func agentOf(t *testing.T, state corev1.ContainerState) (wantedAgent, *corev1.Pod, string) {
+	t.Helper()
 	pod := podOf(t, `{"containers": [{"name": "server", "ports": [{"containerPort": 20001}], "securityContext": {"runAsUser": 9}}]}`, runningServer+`}`)
 	w := wantedAgent{agents: &Agents{Image: "i"}, key: "k", target: "server", containerID: "abc"}
 	if found, ok := w.in(pod); ok {
@@ -104,46 +106,55 @@ func TestAgentIsFound(t *testing.T) {
 		t.Errorf("%+v has the arguments %+v, %v", first, read, ok)
 	}
 	pod.Spec.EphemeralContainers = append(pod.Spec.EphemeralContainers, *first)
-	found := func(w wantedAgent) string { a, _ := w.in(pod); return a.name }
-	if got := found(w); got != first.Name { // being started
-		t.Errorf("found %q, want %q", got, first.Name)
-	}
-	newer := w
-	newer.agents = &Agents{Image: "newer"}
-	if got := found(newer); got != "" {
-		t.Errorf("%s will do, which may never run", got)
-	}
-	state := func(s corev1.ContainerState) {
-		pod.Status.EphemeralContainerStatuses = []corev1.ContainerStatus{{Name: first.Name, State: s}}
-	}
-	state(corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.Now()}})
-	patched, stranger, restarted := w, w, w
-	patched.agents, stranger.key, restarted.containerID = &Agents{Image: "i", Patch: []byte(`{"env": []}`)}, "other", "def"
-	for name, c := range map[string]struct {
+	pod.Status.EphemeralContainerStatuses = []corev1.ContainerStatus{{Name: first.Name, State: state}}
+	return w, pod, first.Name
+}
+
+// A pod's agent is found by its arguments, if it will do.
+func TestAgentIsFound(t *testing.T) {
+	w, running, name := agentOf(t, corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.Now()}})
+	_, starting, _ := agentOf(t, corev1.ContainerState{})
+	newer, patched, stranger, restarted := w, w, w, w
+	newer.agents, patched.agents = &Agents{Image: "newer"}, &Agents{Image: "i", Patch: []byte(`{"env": []}`)}
+	stranger.key, restarted.containerID = "other", "def"
+	for what, c := range map[string]struct {
 		wanted wantedAgent
-		want   string
+		pod    *corev1.Pod
+		found  bool
 	}{
-		"the same":                   {w, first.Name},
-		"a newer image":              {newer, first.Name},
-		"no container":               {wantedAgent{agents: w.agents, key: "k"}, first.Name},
-		"with a patch":               {patched, ""},
-		"another key":                {stranger, ""},
-		"the container is a new one": {restarted, ""},
+		"the same":                            {w, running, true},
+		"the same, starting":                  {w, starting, true},
+		"of another image":                    {newer, running, true},
+		"of another image, starting":          {newer, starting, false}, // it may never run
+		"no container":                        {wantedAgent{agents: w.agents, key: "k"}, running, true},
+		"with a patch":                        {patched, running, false},
+		"another key":                         {stranger, running, false},
+		"the target's container is a new one": {restarted, running, false},
 	} {
-		if got := found(c.wanted); got != c.want {
-			t.Errorf("%s: found %q, want %q", name, got, c.want)
+		if got, ok := c.wanted.in(c.pod); ok != c.found || ok && got.name != name {
+			t.Errorf("%s: found %+v, %v", what, got, ok)
 		}
 	}
-	if got := stranger.strangerIn(pod); got != first.Name {
+	if got := stranger.strangerIn(running); got != name {
 		t.Errorf("the agent of another key is %q", got)
 	}
-	state(corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{}})
-	if got := found(w); got != "" {
-		t.Errorf("%s will do, which has ended", got)
+}
+
+// An agent that has ended is not found, and the next one has another name and port.
+func TestAgentHasEnded(t *testing.T) {
+	w, pod, name := agentOf(t, corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{}})
+	if got, ok := w.in(pod); ok {
+		t.Errorf("%s will do, which has ended", got.name)
 	}
-	second, again, err := w.container(pod)
-	if err != nil || second.Name != strings.TrimSuffix(first.Name, "1")+"2" || again.port == args.port {
-		t.Errorf("%+v after %+v, %v", second, first, err)
+	before, _ := readAgentArgs(pod.Spec.EphemeralContainers[0].Args)
+	second, args, err := w.container(pod)
+	if err != nil || second.Name != strings.TrimSuffix(name, "1")+"2" || args.port == before.port {
+		t.Errorf("%+v after %s, %v", second, name, err)
+	}
+	second.Name = w.namePrefix() + strconv.Itoa(maxAgents)
+	pod.Spec.EphemeralContainers = append(pod.Spec.EphemeralContainers, *second)
+	if _, _, err := w.container(pod); err == nil {
+		t.Error("there is no end of agents")
 	}
 }
 
