@@ -353,7 +353,7 @@ func TestStallsWhenBack(t *testing.T) {
 	o := s.opener()
 	o.Silence = 500 * time.Millisecond
 	stalls := s.File("stalls")
-	o.RemoteCommand = fmt.Sprintf("test -e %s && rm %[1]s && exec sleep 1000; ", stalls) + o.RemoteCommand
+	o.RemoteCommand = fmt.Sprintf("test -e %s && rm %[1]s && exec sleep 20; ", stalls) + o.RemoteCommand
 	var j journal
 	r := s.open(o, "netns://a", j.note)
 	s.write("stalls", "", 0o600)
