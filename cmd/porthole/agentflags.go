@@ -14,9 +14,9 @@ import (
 	"porthole.dev/porthole/internal/target"
 )
 
-// defaultImage is the project's own, of this version.
+// defaultImage is the project's own image of this version, as `make image` names it.
 func defaultImage() string {
-	tag := strings.Map(func(r rune) rune { // what a tag has no letters for, in a version that was built by hand
+	tag := strings.Map(func(r rune) rune { // a tag allows none of these, which versions of builds by hand have
 		if strings.ContainsRune("()+", r) {
 			return '-'
 		}
@@ -33,30 +33,36 @@ type agentFlags struct {
 	image      string
 	pullPolicy string
 	patch      string // the file's path
-	patchJSON  []byte // what it has, once checked
+	patchJSON  []byte // its content, once checked
 	relayPatch string // the file's path
 	relayJSON  kube.RelayPatch
 }
 
+// add adds the flags of agents.
 func (a *agentFlags) add(flags *pflag.FlagSet) {
-	flags.StringVar(&a.image, "agent-image", defaultImage(), "image of agents and relays")
+	flags.StringVar(&a.image, "agent-image", defaultImage(), "image of agents, and of relays")
 	flags.StringVar(&a.pullPolicy, "agent-image-pull-policy", "",
 		"Always, IfNotPresent or Never; Kubernetes' own choice by default, which depends on the image's tag")
-	flags.StringVar(&a.patch, "agent-patch", "", "YAML or JSON `file` of what an agent's container has besides, such as env, volumeMounts and securityContext")
-	flags.StringVar(&a.relayPatch, "relay-patch", "", "YAML or JSON `file` of what a relay's pod has besides, such as resources, tolerations, nodeSelector, imagePullSecrets and labels")
+	flags.StringVar(&a.patch, "agent-patch", "", "YAML or JSON `file` of what to add to an agent's container, such as env, volumeMounts and securityContext")
 }
 
-// check reports values that cannot be, and reads the patch.
+// addRelay adds the flag of relays.
+func (a *agentFlags) addRelay(flags *pflag.FlagSet) {
+	flags.StringVar(&a.relayPatch, "relay-patch", "", "YAML or JSON `file` of what to add to a relay's pod, such as resources, tolerations, nodeSelector, imagePullSecrets and labels")
+}
+
+// check reports values that are not allowed, and reads the patches.
 func (a *agentFlags) check() error {
 	switch {
 	case a.image == "":
-		return errors.New("forward: --agent-image is empty")
+		return errors.New("--agent-image is empty")
 	case a.pullPolicy != "" && !slices.Contains(pullPolicies, a.pullPolicy):
-		return fmt.Errorf("forward: --agent-image-pull-policy %q: want %s", a.pullPolicy, strings.Join(pullPolicies, ", "))
+		return fmt.Errorf("--agent-image-pull-policy %q: want %s", a.pullPolicy, strings.Join(pullPolicies, ", "))
 	}
-	return errors.Join(
-		readPatch("agent-patch", a.patch, func(text []byte) (err error) { a.patchJSON, err = kube.ReadAgentPatch(text); return err }),
-		readPatch("relay-patch", a.relayPatch, func(text []byte) (err error) { a.relayJSON, err = kube.ParseRelayPatch(text); return err }))
+	if err := readPatch("agent-patch", a.patch, func(text []byte) (err error) { a.patchJSON, err = kube.ReadAgentPatch(text); return err }); err != nil {
+		return err
+	}
+	return readPatch("relay-patch", a.relayPatch, func(text []byte) (err error) { a.relayJSON, err = kube.ParseRelayPatch(text); return err })
 }
 
 // readPatch reads the file of a flag, if there is one.
@@ -69,12 +75,12 @@ func readPatch(flag, path string, parse func([]byte) error) error {
 		err = parse(text)
 	}
 	if err != nil {
-		return fmt.Errorf("forward: --%s %s: %w", flag, path, err)
+		return fmt.Errorf("--%s %s: %w", flag, path, err)
 	}
 	return nil
 }
 
-// agents is what runs as an agent.
+// agents says what agents and relays run, and where the user's key is.
 func (a *agentFlags) agents() *kube.Agents {
 	agents := &kube.Agents{Image: a.image, PullPolicy: a.pullPolicy, Patch: a.patchJSON, RelayPatch: a.relayJSON, Version: version()}
 	if dir, err := os.UserConfigDir(); err == nil {
@@ -83,7 +89,7 @@ func (a *agentFlags) agents() *kube.Agents {
 	return agents
 }
 
-// onlyWithTarget reports flags that a file has keys for.
+// onlyWithTarget reports flags that go with a target, where a file is given, which has keys for them.
 func (f *forwarding) onlyWithTarget(flags *pflag.FlagSet) error {
 	if f.file == "" {
 		return nil
@@ -96,7 +102,7 @@ func (f *forwarding) onlyWithTarget(flags *pflag.FlagSet) error {
 	return nil
 }
 
-// parseVia reads what carries the connections of a forward.
+// parseVia reads what carries the connections of a forward, and which container its Unix sockets are in.
 func (f *forwarding) parseVia(only *target.Forward) (err error) {
 	if only.Via, err = target.ParseVia(f.via); err != nil {
 		return fmt.Errorf("%s: --via %w", f.cmd.Name(), err)

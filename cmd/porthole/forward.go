@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -28,7 +29,7 @@ TARGET is one of
   netns:///run/netns/blue  a namespace by the path that it is bound to
 With --host ssh://HOST the last three are on that host, which needs porthole too.
 Hosts, and services that lead to no pods, are reached through a relay, a pod that
-porthole starts for it and that ends by itself (docs/relays.md).
+porthole starts for them and that ends by itself (docs/relays.md).
 
 A port is [[ADDRESS:]LOCAL:]REMOTE, where LOCAL and REMOTE are
   8080, 8000-8010          a port, or a range of them
@@ -161,7 +162,16 @@ func (f *forwarding) flags(cmd *cobra.Command) {
 	flags.StringVar(&f.each, "each", "", "forward to each pod of the target by itself, at consecutive `ports` or addresses")
 	flags.Lookup("each").NoOptDefVal = string(target.EachPorts)
 	flags.IntVar(&f.maxTunnels, "max-tunnels", 64, "how many tunnels to a pod there may be at once; beyond, connections share")
+	flags.StringVar(&f.via, "via", target.ViaAuto.String(), "what carries connections to pods: "+oneOf(target.Vias()))
+	flags.StringVar(&f.container, "container", "", "the container of the pod whose Unix sockets are meant, for an agent")
 	f.sharedFlags(flags)
+	f.agent.addRelay(flags)
+}
+
+// oneOf joins words with commas and an "or".
+func oneOf(words []string) string {
+	last := len(words) - 1
+	return strings.Join(words[:last], ", ") + " or " + words[last]
 }
 
 // sharedFlags adds the flags of both directions.
@@ -171,12 +181,9 @@ func (f *forwarding) sharedFlags(flags *pflag.FlagSet) {
 	flags.BoolVar(&f.verbose, "verbose", false, "tell of the end of each connection, and of pods, too, and all of each error")
 	flags.DurationVar(&f.udpIdle, "udp-idle", time.Minute, "after how long without a datagram a client of a UDP port is forgotten")
 	flags.DurationVar(&f.podRunning, "pod-running-timeout", time.Minute, "how long to wait for a pod at the start")
-	flags.StringVar(&f.via, "via", target.ViaAuto.String(),
-		"what carries connections to pods: auto, stock, node, agent or relay")
-	flags.StringVar(&f.container, "container", "", "the container of the pod whose Unix sockets are meant, for an agent")
 	f.agent.add(flags)
 	flags.DurationVar(&f.silence, "silence", 30*time.Second,
-		"how long a node that runs porthole may be silent before its connections are given up; 0 is for ever")
+		"how long porthole at the other end may be silent before its connections are given up; 0 is for ever")
 	flags.StringVar(&f.host, "host", "", "another host that pid:// and netns:// are of, ssh://[USER@]HOST[:PORT]; it needs porthole too")
 	flags.StringVar(&f.remoteCommand, "remote-command", "porthole", `porthole on the other host, as a shell there reads it: "sudo /opt/porthole"`)
 	f.config.AddFlags(flags)
@@ -201,9 +208,6 @@ func (f *forwarding) parse(args []string) (err error) {
 	case f.readyWhen != readyAll && f.readyWhen != readyAny:
 		return fmt.Errorf("forward: --ready-when %q: want all or any", f.readyWhen)
 	}
-	if err := f.agent.check(); err != nil {
-		return err
-	}
 	if len(f.addresses) == 0 {
 		return fmt.Errorf("address %q: %w", "", target.ErrAddress)
 	}
@@ -213,7 +217,7 @@ func (f *forwarding) parse(args []string) (err error) {
 		}
 	}
 	if err := f.agent.check(); err != nil {
-		return err
+		return fmt.Errorf("%s: %w", f.cmd.Name(), err)
 	}
 	if f.file != "" {
 		return f.parseFile()
@@ -230,7 +234,7 @@ func (f *forwarding) parseArgs(args []string) (err error) {
 	if only.Host, err = f.parseHost(only.Target); err != nil {
 		return err
 	}
-	if f.each != "" || f.cmd.Flags().Changed("each") {
+	if f.cmd.Flags().Changed("each") {
 		if only.Each, err = target.ParseEach(f.each); err != nil {
 			return fmt.Errorf("forward: --each %w", err)
 		}
@@ -251,7 +255,7 @@ func (f *forwarding) parseArgs(args []string) (err error) {
 	}
 	f.forwards = []target.Forward{only}
 	if err := only.CheckPorts(); err != nil {
-		return err
+		return f.portForms(err)
 	}
 	return only.CheckEach()
 }

@@ -223,7 +223,7 @@ func (f *forwarding) misplaced(args []string) error {
 	switch _, err := target.ParseEach(args[0]); {
 	case err == nil && f.each != "" && len(args) > 2 && !isPort(args[1]):
 		line := f.typed.with("--each", "--each="+args[0]).reordered(args, args[1:])
-		return hintedError{fmt.Errorf("forward: --each takes %s behind an equals sign", args[0]), line.line(f.cmd)}
+		return hintedError{fmt.Errorf("%s: --each takes %s behind an equals sign", f.cmd.Name(), args[0]), line.line(f.cmd)}
 	case joined && name == "pid" && len(args) > 1:
 		meant := name + "://" + ports
 		return hintedError{fmt.Errorf("target %q: want %s", args[0], meant), f.typed.with(args[0], meant).line(f.cmd)}
@@ -271,11 +271,22 @@ func (t typed) reordered(old, new []string) typed {
 // portHint adds the next step to the error of an argument that is no port.
 func (f *forwarding) portHint(arg string, err error) error {
 	if number, ok := strings.CutSuffix(arg, ":"); ok && isNumber(number) {
-		line := f.typed.with(arg, number).line(f.cmd)
-		return hintedError{err, "the same port at both ends: " + line + ", another: " + number + ":REMOTE"}
+		line, second := f.typed.with(arg, number).line(f.cmd), "REMOTE"
+		if f.reverse {
+			second = "LOCAL"
+		}
+		return hintedError{err, "the same port at both ends: " + line + ", another: " + number + ":" + second}
 	}
 	if line, ok := f.typed.withCommand(); ok {
 		return hintedError{err, "a command goes behind --: " + line.line(f.cmd)}
+	}
+	return f.portForms(err)
+}
+
+// portForms adds the forms of ports to an error about one, where they are not those of "porthole forward".
+func (f *forwarding) portForms(err error) error {
+	if f.reverse && errors.Is(err, target.ErrPort) {
+		return hintedError{err, "ports are REMOTE[:LOCAL], as 8080, 8000-8010, 8080:3000, 8080:HOST:5432, 5432:./x.sock or 5353:53/udp, with numbers from 1 to 65535"}
 	}
 	return err
 }

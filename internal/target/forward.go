@@ -46,10 +46,10 @@ type Forward struct {
 func (f Forward) String() string { return cmp.Or(f.Member, f.Whole()) }
 
 // CheckPorts reports a port that the target cannot have: a remote host is one host, and its Unix
-// sockets are out of reach; on the way back no Unix sockets are listened on. Errors: ErrPort.
+// sockets are out of reach; on the way back it cannot be listened at, nor can Unix sockets of any target. Errors: ErrPort, ErrReverseTarget.
 func (f Forward) CheckPorts() error {
 	if f.Reverse && f.Target.Scheme == RemoteHost {
-		return fmt.Errorf("%s is no pod, and cannot be listened at: %w", f.Target, ErrUnsupported)
+		return fmt.Errorf("%s is no pod, and cannot be listened at: %w", f.Target, ErrReverseTarget)
 	}
 	for _, p := range f.Ports {
 		switch {

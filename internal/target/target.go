@@ -33,6 +33,8 @@ var (
 	ErrUnknown = errors.New("unknown form of target")
 	// ErrRemoteHost is returned for text that has another form than host://NAME or host://ADDRESS.
 	ErrRemoteHost = errors.New("want host://NAME or host://ADDRESS")
+	// ErrReverseTarget is returned for a target that cannot be listened at.
+	ErrReverseTarget = errors.New("want a pod, service or workload, pid:// or netns://")
 )
 
 // Target is one parsed target. Scheme says which field is set.

@@ -24,11 +24,17 @@ func Vias() []string {
 	return []string{ViaAuto.String(), string(ViaStock), string(ViaNode), string(ViaAgent), string(ViaRelay)}
 }
 
+// ReverseVias are those that can listen in a pod.
+func ReverseVias() []string {
+	return []string{ViaAuto.String(), string(ViaNode), string(ViaAgent)}
+}
+
 // The errors of Via and of containers.
 var (
-	ErrVia       = errors.New("want " + strings.Join(Vias(), ", "))
-	ErrRelayOnly = errors.New("want auto or relay")
-	ErrContainer = errors.New("want the name of a container: lower-case letters, digits and dashes between them, 63 at most")
+	ErrVia        = errors.New("want " + strings.Join(Vias(), ", "))
+	ErrRelayOnly  = errors.New("want auto or relay")
+	ErrReverseVia = errors.New("want " + strings.Join(ReverseVias(), ", "))
+	ErrContainer  = errors.New("want the name of a container: lower-case letters, digits and dashes between them, 63 at most")
 )
 
 // ParseVia reads a value of Via: auto, stock, node, agent or relay.
@@ -51,8 +57,11 @@ func (v Via) String() string {
 }
 
 // CheckVia reports what cannot carry connections to the target: a remote host has neither a pod nor
-// a node. Errors: ErrRelayOnly.
+// a node, and only a node and an agent can listen in a pod. Errors: ErrRelayOnly, ErrReverseVia.
 func (f Forward) CheckVia() error {
+	if f.Reverse && !slices.Contains(ReverseVias(), f.Via.String()) {
+		return fmt.Errorf("via %s: it cannot listen in a pod: %w", f.Via, ErrReverseVia)
+	}
 	if f.Target.Scheme == RemoteHost && f.Via != ViaAuto && f.Via != ViaRelay {
 		return fmt.Errorf("via %s: %s is no pod, and only a relay reaches it: %w", f.Via, f.Target, ErrRelayOnly)
 	}
