@@ -159,7 +159,9 @@ func (f *forwarding) completeFlags(cmd *cobra.Command) {
 			panic(err) // the flag is registered twice
 		}
 	}
-	_ = cmd.MarkFlagFilename("file", "yaml", "yml", "json")
+	for _, flag := range []string{"file", "agent-patch", "relay-patch"} {
+		_ = cmd.MarkFlagFilename(flag, "yaml", "yml", "json")
+	}
 }
 
 func (f *forwarding) completeNamespaces(cmd *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {
