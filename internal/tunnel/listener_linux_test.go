@@ -238,6 +238,61 @@ func TestTakeOver(t *testing.T) {
 	connected(t, again)
 }
 
+// A session that has closed a listener and listens again, or at another sandbox, leaves the connections of the
+// first one open.
+func TestTakeOverLeaves(t *testing.T) {
+	testenv.NoLeaks(t)
+	pods := []*testenv.Pod{testenv.NewPod(t), testenv.NewPod(t)}
+	sandbox, end := context.WithCancel(t.Context())
+	defer end()
+	listeners, session := &Listeners{}, NewSession()
+	at := func(i int) ServerConfig {
+		return ServerConfig{Bind: forward.BindInside(pods[i].NS.Do), Listeners: listeners, Sandbox: []context.Context{sandbox, t.Context()}[i]}
+	}
+	first, _ := open(t, at(0), ClientConfig{})
+	second, _ := open(t, at(0), ClientConfig{})
+	elsewhere, _ := open(t, at(1), ClientConfig{})
+	address := target.Endpoint{AddrPort: netip.AddrPortFrom(loopback4, 8080)}
+	listen := func(c *Client) *route.Listener {
+		t.Helper()
+		l, err := c.Listen(t.Context(), address, session)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	talk := func(what string, there pipe.Conn, here net.Conn) {
+		t.Helper()
+		there.Write([]byte("x"))
+		if _, err := io.ReadFull(here, make([]byte, 1)); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	l := listen(first)
+	there, err := pods[0].NS.Dial(t.Context(), target.TCPPort(8080))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer there.Close()
+	here, err := l.Streams.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer here.Close()
+	defer listen(elsewhere).Close()
+	talk("another sandbox is listened at", there, here)
+	l.Close()
+	testenv.Await(t, "nobody listens", func() bool {
+		conn, err := pods[0].NS.Dial(t.Context(), target.TCPPort(8080))
+		if err == nil {
+			conn.Close()
+		}
+		return errors.Is(err, syscall.ECONNREFUSED)
+	})
+	defer listen(second).Close()
+	talk("it is listened again", there, here)
+}
+
 // A tunnel that has a listener is not idle, and one whose sandbox is gone loses its listeners.
 func TestListenerKeepsTunnel(t *testing.T) {
 	testenv.NoLeaks(t)

@@ -40,28 +40,34 @@ type Listeners struct {
 type heldListener struct {
 	*route.Listener
 	session string
+	sandbox context.Context // of its tunnel: what it listens in; nil for one place for all
+	open    context.Context // ends when it listens no more, which its connections outlive
 	over    context.Context // ends when another takes it over, and its connections with it
 	take    context.CancelCauseFunc
 }
 
-// takeOver closes the listeners of a session at an address.
-func (ls *Listeners) takeOver(at target.Endpoint, session string) {
+// takeOver closes the listeners of a session at an address of a sandbox.
+func (ls *Listeners) takeOver(at target.Endpoint, session string, sandbox context.Context) {
 	if ls.Claim != nil && session != "" {
 		defer ls.Claim(at, session)
 	}
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	for _, l := range ls.held {
-		if session != "" && l.Local == at && subtle.ConstantTimeCompare([]byte(l.session), []byte(session)) == 1 {
+		if session != "" && l.Local == at && l.sandbox == sandbox && subtle.ConstantTimeCompare([]byte(l.session), []byte(session)) == 1 {
 			l.lose()
 		}
 	}
 }
 
-// lose ends the listener and its connections, because another one takes its place.
+// lose ends the listener and its connections, because another one takes its place. Of one that was given up
+// before, the connections live on.
 func (l *heldListener) lose() {
+	open := l.open.Err() == nil
 	_ = l.Close()
-	l.take(errTakenOver)
+	if open {
+		l.take(errTakenOver)
+	}
 }
 
 // add enters a listener, until release is called.
@@ -120,7 +126,7 @@ func (s *Server) listen(life context.Context, c *streamConn, bind route.Binder, 
 		defer context.AfterFunc(s.cfg.Sandbox, func() { end(ErrNoSandbox) })()
 	}
 	c.AfterLoss(func() { end(c.Loss()) })
-	s.cfg.Listeners.takeOver(at, session)
+	s.cfg.Listeners.takeOver(at, session, s.cfg.Sandbox)
 	binding, cancel := context.WithTimeout(ctx, dialTime)
 	bound, err := bind(binding, at)
 	cancel()
@@ -129,7 +135,7 @@ func (s *Server) listen(life context.Context, c *streamConn, bind route.Binder, 
 		s.reportListener(Failed, at, err)
 		return err
 	}
-	l := &heldListener{Listener: bound, session: session}
+	l := &heldListener{Listener: bound, session: session, sandbox: s.cfg.Sandbox, open: ctx}
 	l.over, l.take = context.WithCancelCause(context.Background())
 	defer l.take(nil)
 	defer context.AfterFunc(l.over, func() { end(context.Cause(l.over)) })()
