@@ -19,8 +19,8 @@ import (
 	"porthole.dev/porthole/internal/target"
 )
 
-const agentLong = `Serve targets of this host to a porthole at the other end of the standard streams, or
-what a pod reaches to one at the other end of a port-forward.
+const agentLong = `Let a porthole elsewhere reach targets of this host, through the standard streams, or
+whatever a pod reaches, through a port-forward to the pod.
 
 "porthole forward --host ssh://HOST" starts it on the other host with --stdio, through
 ssh. It opens what the other end asks for, with the permissions of the user who started
@@ -35,13 +35,13 @@ is the first line that it prints. The traffic is TLS 1.3.`
 
 // agentOptions are the flags of "porthole agent".
 type agentOptions struct {
-	stdio     bool
-	listen    string
-	clientKey string
-	container string
-	exitAfter time.Duration
-	linkLocal bool // is denied to names
-	idleTime  time.Duration
+	stdio         bool
+	listen        string
+	clientKey     string
+	container     string
+	exitAfter     time.Duration
+	denyLinkLocal bool
+	idleTime      time.Duration
 }
 
 func newAgent() *cobra.Command {
@@ -70,7 +70,7 @@ func newAgent() *cobra.Command {
 	flags.StringVar(&o.clientKey, "client-key", "", "public key of the only client that is let in; required with --listen")
 	flags.StringVar(&o.container, "container-id", "", "container whose Unix sockets are reached, in the same process namespace")
 	flags.DurationVar(&o.exitAfter, "exit-after", 0, "end so long after the last client has gone, as 60s")
-	flags.BoolVar(&o.linkLocal, "deny-link-local", false, "refuse names that lead to link-local addresses, where metadata servers are")
+	flags.BoolVar(&o.denyLinkLocal, "deny-link-local", false, "refuse names that lead to link-local addresses, where metadata servers are")
 	flags.DurationVar(&o.idleTime, "idle-time", 0, "give memory back when nothing was used for so long; 10m by default")
 	_ = flags.MarkHidden("idle-time") // for tests, which cannot wait
 	return cmd
@@ -100,7 +100,7 @@ func (o *agentOptions) serve(cmd *cobra.Command) error {
 	return s.Serve(cmd.Context(), l)
 }
 
-// parse makes of the flags a server without its key, and where it is to listen.
+// parse checks the flags, and returns a server that lacks only its key, and the address for it to listen on.
 func (o *agentOptions) parse() (s *agent.TLSServer, at netip.AddrPort, err error) {
 	at, err = netip.ParseAddrPort(o.listen)
 	if err != nil || !at.Addr().IsLoopback() || at.Port() == 0 {
@@ -117,10 +117,10 @@ func (o *agentOptions) parse() (s *agent.TLSServer, at netip.AddrPort, err error
 		return nil, at, fmt.Errorf("agent: --container-id %q: want the ID alone, without the runtime's name", o.container)
 	}
 	if o.exitAfter < 0 {
-		return nil, at, fmt.Errorf("agent: --exit-after %v: want a time above 0", o.exitAfter)
+		return nil, at, fmt.Errorf("agent: --exit-after %v: want 0 or more", o.exitAfter)
 	}
 	here := netns.Here()
-	if o.linkLocal {
+	if o.denyLinkLocal {
 		here.RefuseNames(container.LinkLocal)
 	}
 	inside := &container.Inside{ID: o.container, Namespace: here}

@@ -24,9 +24,9 @@ Usually nothing is left. A porthole that is killed may leave
               themselves a minute after their last client
   files       ready files and Unix sockets on this machine
 
-Removed are your own relays, and files that have not been changed since a porthole
-made them which is dead. Those of other users, and what a running porthole uses, are
-listed and stay. So do agents: they are ephemeral containers, which Kubernetes cannot
+It removes your own relays, and the files of portholes that are dead, unless somebody
+has changed them since. Relays of other users, and what a running porthole uses, are
+listed and stay. So are agents: they are ephemeral containers, which Kubernetes cannot
 remove, and go with their pods.`
 
 // leftoversDir is where portholes note which files they have made; "" if there is no place.
@@ -73,13 +73,13 @@ func newClean() *cobra.Command {
 	return cmd
 }
 
-// run goes on after a failure: what cannot be removed keeps nothing else from being removed.
+// run goes on after a failure, so that what cannot be removed keeps nothing else from being removed.
 func (c *cleaning) run(ctx context.Context, stderr io.Writer) error {
 	pods := c.files()
 	cluster, err := kube.Open(c.config)
 	switch {
 	case errors.Is(err, kube.ErrNoConfig):
-		fmt.Fprintln(stderr, "porthole: there is no kubeconfig, so that no cluster was looked at")
+		fmt.Fprintln(stderr, "porthole: there is no kubeconfig, so no cluster was searched")
 	case err != nil:
 		c.errs = append(c.errs, err)
 	default:
@@ -134,9 +134,9 @@ func (c *cleaning) cluster(ctx context.Context, cluster *kube.Cluster, used []st
 		what := cleaned{Kind: "relay", Namespace: r.Namespace, Name: r.Name}
 		switch {
 		case !r.Mine:
-			what.Why = "it is of another user, or of another key"
+			what.Why = "it belongs to another user, or to another key"
 		case slices.ContainsFunc(used, r.HasPod):
-			what.Why = "a porthole that runs uses it"
+			what.Why = "a running porthole uses it"
 		default:
 			what.Removed = true
 			if !c.dryRun {
@@ -155,7 +155,7 @@ func (c *cleaning) cluster(ctx context.Context, cluster *kube.Cluster, used []st
 	}
 }
 
-// cleaned is something that was found, as `-o json` prints it.
+// cleaned is one thing that was found, as `-o json` prints it.
 type cleaned struct {
 	Kind      string `json:"kind"` // file, relay or agent
 	Namespace string `json:"namespace,omitempty"`

@@ -126,11 +126,11 @@ var hints = []struct {
 	err  error
 	hint string
 }{
-	{target.ErrVia, "auto takes the stock protocol for what it can carry, and then porthole on the node, or an agent in the pod"},
+	{target.ErrVia, "auto uses the stock protocol where that is enough, and otherwise porthole on the node, an agent in the pod, or a relay"},
 	{target.ErrUnknown, "a target is POD, RESOURCE/NAME as svc/web, host://NAME, pid://NUMBER, netns://NAME or netns:///PATH"},
 	{target.ErrRemoteHost, "for example `porthole forward host://db.internal 5432`, or host://10.0.0.7, host://[fd00::7]"},
 	{target.ErrPort, "ports are [[ADDRESS:]LOCAL:]REMOTE, as 8080:80, :80, 8000-8010, 5353:53/udp, 5432:/run/x.sock, ./x.sock:5432 or 5432:HOST:5432, with numbers from 1 to 65535"},
-	{target.ErrUnsupported, "Kubernetes forwards only TCP ports of pods; `--via auto` takes porthole on the node, or an agent in the pod, for all else"},
+	{target.ErrUnsupported, "Kubernetes forwards only TCP ports of pods; with `--via auto` all else goes through porthole on the node, or an agent in the pod"},
 	{target.ErrNoHost, "names are looked up as the target would: in its /etc/hosts, and by the name servers of its /etc/resolv.conf"},
 	{target.ErrLookup, "the target's /etc/resolv.conf names the servers (for netns://NAME, /etc/netns/NAME/resolv.conf does); an IP address needs no lookup"},
 	{target.ErrEach, "`--each sts/db 5432` has db-0 at port 5432 and db-1 at 5433; `--each=addresses` has db-0 at 127.0.0.2 and db-1 at 127.0.0.3"},
@@ -177,20 +177,18 @@ var hints = []struct {
 	{kube.ErrNotReady, "`kubectl describe` tells more; --pod-running-timeout waits longer at the start, --wait later"},
 	{kube.ErrNotStarted, "`kubectl describe pod` tells more; --agent-image names another image, and `make image` makes it"},
 	{kube.ErrNoContainer, "--container NAME says which one's Unix sockets are meant"},
-	{kube.ErrUserUnknown, "--agent-patch FILE says it, with `securityContext: {runAsUser: UID, runAsGroup: GID}` in the file; `kubectl exec` with `id` shows it"},
+	{kube.ErrUserUnknown, "name the user by --agent-patch FILE, with `securityContext: {runAsUser: UID, runAsGroup: GID}` in the file; `kubectl exec` with `id` shows it"},
 	{kube.ErrNoAgent, "`porthole node` on the pod's node needs nothing in the pod; docs/node.md says how to install it"},
-	{kube.ErrNoEphemeral, "that takes Kubernetes 1.25, whose API servers have them"},
-	{kube.ErrAgentRefuses, "somebody else's agent has the port, or the key is another one by now"},
+	{kube.ErrNoEphemeral, "ephemeral containers need Kubernetes 1.25 or later; `--via node` does without"},
+	{kube.ErrAgentRefuses, "somebody else's agent has the port, or the key in this user's file was replaced meanwhile; try again"},
 	{pinned.ErrStranger, "another program in the pod has the agent's port; `--via node` goes around it where the node runs porthole"},
-	{pinned.ErrExposed, "`chmod 600` the file if nobody has read it, or remove it: then a new key is made"},
-	{pinned.ErrDamaged, "remove the file: then a new key is made, and pods get new agents"},
-	{kube.ErrLostKey, "the agent of the other key goes with its pod"},
+	{kube.ErrLostKey, "the other agent cannot be removed; it goes with its pod"},
 	{kube.ErrRelayPatch, "a patch has metadata (labels, annotations) and spec as a pod template has them, and as containers only [{name: relay, resources: ...}]"},
 	{kube.ErrNoRelay, "`kubectl get job` shows whose it is: `kubectl delete job` makes room, and so does another --agent-image"},
-	{kube.ErrRelayEnds, "a Job that does not go has a finalizer: `kubectl get job -o yaml` shows it"},
-	{kube.ErrNamespaceEnds, "-n names another namespace: a relay can be in any that reaches the host"},
-	{kube.ErrAdmission, "--relay-patch FILE gives a relay what is demanded of it, such as other resources or labels; -n names another namespace"},
-	{kube.ErrPatch, "an agent's container may have env, envFrom, securityContext and volumeMounts; --agent-image and --agent-image-pull-policy say what runs"},
+	{kube.ErrRelayEnds, "try again in a few seconds; a Job that stays has a finalizer, which `kubectl get job -o yaml` shows"},
+	{kube.ErrNamespaceEnds, "choose another namespace by -n: a relay can be in any that reaches the host"},
+	{kube.ErrAdmission, "--relay-patch FILE adds what the cluster demands of a relay, such as other resources or labels; -n chooses another namespace"},
+	{kube.ErrPatch, "a patch may set env, envFrom, securityContext and volumeMounts; --agent-image and --agent-image-pull-policy are flags of their own"},
 	{node.ErrEndpoint, "for example unix:///run/containerd/containerd.sock, unix:///run/crio/crio.sock, unix:///run/cri-dockerd.sock"},
 	{node.ErrInUse, "`ss -xlp` shows whose it is: end that one first, or take another path"},
 	{node.ErrNotSocket, "move it away, or take another path"},
@@ -230,7 +228,7 @@ func tableHint(err error) string {
 	case errors.As(err, &forbidden):
 		return grant(forbidden)
 	case errors.As(err, &agent) && errors.Is(err, kube.ErrAdmission):
-		return "--agent-patch FILE gives the container what is demanded of it, such as another securityContext"
+		return "--agent-patch FILE adds what the cluster demands of the container, such as another securityContext"
 	case errors.As(err, &relay) && errors.Is(err, kube.ErrNotReady):
 		return "`kubectl get events` tells more; --agent-image names another image, and --relay-patch FILE what the pod needs, such as pull secrets, tolerations and resources"
 	case errors.Is(err, kube.ErrNoPlugin) && errors.As(err, &server) && server.Advice != "":

@@ -206,7 +206,7 @@ func (w wantedAgent) container(pod *corev1.Pod) (*corev1.EphemeralContainer, age
 		return nil, args, err
 	}
 	if c.SecurityContext == nil || c.SecurityContext.RunAsUser == nil {
-		return nil, args, &AgentError{Pod: pod.Name, Err: fmt.Errorf("%w: container %s", ErrUserUnknown, w.target), Final: true}
+		return nil, args, &AgentError{Pod: pod.Name, Err: fmt.Errorf("container %s: %w", w.target, ErrUserUnknown), Final: true}
 	}
 	return c, args, nil
 }

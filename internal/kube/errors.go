@@ -35,10 +35,10 @@ var (
 	// ErrAgentRefuses means that an agent does not know the user's key. These and the following
 	// are *AgentError.
 	ErrAgentRefuses = errors.New("it does not know the key of this user")
-	ErrNoAgent      = errors.New("it can have no agent")
+	ErrNoAgent      = errors.New("this pod can have none")
 	ErrNoEphemeral  = errors.New("the cluster has no ephemeral containers")
 	ErrNotStarted   = errors.New("it does not start")
-	ErrUserUnknown  = errors.New("neither the pod's specification nor its status tells its user")
+	ErrUserUnknown  = errors.New("neither the pod's specification nor its status says which user it runs as")
 	// ErrLostKey means that the user's key is a new one; *LostKeyError.
 	ErrLostKey = errors.New("the key is new")
 )

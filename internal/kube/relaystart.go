@@ -31,11 +31,11 @@ const (
 // The errors of relays. Each is wrapped in a *RelayError.
 var (
 	// ErrNoRelay means that a Job is in the way which is not the user's relay.
-	ErrNoRelay = errors.New("the Job of this name is none of porthole's with this user's key")
+	ErrNoRelay = errors.New("a Job of this name exists, and it is not this user's relay")
 	// ErrRelayEnds means that the relay that was there is ending, which takes its time.
-	ErrRelayEnds = errors.New("the last one is still ending")
+	ErrRelayEnds = errors.New("the previous one is still ending")
 	// ErrRelayLost means that Jobs vanish as soon as they are created.
-	ErrRelayLost = errors.New("its Job is removed again and again")
+	ErrRelayLost = errors.New("its Job is removed each time it is created")
 )
 
 // RelayError says that a relay could not be started, or be reached.

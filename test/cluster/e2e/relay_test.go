@@ -267,9 +267,9 @@ func TestRelayUsers(t *testing.T) {
 		}
 		return p.stdout()
 	}
-	wantParts(t, clean(), "a porthole that runs uses it", "it is of another user")
+	wantParts(t, clean(), "a running porthole uses it", "it belongs to another user")
 	programs[0].kill(t)
-	wantParts(t, clean("--dry-run"), "would remove relay porthole-relay-", "in namespace "+first.namespace, "it is of another user")
+	wantParts(t, clean("--dry-run"), "would remove relay porthole-relay-", "in namespace "+first.namespace, "it belongs to another user")
 	wantParts(t, clean("-o", "json"), `"kind":"relay"`, `"removed":true`, `"removed":false`)
 	eventually(t, patience, "one relay is left", func() bool { return strings.Count(first.jobs(t, ctx), "job") == 1 })
 	nobody := grant(t, ctx, "nobody-cleans", "")
