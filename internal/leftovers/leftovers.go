@@ -3,12 +3,13 @@
 package leftovers
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 )
 
@@ -26,6 +27,9 @@ type mark struct {
 	Inode    uint64 `json:"inode"`
 	Modified int64  `json:"modified"` // ns since 1970
 }
+
+// errForeign means that a list is another user's, or no file.
+var errForeign = errors.New("the list is another user's")
 
 // suffix is that of the lists' names.
 const suffix = ".jsonl"
@@ -90,11 +94,13 @@ func (l *List) Close() error {
 // Left is the list of a process that has died.
 type Left struct {
 	Files []string // those that are still there, as the process has left them
+	marks []mark   // of Files
 	file  *os.File
 }
 
-// Find returns the lists of dead processes, which nobody else gets until they are closed, and the pods of
-// relays that living ones use.
+// Find returns the lists of this user's dead processes, which nobody else gets until they are closed, and the
+// pods of relays that living ones use. Lists of other users, and files of theirs, are left alone: anybody could
+// have written those lists, and root may come by.
 func Find(dir string) (dead []Left, pods []string, err error) {
 	names, err := filepath.Glob(filepath.Join(dir, "*"+suffix))
 	if err != nil {
@@ -104,32 +110,43 @@ func Find(dir string) (dead []Left, pods []string, err error) {
 		file, err := lock(name)
 		switch {
 		case errors.Is(err, errHeld):
-			for _, e := range read(name) {
+			text, _ := os.ReadFile(name)
+			for _, e := range parse(text) {
 				if e.Pod != "" {
 					pods = append(pods, e.Pod)
 				}
 			}
-		case errors.Is(err, fs.ErrNotExist):
+		case errors.Is(err, fs.ErrNotExist), errors.Is(err, errForeign):
 		case err != nil:
 			return dead, pods, err
 		default:
-			left := Left{file: file}
-			for _, e := range read(name) {
-				if now, err := markOf(e.Path); e.Path != "" && err == nil && now == e.Is {
-					left.Files = append(left.Files, e.Path)
-				}
-			}
-			dead = append(dead, left)
+			dead = append(dead, leftIn(file))
 		}
 	}
 	return dead, pods, nil
 }
 
+// leftIn reads a list of a dead process.
+func leftIn(file *os.File) Left {
+	left := Left{file: file}
+	text, _ := io.ReadAll(file)
+	for _, e := range parse(text) {
+		info, err := os.Lstat(e.Path)
+		if !filepath.IsAbs(e.Path) || err != nil || !isMine(info) {
+			continue
+		}
+		if now, err := markIn(info); err == nil && now == e.Is {
+			left.Files, left.marks = append(left.Files, e.Path), append(left.marks, e.Is)
+		}
+	}
+	return left
+}
+
 // Remove removes the files, and the list with them if that succeeds.
 func (l Left) Remove() error {
 	var all error
-	for _, path := range l.Files {
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	for i, path := range l.Files {
+		if err := remove(path, l.marks[i]); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			all = errors.Join(all, err)
 		}
 	}
@@ -142,15 +159,41 @@ func (l Left) Remove() error {
 // Close leaves everything as it is.
 func (l Left) Close() error { return l.file.Close() }
 
-// read returns the entries of a list. A line that was cut off is left out.
-func read(name string) (all []Entry) {
-	text, err := os.ReadFile(name)
+// remove removes a file if it is still the one of a mark. Its folder is held meanwhile: whoever owns that, or
+// one above, could put a link in its place.
+func remove(path string, is mark) error {
+	folder, err := os.OpenRoot(filepath.Dir(path))
 	if err != nil {
-		return nil
+		return err
 	}
-	for line := range strings.Lines(string(text)) {
+	defer folder.Close()
+	info, err := folder.Lstat(filepath.Base(path))
+	if err != nil {
+		return err
+	}
+	if now, err := markIn(info); err != nil || now != is {
+		return nil //nolint:nilerr // it is somebody else's by now
+	}
+	return folder.Remove(filepath.Base(path))
+}
+
+// markOf returns what tells a file from others.
+func markOf(path string) (mark, error) {
+	if !filepath.IsAbs(path) {
+		return mark{}, errors.New("not an absolute path")
+	}
+	info, err := os.Lstat(path)
+	if err != nil {
+		return mark{}, err
+	}
+	return markIn(info)
+}
+
+// parse returns the entries of a list. A line that was cut off is left out.
+func parse(text []byte) (all []Entry) {
+	for line := range bytes.Lines(text) {
 		var e Entry
-		if json.Unmarshal([]byte(line), &e) == nil {
+		if json.Unmarshal(line, &e) == nil {
 			all = append(all, e)
 		}
 	}

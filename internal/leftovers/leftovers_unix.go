@@ -4,8 +4,8 @@ package leftovers
 
 import (
 	"errors"
+	"io/fs"
 	"os"
-	"path/filepath"
 	"syscall"
 
 	"porthole.dev/porthole/internal/filelock"
@@ -28,26 +28,36 @@ func create(dir string) (*os.File, error) {
 	return filelock.Acquire(empty.Name(), 0o600)
 }
 
-// lock locks a list that is there. Errors: errHeld, fs.ErrNotExist.
+// lock locks a list that is there. Errors: errHeld, errForeign, fs.ErrNotExist.
 func lock(name string) (*os.File, error) {
-	if _, err := os.Lstat(name); err != nil {
+	info, err := os.Lstat(name)
+	switch {
+	case err != nil:
+		return nil, err
+	case !info.Mode().IsRegular() || !isMine(info):
+		return nil, errForeign
+	}
+	file, err := filelock.Acquire(name, 0o600)
+	if err != nil {
 		return nil, err
 	}
-	return filelock.Acquire(name, 0o600)
+	if held, err := file.Stat(); err != nil || !os.SameFile(held, info) {
+		return nil, errors.Join(errForeign, file.Close())
+	}
+	return file, nil
 }
 
 // release removes a list, and lets go of it.
 func release(file *os.File) error { return filelock.Release(file) }
 
-// markOf returns what tells a file from others.
-func markOf(path string) (mark, error) {
-	if !filepath.IsAbs(path) {
-		return mark{}, errors.New("not an absolute path")
-	}
-	info, err := os.Lstat(path)
-	if err != nil {
-		return mark{}, err
-	}
+// isMine reports whether a file belongs to the user that this process runs as.
+func isMine(info fs.FileInfo) bool {
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	return ok && int(stat.Uid) == os.Geteuid()
+}
+
+// markIn returns what tells a file from others.
+func markIn(info fs.FileInfo) (mark, error) {
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	if mode := info.Mode().Type(); !ok || mode != 0 && mode != os.ModeSocket {
 		return mark{}, errors.New("neither a regular file nor a socket")

@@ -2,6 +2,7 @@ package leftovers
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 )
 
@@ -11,4 +12,6 @@ var errHeld = errors.New("the lock is held")
 func create(string) (*os.File, error) { return nil, errors.ErrUnsupported }
 func lock(string) (*os.File, error)   { return nil, errHeld }
 func release(file *os.File) error     { return file.Close() }
-func markOf(string) (mark, error)     { return mark{}, errors.ErrUnsupported }
+func isMine(fs.FileInfo) bool         { return false }
+
+func markIn(fs.FileInfo) (mark, error) { return mark{}, errors.ErrUnsupported }
