@@ -2,8 +2,6 @@ package kube
 
 import (
 	"cmp"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -23,9 +21,9 @@ import (
 const (
 	// agentPrefix is what the names of agents' containers begin with.
 	agentPrefix = "porthole-"
-	// agentUser is the user of an agent that needs none in particular.
+	// agentUser is the user of an agent for whom any will do.
 	agentUser = 65532
-	// The ports of agents.
+	// Agents listen on ports from the first up to, and without, the last.
 	firstAgentPort = 20000
 	lastAgentPort  = 60000
 	// The annotations of a pod that stands for a static one, and of the container that kubectl takes.
@@ -79,7 +77,7 @@ type wantedAgent struct {
 	containerID string // of target
 }
 
-// wantedAgent says which agent a pod is to have. Errors: *ContainerError, *AgentError.
+// wantedAgent returns what the agent of a pod is to be. Errors: *ContainerError, *AgentError.
 func (r *Route) wantedAgent(pod *corev1.Pod, key pinned.PublicKey) (wantedAgent, error) {
 	w := wantedAgent{agents: r.Agents, key: key.String()}
 	if pod.DeletionTimestamp != nil {
@@ -149,10 +147,9 @@ func statusOf(pod *corev1.Pod, container string) corev1.ContainerStatus {
 	return corev1.ContainerStatus{}
 }
 
-// namePrefix is what the names of its containers begin with: no two that differ have the same.
+// namePrefix is what the names of its containers begin with: agents that differ have different ones.
 func (w wantedAgent) namePrefix() string {
-	sum := sha256.Sum256([]byte(strings.Join([]string{w.key, w.target, w.agents.Image, string(w.agents.Patch)}, "\x00")))
-	return agentPrefix + hex.EncodeToString(sum[:4]) + "-"
+	return agentPrefix + shortHash(w.key, w.target, w.agents.Image, string(w.agents.Patch)) + "-"
 }
 
 // in finds the wanted agent in a pod, running or being started. One that was started in another
@@ -235,7 +232,7 @@ func freeAgentPort(pod *corev1.Pod) uint16 {
 // needs the capabilities of that (ptrace(2), "Ptrace access mode checking").
 func agentSecurity(pod *corev1.Pod, of string) *corev1.SecurityContext {
 	s := &corev1.SecurityContext{
-		AllowPrivilegeEscalation: new(bool), ReadOnlyRootFilesystem: pointer(true), RunAsNonRoot: pointer(true),
+		AllowPrivilegeEscalation: new(bool), ReadOnlyRootFilesystem: new(true), RunAsNonRoot: new(true),
 		Capabilities:   &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
 		SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
 	}
@@ -243,7 +240,7 @@ func agentSecurity(pod *corev1.Pod, of string) *corev1.SecurityContext {
 	s.RunAsUser, s.RunAsGroup = cmp.Or(theirs.RunAsUser, whole.RunAsUser), cmp.Or(theirs.RunAsGroup, whole.RunAsGroup)
 	if of == "" {
 		if s.RunAsUser == nil || *s.RunAsUser == 0 {
-			s.RunAsUser, s.RunAsGroup = pointer(int64(agentUser)), pointer(int64(agentUser))
+			s.RunAsUser, s.RunAsGroup = new(int64(agentUser)), new(int64(agentUser))
 		}
 		return s
 	}
@@ -270,8 +267,6 @@ func securityOf(pod *corev1.Pod, container string) corev1.SecurityContext {
 	}
 	return corev1.SecurityContext{}
 }
-
-func pointer[T any](value T) *T { return &value }
 
 // patch merges what the user gave into a container.
 func (a *Agents) patch(c *corev1.EphemeralContainer) error {

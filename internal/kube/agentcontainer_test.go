@@ -212,7 +212,7 @@ func TestAgentPatch(t *testing.T) {
 			continue
 		}
 		c := &corev1.EphemeralContainer{EphemeralContainerCommon: corev1.EphemeralContainerCommon{Name: "x", Args: []string{"a"},
-			SecurityContext: &corev1.SecurityContext{RunAsUser: pointer(int64(1)), RunAsGroup: pointer(int64(2))}}}
+			SecurityContext: &corev1.SecurityContext{RunAsUser: new(int64(1)), RunAsGroup: new(int64(2))}}}
 		if err := (&Agents{Patch: patch}).patch(c); err != nil || c.Name != "x" || len(c.Args) != 1 || *c.SecurityContext.RunAsGroup != 2 {
 			t.Errorf("%q: %+v, %v", text, c, err)
 		}

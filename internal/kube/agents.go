@@ -7,7 +7,7 @@ import (
 	"porthole.dev/porthole/internal/pinned"
 )
 
-// errNoKeyFile means that a user has no folder of their own.
+// errNoKeyFile means that the user has no folder for configuration.
 var errNoKeyFile = errors.New("the key for agents has no place: neither HOME nor XDG_CONFIG_HOME is set")
 
 // Agents says what the agents and relays of a user run, and by which key they know the user.
@@ -16,19 +16,18 @@ type Agents struct {
 	// Image is what runs, and PullPolicy is Kubernetes' own word; "" for its own choice.
 	Image      string
 	PullPolicy string
-	// Patch is what the container of an agent has besides: JSON, merged as the API server merges
-	// strategically. nil is nothing.
+	// Patch is a strategic merge patch of an agent's container, as JSON; nil changes nothing.
 	Patch []byte
-	// RelayPatch is what the pod of a relay has besides.
+	// RelayPatch is one of a relay's pod template.
 	RelayPatch RelayPatch
-	// Version is this program's.
+	// Version is that of this program.
 	Version string
 	// KeyFile is where the user's key is, or will be; "" if there is no place for it.
 	KeyFile string
 
 	once    sync.Once
 	private pinned.Key
-	made    bool // private is new
+	made    bool // private was made just now
 	err     error
 }
 

@@ -44,11 +44,11 @@ type Route struct {
 	// Pin keeps all connections with one pod for as long as it exists, ready or not,
 	// even those to a service.
 	Pin bool
-	// Via is what carries the connections, and Container is the one of each pod whose Unix sockets
-	// are meant, "" for the only one.
+	// Via is what carries the connections. Container is the container of each pod whose Unix sockets
+	// are meant; "" is the only one.
 	Via       target.Via
 	Container string
-	// Agents says what agents run; nil has none.
+	// Agents says what agents run; with nil none is started.
 	Agents *Agents
 	// MaxTunnels, Silence, SPDYOnly and KeepWebSocket are portforward.Client's, for
 	// each pod.
@@ -70,7 +70,7 @@ type Route struct {
 	pods     *podState
 	balancer *balancer
 	tunnels  *tunnels
-	byNode   sync.Once     // has it told that a node carries connections
+	byNode   sync.Once     // tells that a node carries connections
 	recheck  chan struct{} // asks the monitor to look whether the route still works
 	reselect chan struct{} // signals that the service selects other pods
 
@@ -81,7 +81,7 @@ type Route struct {
 	session string // the token by which a later tunnel takes over what was listened on
 
 	mu        sync.Mutex
-	back      types.UID                  // the pod that is listened at; "" for none
+	listenPod types.UID                  // the pod that is listened at; "" for none
 	refs      map[target.Address]portRef // what was asked for, by the numbers that Ports gave out
 	wanted    []portRef                  // that connections will be for
 	lastNames map[portRef]string         // that the service last had for ports wanted by number

@@ -131,8 +131,8 @@ func (u *user) become() error {
 	}
 	const same = ^uintptr(0)
 	var errno unix.Errno
-	// Who has these groups already needs no capability to have them.
-	if same, err := unix.Getgroups(); err != nil || !slices.Equal(same, u.groups) {
+	// A thread that has these groups already needs no capability.
+	if now, err := unix.Getgroups(); err != nil || !slices.Equal(now, u.groups) {
 		_, _, errno = unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(u.groups)), uintptr(unsafe.Pointer(&groups[0])), 0)
 	}
 	if errno == 0 {

@@ -208,7 +208,7 @@ func recordOf(s *sandbox, e portforward.Event) Record {
 		Time: time.Now().UTC(), Event: stages[e.Stage], Namespace: s.namespace, Pod: s.pod, Sandbox: s.id,
 		Network: e.To.Network.String(), Port: e.To.Port, Path: e.To.Path, Client: e.Client, UserAgent: e.UserAgent, Protocol: e.Protocol, ConnectSeconds: e.Connect.Seconds(),
 	}
-	if e.Back {
+	if e.Reverse {
 		r.Reverse, r.Address = true, e.To.Host
 		if e.From.IsValid() {
 			r.From = e.From.String()

@@ -142,7 +142,7 @@ func (m *forwardMetrics) countListener(r Record) {
 	switch r.Event {
 	case EventListening:
 		m.listeners.WithLabelValues(r.Network).Inc()
-	case EventUnlistened:
+	case EventStopped:
 		m.listeners.WithLabelValues(r.Network).Dec()
 	}
 }

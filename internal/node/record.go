@@ -53,8 +53,8 @@ const (
 	EventClosed    = "closed" // after it was opened
 	EventFailed    = "failed" // it was never opened, or not listened on
 
-	EventListening  = "listening"  // a port of the pod is listened on, for the way back
-	EventUnlistened = "unlistened" // it no longer is
+	EventListening = "listening" // a port of the pod is listened on, for the way back
+	EventStopped   = "stopped"   // it no longer is
 )
 
 // The Results of a Record, and of the metrics.

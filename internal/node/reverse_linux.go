@@ -83,7 +83,7 @@ func (p Policy) checkReverse(hostNetwork bool, at target.Endpoint) error {
 const errReverseHost = deniedError("the pod uses the node's network, where nothing is listened on (--allow-reverse)")
 
 // reverseEvents are the names of the stages of what is listened on.
-var reverseEvents = map[tunnel.Stage]string{tunnel.Listening: EventListening, tunnel.Unlistened: EventUnlistened}
+var reverseEvents = map[tunnel.Stage]string{tunnel.Listening: EventListening, tunnel.Stopped: EventStopped}
 
 // recordListener reports what becomes of a listener, or of one that could not be.
 func (f *forwards) recordListener(r Record) {

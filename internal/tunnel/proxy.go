@@ -45,8 +45,8 @@ const (
 	Failed
 	// Listening: an address is listened on, for the way back.
 	Listening
-	// Unlistened: it no longer is. One that could not be listened on has Failed alone.
-	Unlistened
+	// Stopped: it no longer is. One that could not be listened on has Failed alone.
+	Stopped
 )
 
 // Event is a stage in the life of a connection, or of a listener.
@@ -54,10 +54,10 @@ type Event struct {
 	Stage Stage
 	// To is what is connected to: on the way back, the address that is listened on.
 	To target.Address
-	// Back says that it is about the way back, Listener that it is about what is listened on and
-	// not about a connection, and From who has connected there.
-	Back, Listener bool
-	From           netip.AddrPort
+	// Reverse says that it is about the way back; Listener that it is about a listener and not about
+	// a connection; From is who has connected there.
+	Reverse, Listener bool
+	From              netip.AddrPort
 	// Connect is how long the Dialer took.
 	Connect time.Duration
 	// Sent and Received count the bytes from and to the client; Duration is from the

@@ -155,7 +155,7 @@ func (s *Server) carryBack(ctx context.Context, end context.CancelCauseFunc, c *
 		defer close(told)
 		err := context.Cause(ctx)
 		c.Fail(err, err.Error())
-		s.reportListener(Unlistened, l.Local, err)
+		s.reportListener(Stopped, l.Local, err)
 	})
 	f := forward.Forwarder{
 		DialFor: func(_ context.Context, _ *route.Listener, client target.Endpoint) (pipe.Conn, error) {
@@ -183,13 +183,13 @@ func (s *Server) openBack(listener uint32, client target.Endpoint) (pipe.Conn, e
 
 // reportListener tells what becomes of a listener.
 func (s *Server) reportListener(stage Stage, at target.Endpoint, err error) {
-	s.cfg.report(Event{Stage: stage, To: addressOf(at), Back: true, Listener: true, Err: err})
+	s.cfg.report(Event{Stage: stage, To: addressOf(at), Reverse: true, Listener: true, Err: err})
 }
 
 // reportBack tells of a connection on the way back. A Forwarder calls it opened before it has a stream.
 func (s *Server) reportBack(e route.Event) {
 	event := Event{
-		To: addressOf(e.Listen), Back: true, From: e.Client.AddrPort, Err: e.Err,
+		To: addressOf(e.Listen), Reverse: true, From: e.Client.AddrPort, Err: e.Err,
 		Sent: e.Received, Received: e.Sent, Dropped: e.Dropped, Duration: e.Duration,
 	}
 	switch {

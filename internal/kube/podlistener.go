@@ -16,8 +16,8 @@ import (
 )
 
 // Bind is a route.Binder at one of the target's pods, through porthole on its node, or an agent in it. When
-// that pod is about to end, or is not ready and another is, the Listener goes on there. While no pod can be
-// reached it waits, at most for r.MaxWait. Errors: *tunnel.PortError, *ViaError, *AgentError, *WaitError,
+// that pod is about to end, or is not ready while another is, the Listener moves to the other. While no pod
+// can be reached Bind waits, at most for r.MaxWait. Errors: *tunnel.PortError, *ViaError, *AgentError, *WaitError,
 // target.ErrUnsupported where neither a node nor an agent does that.
 func (r *Route) Bind(ctx context.Context, at target.Endpoint) (*route.Listener, error) {
 	first, e, err := r.bind(ctx, at)
@@ -39,7 +39,7 @@ func (r *Route) bind(parent context.Context, at target.Endpoint) (*route.Listene
 	var last error
 	for {
 		_, changed, _ := r.pods.current()
-		if e, ok := r.podBack(); !ok {
+		if e, ok := r.listeningPod(); !ok {
 			last = nil
 			select {
 			case <-changed:
@@ -50,7 +50,7 @@ func (r *Route) bind(parent context.Context, at target.Endpoint) (*route.Listene
 			return l, e, err
 		} else {
 			last = err
-			r.leaveBack(e)
+			r.avoidListening(e)
 			backoff.Sleep(ctx, pauseAfter(&pause, err), changed)
 		}
 		switch {
@@ -64,31 +64,31 @@ func (r *Route) bind(parent context.Context, at target.Endpoint) (*route.Listene
 	}
 }
 
-// podBack chooses the pod to listen at: the one that is listened at already, so that all ports are at one, or
-// that which connections would go to.
-func (r *Route) podBack() (endpoint, bool) {
+// listeningPod chooses the pod to listen at: the one that is listened at already, so that all ports are in one
+// pod, or the one that connections would go to.
+func (r *Route) listeningPod() (endpoint, bool) {
 	all, _, _ := r.pods.current()
 	likely := r.likely(1)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, e := range all {
-		if e.uid == r.back && !e.terminating && (e.ready || len(likely) == 0) {
+		if e.uid == r.listenPod && !e.terminating && (e.ready || len(likely) == 0) {
 			return e, true
 		}
 	}
 	if len(likely) == 0 {
 		return endpoint{}, false
 	}
-	r.back = likely[0].uid
+	r.listenPod = likely[0].uid
 	return likely[0], true
 }
 
-// leaveBack has another pod chosen after one could not be listened at.
-func (r *Route) leaveBack(e endpoint) {
+// avoidListening has listeningPod choose anew, after a pod could not be listened at.
+func (r *Route) avoidListening(e endpoint) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.back == e.uid {
-		r.back = ""
+	if r.listenPod == e.uid {
+		r.listenPod = ""
 	}
 }
 
@@ -147,23 +147,23 @@ func (a *podAgent) listen(ctx context.Context, at target.Endpoint) (*route.Liste
 	return l, err
 }
 
-// podListener is a Listener at one pod after the other.
+// podListener is a net.Listener that moves from pod to pod.
 type podListener struct {
 	route *Route
 	life  context.Context // ends with Close
 	end   context.CancelFunc
-	asked target.Endpoint
+	asked target.Endpoint // what the first pod listens on, and so the others
 
 	mu      sync.Mutex
 	current *route.Listener
-	moved   bool // current was closed because its pod is left
+	moved   bool // current was closed, since another pod is to be listened at
 }
 
-// watch closes what listens at a pod once that is left.
+// watch closes the listener at a pod once another pod is to be listened at.
 func (l *podListener) watch(e endpoint, at *route.Listener) {
 	for {
 		_, changed, _ := l.route.pods.current()
-		if now, ok := l.route.podBack(); ok && now.uid != e.uid {
+		if now, ok := l.route.listeningPod(); ok && now.uid != e.uid {
 			break
 		}
 		select {
@@ -178,8 +178,8 @@ func (l *podListener) watch(e endpoint, at *route.Listener) {
 	_ = at.Close()
 }
 
-// Accept implements net.Listener. It goes on at the next pod when one is left, and fails when what listens
-// there is lost, or cannot listen.
+// Accept implements net.Listener. It moves to the next pod when watch says so, and fails when the listener
+// at a pod is lost, or there can be none.
 func (l *podListener) Accept() (net.Conn, error) {
 	for {
 		l.mu.Lock()
@@ -203,7 +203,7 @@ func (l *podListener) Accept() (net.Conn, error) {
 	}
 }
 
-// hasMoved reports whether the pod was left, once.
+// hasMoved reports, once, whether watch has closed the listener.
 func (l *podListener) hasMoved() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
