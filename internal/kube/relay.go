@@ -9,9 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"porthole.dev/porthole/internal/backoff"
 	"porthole.dev/porthole/internal/pinned"
-	"porthole.dev/porthole/internal/pipe"
 	"porthole.dev/porthole/internal/portforward"
 	"porthole.dev/porthole/internal/target"
 )
@@ -31,6 +29,7 @@ type relay struct {
 
 	mu      sync.Mutex
 	job     string       // the name of its Job; "" before the first attempt
+	started string       // the pod of the relay that this process has started last; "" for none
 	status  error        // why it does not run yet, while that is waited for; or nil
 	running runningRelay // the last one that was connected to
 }
@@ -64,9 +63,11 @@ func (r *relay) reach(ctx context.Context) (net.Conn, pinned.PublicKey, error) {
 		if err != nil {
 			return nil, pinned.PublicKey{}, err
 		}
+		if start.created > 0 {
+			r.set(func() { r.started = pod.Name })
+		}
 		conn, theirs, err := r.join(ctx, pod)
 		if err == nil {
-			r.set(func() { r.running.found = start.created == 0 })
 			return conn, theirs, nil
 		}
 		if try == joinTries || ctx.Err() != nil || errors.Is(err, ErrForbidden) {
@@ -112,45 +113,13 @@ func (r *relay) join(ctx context.Context, pod *corev1.Pod) (net.Conn, pinned.Pub
 		Transport: r.cluster.tunnels, SPDYOnly: SPDYOnly(), KeepWebSocket: KeepWebSocket(), Ways: &r.cluster.ways,
 		MaxTunnels: 1, Again: r.cluster.pauseTunnels(),
 	}
-	var conn pipe.Conn
-	err := r.awaitListener(ctx, client, unread != nil)
-	if err == nil {
-		conn, err = client.Dial(ctx, target.TCPPort(relayPort))
-	}
+	conn, err := client.Dial(ctx, target.TCPPort(relayPort))
 	if err != nil {
 		_ = client.Close()
 		return nil, theirs, r.cluster.requestError(ctx, err, portForwardTo(r.namespace, pod.Name))
 	}
-	r.set(func() { r.running = runningRelay{pod: pod.Name, unread: unread} })
+	r.set(func() { r.running = runningRelay{pod: pod.Name, found: pod.Name != r.started, unread: unread} })
 	return relayConn{conn.(net.Conn), client}, theirs, nil
-}
-
-// awaitListener waits until a relay listens, if it is not known to: it prints its key only then.
-func (r *relay) awaitListener(ctx context.Context, client *portforward.Client, wait bool) error {
-	if !wait {
-		return nil
-	}
-	mine, err := r.agents.key()
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, keyTime)
-	defer cancel()
-	var pause backoff.Backoff
-	for {
-		conn, err := client.Dial(ctx, target.TCPPort(relayPort))
-		if err != nil {
-			return err
-		}
-		secure, err := pinned.Client(ctx, conn.(net.Conn), mine, pinned.PublicKey{})
-		if err == nil {
-			return secure.Close()
-		}
-		if ctx.Err() != nil {
-			return err
-		}
-		backoff.Sleep(ctx, pause.Next(minLook, maxLook), nil)
-	}
 }
 
 // relayConn is a connection to a relay's port, which has a port-forward to itself.
