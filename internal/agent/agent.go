@@ -3,7 +3,6 @@
 package agent
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -57,14 +56,8 @@ func (a *Agent) greet(stream io.ReadWriteCloser) (io.ReadWriteCloser, error) {
 	if a.Openers != nil || a.Bind != nil {
 		mine.Features = append(mine.Features, tunnel.FeatureListen)
 	}
-	if _, err := stream.Write(mine.Append(nil)); err != nil {
-		return nil, fmt.Errorf("greet: %w", err)
-	}
-	buffered := bufio.NewReader(stream)
-	if _, err := tunnel.ReadGreeting(buffered); err != nil {
-		return nil, err
-	}
-	return bufferedStream{buffered, stream}, nil
+	greeted, _, err := tunnel.GreetClient(stream, mine)
+	return greeted, err
 }
 
 // config is that of a tunnel, without its Copier.
@@ -76,15 +69,6 @@ func (a *Agent) config() tunnel.ServerConfig {
 	}
 	return cfg
 }
-
-// bufferedStream is a stream of which some bytes were read ahead, with the greeting.
-type bufferedStream struct {
-	*bufio.Reader
-	stream io.ReadWriteCloser
-}
-
-func (s bufferedStream) Write(p []byte) (int, error) { return s.stream.Write(p) }
-func (s bufferedStream) Close() error                { return s.stream.Close() }
 
 // openTarget is a target of this host that is open for the other end.
 type openTarget struct {

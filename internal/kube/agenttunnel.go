@@ -1,7 +1,6 @@
 package kube
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -92,11 +91,7 @@ func (t *agentTunnel) connect(ctx context.Context, key pinned.Key) (*pinned.Conn
 func greet(ctx context.Context, conn net.Conn, mine tunnel.Greeting) (io.ReadWriteCloser, tunnel.Greeting, error) {
 	_ = conn.SetDeadline(time.Now().Add(greetingTime))
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Now()) })
-	buffered := bufio.NewReader(conn)
-	theirs, err := tunnel.ReadGreeting(buffered)
-	if err == nil {
-		_, err = conn.Write(mine.Append(nil))
-	}
+	stream, theirs, err := tunnel.GreetServer(conn, mine)
 	if !stop() {
 		return nil, theirs, context.Cause(ctx)
 	}
@@ -106,7 +101,7 @@ func greet(ctx context.Context, conn net.Conn, mine tunnel.Greeting) (io.ReadWri
 	if err != nil {
 		return nil, theirs, fmt.Errorf("greet the agent: %w", err)
 	}
-	return greetedStream{buffered, conn}, theirs, conn.SetDeadline(time.Time{})
+	return stream, theirs, conn.SetDeadline(time.Time{})
 }
 
 // unwrapNoise returns why a greeting could not be read.
@@ -117,11 +112,3 @@ func unwrapNoise(err error) error {
 	}
 	return err
 }
-
-// greetedStream is a connection of which some bytes were read ahead, with the greeting.
-type greetedStream struct {
-	*bufio.Reader
-	net.Conn
-}
-
-func (s greetedStream) Read(p []byte) (int, error) { return s.Reader.Read(p) }
