@@ -2,7 +2,6 @@ package kube
 
 import (
 	"cmp"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -12,7 +11,6 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/util/strategicpatch"
 
 	"porthole.dev/porthole/internal/pinned"
 	"porthole.dev/porthole/internal/target"
@@ -268,19 +266,13 @@ func securityOf(pod *corev1.Pod, container string) corev1.SecurityContext {
 	return corev1.SecurityContext{}
 }
 
-// patch merges what the user gave into a container.
-func (a *Agents) patch(c *corev1.EphemeralContainer) error {
+// patch merges what the user gave into a container. Errors: *PatchError.
+func (a *Agents) patch(c *corev1.EphemeralContainer) (err error) {
 	if a.Patch == nil {
 		return nil
 	}
-	ours, err := json.Marshal(c)
-	if err != nil {
-		return err
-	}
-	merged, err := strategicpatch.StrategicMergePatch(ours, a.Patch, corev1.EphemeralContainer{})
-	if err != nil {
+	if *c, err = mergePatch(*c, a.Patch); err != nil {
 		return &PatchError{Err: err}
 	}
-	*c = corev1.EphemeralContainer{}
-	return decodeStrictly(merged, c)
+	return nil
 }

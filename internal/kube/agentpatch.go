@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	"sigs.k8s.io/yaml"
 )
 
@@ -53,12 +54,18 @@ func ReadAgentPatch(text []byte) ([]byte, error) {
 	return patch, a.patch(&corev1.EphemeralContainer{})
 }
 
-// decodeStrictly decodes JSON that has no other fields.
-func decodeStrictly(text []byte, into any) error {
-	decoder := json.NewDecoder(bytes.NewReader(text))
-	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(into); err != nil {
-		return &PatchError{Err: err}
+// mergePatch merges a strategic merge patch, as JSON, into an object. Fields that the object cannot have
+// are errors.
+func mergePatch[T any](object T, patch []byte) (patched T, err error) {
+	original, err := json.Marshal(object)
+	if err != nil {
+		return patched, err
 	}
-	return nil
+	merged, err := strategicpatch.StrategicMergePatch(original, patch, object)
+	if err != nil {
+		return patched, err
+	}
+	decoder := json.NewDecoder(bytes.NewReader(merged))
+	decoder.DisallowUnknownFields()
+	return patched, decoder.Decode(&patched)
 }

@@ -14,7 +14,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -170,18 +169,15 @@ func agentRuns(pod *corev1.Pod, name string) (why, final error) {
 // says. The kubelet writes that at once, but into the pod's status only ten seconds later. It
 // returns nil when ctx ends, or if the user may not read events.
 func (c *Cluster) awaitFailure(ctx context.Context, pod *corev1.Pod, container string) error {
-	options := metav1.ListOptions{FieldSelector: fields.AndSelectors(
-		fields.OneTermEqualSelector("involvedObject.uid", string(pod.UID)),
-		fields.OneTermEqualSelector("involvedObject.fieldPath", "spec.ephemeralContainers{"+container+"}"),
-		fields.OneTermEqualSelector("type", corev1.EventTypeWarning)).String()}
+	of := fields.Set{"uid": string(pod.UID), "fieldPath": "spec.ephemeralContainers{" + container + "}"}
 	for {
 		backoff.Sleep(ctx, eventPause, nil)
-		var list corev1.EventList
-		if err := c.list(ctx, corev1.SchemeGroupVersion.WithResource("events"), pod.Namespace, options, &list); err != nil {
+		events, err := c.warnings(ctx, pod.Namespace, of)
+		if err != nil {
 			return nil //nolint:nilerr // the pod's status tells it later
 		}
 		text := ""
-		for _, e := range list.Items {
+		for _, e := range events {
 			if len(e.Message) > len(text) { // "Error: ErrImagePull" follows what has failed
 				text = e.Message
 			}

@@ -1,13 +1,11 @@
 package kube
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"reflect"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	"sigs.k8s.io/yaml"
 
 	"porthole.dev/porthole/internal/pinned"
@@ -45,16 +43,8 @@ func (p RelayPatch) apply(template corev1.PodTemplateSpec) (corev1.PodTemplateSp
 	if p == "" {
 		return template, nil
 	}
-	original, err := json.Marshal(template)
+	patched, err := mergePatch(template, []byte(p))
 	if err != nil {
-		return template, fmt.Errorf("%w: %w", ErrRelayPatch, err)
-	}
-	merged, err := strategicpatch.StrategicMergePatch(original, []byte(p), template)
-	if err != nil {
-		return template, fmt.Errorf("%w: %w", ErrRelayPatch, err)
-	}
-	var patched corev1.PodTemplateSpec
-	if err := json.Unmarshal(merged, &patched); err != nil {
 		return template, fmt.Errorf("%w: %w", ErrRelayPatch, err)
 	}
 	if field := changedField(template, patched); field != "" {

@@ -165,15 +165,9 @@ func (s *relayStart) look(ctx context.Context, job *batchv1.Job) (*corev1.Pod, e
 // refuses the pod, which only events tell.
 func (s *relayStart) podless(ctx context.Context, job *batchv1.Job) error {
 	e := &NotReadyError{Target: "it", Namespace: s.namespace}
-	options := metav1.ListOptions{FieldSelector: fields.AndSelectors(
-		fields.OneTermEqualSelector("involvedObject.uid", string(job.UID)),
-		fields.OneTermEqualSelector("type", corev1.EventTypeWarning)).String()}
-	var list corev1.EventList
-	if err := s.cluster.list(ctx, corev1.SchemeGroupVersion.WithResource("events"), s.namespace, options, &list); err != nil {
-		return e
-	}
-	if i := slices.IndexFunc(list.Items, func(e corev1.Event) bool { return e.Message != "" }); i >= 0 {
-		e.Reason = fmt.Sprintf("gets no pod: %s: %s", list.Items[i].Reason, list.Items[i].Message)
+	events, _ := s.cluster.warnings(ctx, s.namespace, fields.Set{"uid": string(job.UID)})
+	if i := slices.IndexFunc(events, func(e corev1.Event) bool { return e.Message != "" }); i >= 0 {
+		e.Reason = fmt.Sprintf("gets no pod: %s: %s", events[i].Reason, events[i].Message)
 	}
 	return e
 }
