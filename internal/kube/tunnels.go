@@ -188,16 +188,14 @@ func (r *Route) connect(ctx context.Context, e endpoint, to *target.Address) (co
 	}
 	attempt, cancel := context.WithTimeout(ctx, attemptLimit)
 	defer cancel()
-	via := target.ViaStock
-	switch {
-	case to == nil:
+	if to == nil {
 		err = client.Connect(attempt)
-	default:
-		if via, err = r.choose(attempt, client, there); err == nil && via == target.ViaAgent {
-			conn, err = r.tunnels.agent(e).dial(ctx, there)
-		} else if err == nil {
-			conn, err = client.Dial(attempt, there)
-		}
+	} else if via, failed := r.choose(attempt, client, there); failed != nil {
+		err = failed
+	} else if via == target.ViaAgent {
+		conn, err = r.tunnels.agent(e).dial(ctx, there)
+	} else {
+		conn, err = client.Dial(attempt, there)
 	}
 	if err == nil {
 		r.balancer.confirm(e.uid)

@@ -129,7 +129,7 @@ func (l *Listener) end(err error) {
 	close(l.over)
 	_ = l.stream.Reset()
 	for len(l.waiting) > 0 {
-		(<-l.waiting).(interface{ Reset() error }).Reset()
+		_ = (<-l.waiting).(interface{ Reset() error }).Reset()
 	}
 	if l.bound && l.client.cfg.ConnClosed != nil {
 		l.client.cfg.ConnClosed()

@@ -47,7 +47,7 @@ type heldListener struct {
 }
 
 // takeOver closes the listeners of a session at an address of a sandbox.
-func (ls *Listeners) takeOver(at target.Endpoint, session string, sandbox context.Context) {
+func (ls *Listeners) takeOver(sandbox context.Context, at target.Endpoint, session string) {
 	if ls.Claim != nil && session != "" {
 		defer ls.Claim(at, session)
 	}
@@ -90,7 +90,7 @@ func (ls *Listeners) remove(l *heldListener) {
 
 // acceptListen handles a stream by which the client has this end listen.
 func (s *Server) acceptListen(c *streamConn) {
-	bind, life := s.cfg.Bind, context.Context(s.ctx)
+	bind, life := s.cfg.Bind, s.ctx
 	if _, inTarget := c.Headers()["In"]; inTarget {
 		t, err := s.targetIn(c.Headers())
 		if err != nil {
@@ -126,7 +126,7 @@ func (s *Server) listen(life context.Context, c *streamConn, bind route.Binder, 
 		defer context.AfterFunc(s.cfg.Sandbox, func() { end(ErrNoSandbox) })()
 	}
 	c.AfterLoss(func() { end(c.Loss()) })
-	s.cfg.Listeners.takeOver(at, session, s.cfg.Sandbox)
+	s.cfg.Listeners.takeOver(s.cfg.Sandbox, at, session)
 	binding, cancel := context.WithTimeout(ctx, dialTime)
 	bound, err := bind(binding, at)
 	cancel()
