@@ -56,16 +56,17 @@ func (c *Client) listen(ctx context.Context, at target.Endpoint, header spdy.Hea
 		l.Close()
 		return nil, err
 	}
-	bound := target.Endpoint{Network: at.Network}
-	if bound.AddrPort, err = netip.ParseAddrPort(line); err != nil {
+	bound, err := netip.ParseAddrPort(line)
+	if err != nil || bound.Addr().WithZone("") != at.Addr().Unmap().WithZone("") || at.Port() != 0 && bound.Port() != at.Port() {
 		l.Close()
-		return nil, fmt.Errorf("listen on %s: what the far end answers is no address: %.80q", at, line)
+		return nil, fmt.Errorf("listen on %s: the far end answers %.80q", at, line)
 	}
 	l.mu.Lock()
 	l.bound = true
 	l.mu.Unlock()
 	go l.watch()
-	return &route.Listener{Local: bound, Streams: l}, nil
+	local := target.Endpoint{Network: at.Network, AddrPort: netip.AddrPortFrom(at.Addr(), bound.Port())} // the zone is as this side has it
+	return &route.Listener{Local: local, Streams: l}, nil
 }
 
 // open opens the stream, and enters the Listener before a connection of its can come.

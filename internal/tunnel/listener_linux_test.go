@@ -372,6 +372,47 @@ func TestUnaskedStreams(t *testing.T) {
 	}
 }
 
+// What the far end answers is shown, and written to files that scripts read, so that it is held to what was
+// asked for.
+func TestListenAnswer(t *testing.T) {
+	testenv.NoLeaks(t)
+	a, b := testenv.TCPPair(t)
+	c := NewClient(a, ClientConfig{})
+	defer c.Close()
+	server := spdy.New(b, spdy.Config{Server: true, FlowControl: true})
+	defer server.Close()
+	for _, test := range []struct {
+		at, answer string
+		ok         bool
+	}{
+		{"127.0.0.1:80", "127.0.0.1:80\n", true},
+		{"127.0.0.1:0", "127.0.0.1:4711\n", true},
+		{"[fe80::1%eth0]:80", "[fe80::1%2]:80\n", true},
+		{"127.0.0.1:80", "127.0.0.1:81\n", false},
+		{"127.0.0.1:80", "192.0.2.1:80\n", false},
+		{"127.0.0.1:80", "[fe80::1%\x1b[2J 1.2.3.4:80]:80\n", false},
+		{"127.0.0.1:80", "nothing\n", false},
+		{"127.0.0.1:80", strings.Repeat("x", 1<<16), false},
+	} {
+		go func() {
+			if s, err := server.Accept(t.Context()); err == nil {
+				io.WriteString(s, test.answer)
+			}
+		}()
+		at := netip.MustParseAddrPort(test.at)
+		l, err := c.Listen(t.Context(), target.Endpoint{AddrPort: at}, "")
+		if test.ok != (err == nil) {
+			t.Errorf("%s, %.40q: %v", test.at, test.answer, err)
+		}
+		if err == nil {
+			if l.Local.Addr() != at.Addr() {
+				t.Errorf("%s: %v", test.at, l.Local)
+			}
+			l.Close()
+		}
+	}
+}
+
 // Each client of a UDP port is a connection of datagrams, and is told when nobody listens here.
 func TestListenerUDP(t *testing.T) {
 	testenv.NoLeaks(t)
