@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"porthole.dev/porthole/internal/kube"
 	"porthole.dev/porthole/internal/route"
 	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/tunnel"
@@ -102,8 +103,11 @@ func (s textStyle) carried(e route.Event) string {
 	if e.Version != "" {
 		text += fmt.Sprintf("; it is version %s, and this one %s", e.Version, version())
 	}
-	if e.Err != nil {
+	switch {
+	case errors.Is(e.Err, kube.ErrLostKey):
 		text += "; " + describe(e.Err, s.verbose)
+	case e.Err != nil:
+		text += "; its key cannot be checked: " + describe(e.Err, s.verbose)
 	}
 	return text
 }

@@ -22,7 +22,7 @@ func TestCarried(t *testing.T) {
 		"goes through an agent, which was started in pod web and stays until that ends: ephemeral container porthole-1-1": started,
 		"goes through the agent that is in pod web: container porthole-1-1":                                               found,
 		"it is version v9, and this one ":                                                                                 other,
-		`user "ann" may not get pods/log in namespace shop: forbidden (hint: `:                                            unread,
+		`its key cannot be checked: user "ann" may not get pods/log in namespace shop: forbidden (hint: `:                 unread,
 	} {
 		out, line := textStyle{}.line(e)
 		if out != "" || !strings.Contains(line, want) || strings.Contains(line, "\n") {
