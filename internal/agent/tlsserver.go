@@ -23,7 +23,7 @@ import (
 
 const (
 	// maxStrangers is how many connections may be without a proven key at once. For one more
-	// the oldest gives way, so that those which say nothing keep nobody out.
+	// the oldest is closed, so that silent ones keep nobody out.
 	maxStrangers = 64
 	// maxTunnels is how many tunnels the client may have at once, one for each of its sessions.
 	maxTunnels = 64
@@ -33,7 +33,7 @@ const (
 	memory = 32 << 20
 	// defaultIdleTime is how long nothing is used until memory is given back.
 	defaultIdleTime = 10 * time.Minute
-	// strangersLogged is how often a stranger is worth a line in the log.
+	// strangersLogged is the time between two lines about strangers in the log, at least.
 	strangersLogged = time.Minute
 )
 
@@ -97,12 +97,12 @@ func (s *TLSServer) Serve(ctx context.Context, l net.Listener) error {
 	}
 }
 
-// serve serves a connection, of whomever.
+// serve does the handshake with whoever has connected, and serves the tunnel if that is the client.
 func (s *TLSServer) serve(ctx context.Context, conn net.Conn) {
 	s.memory.touch()
-	s.arrived(conn)
+	s.addStranger(conn)
 	secure, err := pinned.Server(ctx, conn, s.Key, s.Client)
-	s.proven(conn)
+	s.removeStranger(conn)
 	if err != nil {
 		if ctx.Err() == nil {
 			s.logged.Do(func() { s.Log.Warn("agent: a stranger was refused", "err", err) })
@@ -110,11 +110,11 @@ func (s *TLSServer) serve(ctx context.Context, conn net.Conn) {
 		return
 	}
 	defer secure.Close()
-	if !s.enter() {
+	if !s.addTunnel() {
 		s.Log.Warn("agent: the client has too many tunnels", "tunnels", maxTunnels)
 		return
 	}
-	defer s.exit()
+	defer s.removeTunnel()
 	defer context.AfterFunc(ctx, func() { secure.Close() })()
 	_ = secure.SetDeadline(time.Now().Add(greetingTime))
 	greeted, err := s.Agent.greet(secure)
@@ -143,8 +143,8 @@ func (s *TLSServer) tunnel(ctx context.Context, stream io.ReadWriteCloser) {
 	_ = tunnel.NewServer(stream, cfg).Run(ctx) // the error says how the client went away
 }
 
-// arrived counts a connection whose key is not proven. The oldest gives way for one too many.
-func (s *TLSServer) arrived(conn net.Conn) {
+// addStranger counts a connection whose key is not proven yet. If there are too many, the oldest is closed.
+func (s *TLSServer) addStranger(conn net.Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.strangers) >= maxStrangers {
@@ -154,15 +154,15 @@ func (s *TLSServer) arrived(conn net.Conn) {
 	s.strangers = append(s.strangers, conn)
 }
 
-// proven counts it out, whether or not it has proven anything.
-func (s *TLSServer) proven(conn net.Conn) {
+// removeStranger counts one out, when its handshake has succeeded or failed.
+func (s *TLSServer) removeStranger(conn net.Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.strangers = slices.DeleteFunc(s.strangers, func(other net.Conn) bool { return other == conn })
 }
 
-// enter counts a tunnel, and reports whether there may be one more.
-func (s *TLSServer) enter() bool {
+// addTunnel counts a tunnel, and reports whether there may be one more.
+func (s *TLSServer) addTunnel() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.tunnels >= maxTunnels {
@@ -175,7 +175,7 @@ func (s *TLSServer) enter() bool {
 	return true
 }
 
-func (s *TLSServer) exit() {
+func (s *TLSServer) removeTunnel() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.tunnels--

@@ -32,8 +32,8 @@ const (
 // or a relay. All connections through it share one byte stream, which is opened when the first
 // of them needs it, and again after it was lost.
 type agentTunnel struct {
-	// reach connects to the agent's port, and returns the key that has to be there: any, if
-	// that is zero. It is called for each attempt, and starts an agent where there is none.
+	// reach connects to the agent's port, and returns the key that the agent has, or the zero one if any
+	// is to be accepted. It is called for each attempt, and starts an agent if there is none.
 	reach func(ctx context.Context) (net.Conn, pinned.PublicKey, error)
 	// config has the user's key and this program's version.
 	config *Agents

@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -57,19 +58,14 @@ type runningAgent struct {
 // newPodAgent has neither looked for the agent nor started it.
 func (r *Route) newPodAgent(pod string, client *portforward.Client) *podAgent {
 	a := &podAgent{route: r, pod: pod, client: client}
-	a.tunnel = (&agentTunnel{reach: a.reach, config: r.Agents, silence: r.agentSilence(), greeted: a.greeted}).init()
+	a.tunnel = (&agentTunnel{reach: a.reach, config: r.Agents, silence: agentSilence(r.Silence), greeted: a.greeted}).init()
 	return a
 }
 
-// agentSilence is r.Silence as a tunnel takes it.
-func (r *Route) agentSilence() time.Duration {
-	switch {
-	case r.Silence == 0:
-		return defaultAgentSilence
-	case r.Silence < 0:
-		return 0
-	}
-	return r.Silence
+// agentSilence returns a Route's Silence, of which 0 is the default and less is for ever, as an
+// agentTunnel has it.
+func agentSilence(silence time.Duration) time.Duration {
+	return max(cmp.Or(silence, defaultAgentSilence), 0)
 }
 
 const defaultAgentSilence = 30 * time.Second

@@ -16,7 +16,7 @@ import (
 	"porthole.dev/porthole/internal/tunnel"
 )
 
-// relaySlow is after how long a relay that starts is told of: usually it takes 2 s.
+// relaySlow is how long a relay may take to start before a line says what it waits for. Usually it takes 2 s.
 const relaySlow = 4 * time.Second
 
 // relayRoute leads to a target through a relay of its namespace.
@@ -185,7 +185,7 @@ func (o *Opener) relay(context, namespace string) (*relay, error) {
 		return r, nil
 	}
 	r := &relay{cluster: cluster, namespace: cluster.Namespace, agents: o.Agents, limit: cmp.Or(o.PodRunningTimeout, defaultPodRunningTimeout)}
-	r.tunnel = agentTunnel{reach: r.reach, config: o.Agents, silence: max(cmp.Or(o.Silence, defaultAgentSilence), 0),
+	r.tunnel = agentTunnel{reach: r.reach, config: o.Agents, silence: agentSilence(o.Silence),
 		greeted: func(version string) { r.set(func() { r.running.version = version }) }}
 	r.tunnel.init()
 	if o.relays == nil {

@@ -18,22 +18,22 @@ import (
 // ErrRelayTarget means that a relay does not lead to something.
 var ErrRelayTarget = errors.New("a relay leads to ports of services, pods and hosts")
 
-// relayedTime is for how long what is known of a service or pod counts. It is looked at again for
-// each connection that comes later, so that it may be edited or replaced meanwhile.
-const relayedTime = time.Second
+// relayTargetTime is how long an answer about a service or pod is used. A connection that comes later asks
+// again, since the object may have been edited or replaced.
+const relayTargetTime = time.Second
 
-// relayed is a service or a pod that connections go to through a relay.
-type relayed struct {
+// relayTarget is a service or a pod that connections go to through a relay.
+type relayTarget struct {
 	cluster *Cluster
 	target  target.Target
 	pod     bool
 	refs    map[target.Address]portRef // what was asked for, by the numbers that ports gave out
 
-	known cache[struct{}, relayedState]
+	known cache[struct{}, relayTargetState]
 }
 
-// relayedState is where a service or pod is now.
-type relayedState struct {
+// relayTargetState is where a service or pod is now.
+type relayTargetState struct {
 	host       string
 	declared   ports
 	undeclared bool                // numbers are taken too that nothing declares
@@ -43,7 +43,7 @@ type relayedState struct {
 
 // openRelayed opens a route to a service or a pod through a relay.
 func (o *Opener) openRelayed(ctx context.Context, cluster *Cluster, f target.Forward, events func(route.Event)) (*route.Result, error) {
-	r := &relayed{cluster: cluster, target: f.Target, refs: map[target.Address]portRef{}}
+	r := &relayTarget{cluster: cluster, target: f.Target, refs: map[target.Address]portRef{}}
 	switch found, _ := builtin(f.Target.Resource); found {
 	case serviceResource():
 	case podResource():
@@ -60,7 +60,7 @@ func (o *Opener) openRelayed(ctx context.Context, cluster *Cluster, f target.For
 
 // ports fills in the numbers of ports that have names, and checks all of them.
 // Errors: *PortError, ErrRelayTarget, and those of the service or pod.
-func (r *relayed) ports(ctx context.Context, given []target.Port) ([]target.Port, error) {
+func (r *relayTarget) ports(ctx context.Context, given []target.Port) ([]target.Port, error) {
 	now := r.look(ctx)
 	if now.err != nil {
 		return nil, now.err
@@ -84,7 +84,7 @@ func (r *relayed) ports(ctx context.Context, given []target.Port) ([]target.Port
 }
 
 // address is relayRoute's: where a connection goes now.
-func (r *relayed) address(ctx context.Context, to target.Address) (target.Address, error) {
+func (r *relayTarget) address(ctx context.Context, to target.Address) (target.Address, error) {
 	now := r.look(ctx)
 	if now.err != nil {
 		return to, now.err
@@ -102,9 +102,9 @@ func (r *relayed) address(ctx context.Context, to target.Address) (target.Addres
 }
 
 // look returns where the service or pod is. Many connections that come at once share an answer.
-func (r *relayed) look(ctx context.Context) relayedState {
-	return r.known.get(struct{}{}, func() (time.Duration, relayedState) {
-		var now relayedState
+func (r *relayTarget) look(ctx context.Context) relayTargetState {
+	return r.known.get(struct{}{}, func() (time.Duration, relayTargetState) {
+		var now relayTargetState
 		if r.pod {
 			now = r.lookAtPod(ctx)
 		} else {
@@ -113,19 +113,19 @@ func (r *relayed) look(ctx context.Context) relayedState {
 		if now.err != nil {
 			return 0, now
 		}
-		return relayedTime, now
+		return relayTargetTime, now
 	})
 }
 
-// lookAtService goes by what clients in the cluster do: to the service's address, so that its own
-// load balancing counts; to the name of a headless one, which stands for the addresses of its
-// endpoints and needs no right to read those; to the name that an ExternalName says.
-func (r *relayed) lookAtService(ctx context.Context) relayedState {
+// lookAtService returns where clients in the cluster connect to for a service: its address, so that its own
+// load balancing counts; for a headless one its name, which stands for the addresses of its endpoints
+// and takes no right to read those; for an ExternalName the name that it has.
+func (r *relayTarget) lookAtService(ctx context.Context) relayTargetState {
 	var service corev1.Service
 	if err := r.cluster.get(ctx, serviceResource(), r.cluster.Namespace, r.target.Name, &service); err != nil {
-		return relayedState{err: r.cluster.notFound(ctx, r.cluster.Namespace, r.target, err)}
+		return relayTargetState{err: r.cluster.notFound(ctx, r.cluster.Namespace, r.target, err)}
 	}
-	now := relayedState{declared: servicePorts(&service)}
+	now := relayTargetState{declared: servicePorts(&service)}
 	switch {
 	case service.Spec.Type == corev1.ServiceTypeExternalName:
 		now.host, now.undeclared = service.Spec.ExternalName, true
@@ -143,16 +143,16 @@ func (r *relayed) lookAtService(ctx context.Context) relayedState {
 	return now
 }
 
-// lookAtPod goes by a pod's address.
-func (r *relayed) lookAtPod(ctx context.Context) relayedState {
+// lookAtPod returns a pod's address.
+func (r *relayTarget) lookAtPod(ctx context.Context) relayTargetState {
 	var pod corev1.Pod
 	if err := r.cluster.get(ctx, podResource(), r.cluster.Namespace, r.target.Name, &pod); err != nil {
-		return relayedState{err: r.cluster.notFound(ctx, r.cluster.Namespace, r.target, err)}
+		return relayTargetState{err: r.cluster.notFound(ctx, r.cluster.Namespace, r.target, err)}
 	}
 	if status, ok := readiness(&pod, true); !ok || net.ParseIP(pod.Status.PodIP) == nil {
-		return relayedState{err: &NotReadyError{Target: r.target.String(), Namespace: pod.Namespace, Pods: []PodStatus{status}}}
+		return relayTargetState{err: &NotReadyError{Target: r.target.String(), Namespace: pod.Namespace, Pods: []PodStatus{status}}}
 	}
-	return relayedState{host: pod.Status.PodIP, declared: podPorts(pod.Spec.Containers, pod.Spec.InitContainers), undeclared: true}
+	return relayTargetState{host: pod.Status.PodIP, declared: podPorts(pod.Spec.Containers, pod.Spec.InitContainers), undeclared: true}
 }
 
 // notFound turns Kubernetes' error that a target does not exist into a *NotFoundError, with similar

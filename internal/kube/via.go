@@ -15,11 +15,12 @@ import (
 	"porthole.dev/porthole/internal/target"
 )
 
-// onlyNodes is an address that porthole on a node carries, and stock Kubernetes does not.
+// onlyNodes is an address, of any number, by which a node is asked whether it runs porthole: stock Kubernetes
+// does not carry it.
 var onlyNodes = target.Address{Network: target.UDP, Port: 9}
 
-// slowAgent is after how long it is told what an agent waits for.
-const slowAgent = 3 * time.Second
+// agentSlow is how long an agent may take to start before a line says what it waits for.
+const agentSlow = 3 * time.Second
 
 // choose says what carries connections to an address of a pod: the stock protocol, porthole on
 // the node that client leads to, or an agent. Errors: *ViaError, target.ErrUnsupported where the
@@ -101,7 +102,7 @@ func (r *Route) startAgent(ctx context.Context, a *podAgent, to target.Address) 
 	}
 	ctx, cancel := context.WithTimeout(ctx, r.PodRunningTimeout)
 	defer cancel()
-	slow := time.AfterFunc(slowAgent, func() { r.emit(route.Event{Kind: route.Waiting, Err: a.waiting()}) })
+	slow := time.AfterFunc(agentSlow, func() { r.emit(route.Event{Kind: route.Waiting, Err: a.waiting()}) })
 	defer slow.Stop()
 	_, err := a.start(ctx, to)
 	return err
