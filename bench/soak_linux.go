@@ -79,7 +79,7 @@ func (b *bench) soakClient(ctx context.Context, flags []string, measure func(*pe
 		return err
 	}
 	err = measure(p)
-	_ = p.cmd.Process.Signal(syscall.SIGQUIT)
+	_ = p.cmd.Process.Signal(syscall.SIGABRT) // SIGQUIT ends the session without a trace
 	_ = p.cmd.Wait()
 	*goroutines = len(regexp.MustCompile(`(?m)^goroutine \d+ `).FindAll(trace.Bytes(), -1))
 	if err == nil && *goroutines == 0 {
