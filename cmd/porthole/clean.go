@@ -75,10 +75,13 @@ func newClean() *cobra.Command {
 
 // run goes on after a failure, so that what cannot be removed keeps nothing else from being removed.
 func (c *cleaning) run(ctx context.Context, stderr io.Writer) error {
+	if leftoversDir() == "" {
+		fmt.Fprintln(stderr, "porthole: HOME or XDG_CACHE_HOME has to be set, to an absolute path: no files were searched")
+	}
 	pods := c.files()
 	cluster, err := kube.Open(c.config)
 	switch {
-	case errors.Is(err, kube.ErrNoConfig):
+	case errors.Is(err, kube.ErrNoConfig) && c.config.Kubeconfig == "":
 		fmt.Fprintln(stderr, "porthole: there is no kubeconfig, so no cluster was searched")
 	case err != nil:
 		c.errs = append(c.errs, err)

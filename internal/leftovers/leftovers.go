@@ -100,8 +100,11 @@ type Left struct {
 
 // Find returns the lists of this user's dead processes, which nobody else gets until they are closed, and the
 // pods of relays that living ones use. Lists of other users, and files of theirs, are left alone: anybody could
-// have written those lists, and root may come by.
+// have written those lists, and root may come by. In "", which is nowhere, it finds nothing.
 func Find(dir string) (dead []Left, pods []string, err error) {
+	if dir == "" {
+		return nil, nil, nil
+	}
 	names, err := filepath.Glob(filepath.Join(dir, "*"+suffix))
 	if err != nil {
 		return nil, nil, err
