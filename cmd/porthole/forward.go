@@ -209,11 +209,11 @@ func (f *forwarding) parse(args []string) (err error) {
 		return fmt.Errorf("forward: --ready-when %q: want all or any", f.readyWhen)
 	}
 	if len(f.addresses) == 0 {
-		return fmt.Errorf("address %q: %w", "", target.ErrAddress)
+		return f.reverseForms(fmt.Errorf("address %q: %w", "", target.ErrAddress))
 	}
 	for i, a := range f.addresses {
 		if f.addresses[i], err = target.ParseAddress(a); err != nil {
-			return err
+			return f.reverseForms(err)
 		}
 	}
 	if err := f.agent.check(); err != nil {
@@ -255,7 +255,7 @@ func (f *forwarding) parseArgs(args []string) (err error) {
 	}
 	f.forwards = []target.Forward{only}
 	if err := only.CheckPorts(); err != nil {
-		return f.portForms(err)
+		return f.reverseForms(err)
 	}
 	return only.CheckEach()
 }

@@ -83,10 +83,11 @@ func (f *forwarding) serve(ctx context.Context, p *printer, ready *readyFile, en
 			return status
 		}
 	}
-	if errors.Is(err, forward.ErrTwice) || errors.Is(err, kube.ErrOnePod) {
-		return usageError{err}
+	var via *kube.ViaError
+	if errors.Is(err, forward.ErrTwice) || errors.Is(err, kube.ErrOnePod) || errors.As(err, &via) {
+		return usageError{f.reverseForms(err)}
 	}
-	return f.advise(err)
+	return f.advise(f.reverseForms(err))
 }
 
 // startCommand starts the command, detaches the session from signals, and stops it when

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"porthole.dev/porthole/internal/forward"
 	"porthole.dev/porthole/internal/kube"
 	"porthole.dev/porthole/internal/netns"
 	"porthole.dev/porthole/internal/safetext"
@@ -280,12 +281,20 @@ func (f *forwarding) portHint(arg string, err error) error {
 	if line, ok := f.typed.withCommand(); ok {
 		return hintedError{err, "a command goes behind --: " + line.line(f.cmd)}
 	}
-	return f.portForms(err)
+	return f.reverseForms(err)
 }
 
-// portForms adds the forms of ports to an error about one, where they are not those of "porthole forward".
-func (f *forwarding) portForms(err error) error {
-	if f.reverse && errors.Is(err, target.ErrPort) {
+// reverseForms adds the forms of ports and addresses to an error about one, where they are not those of "porthole forward".
+func (f *forwarding) reverseForms(err error) error {
+	switch {
+	case !f.reverse:
+	case errors.Is(err, target.ErrAddress):
+		return hintedError{err, "for example --listen 0.0.0.0 for all of IPv4"}
+	case errors.Is(err, forward.ErrTwice):
+		return hintedError{err, "give each a port of its own there: REMOTE:LOCAL"}
+	case errors.Is(err, kube.ErrNoSelector):
+		return hintedError{err, "name a pod, or a service or workload that has pods"}
+	case errors.Is(err, target.ErrPort):
 		return hintedError{err, "ports are REMOTE[:LOCAL], as 8080, 8000-8010, 8080:3000, 8080:HOST:5432, 5432:./x.sock or 5353:53/udp, with numbers from 1 to 65535"}
 	}
 	return err

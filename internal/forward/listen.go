@@ -14,7 +14,7 @@ import (
 )
 
 // ErrTwice means that two ports ask for the same local address and port, or Unix socket.
-var ErrTwice = errors.New("local port given twice")
+var ErrTwice = errors.New("port given twice")
 
 // tries is how often the system is asked for another free port, until one is free on
 // every address.

@@ -167,7 +167,7 @@ func wrongShapes() []rejected {
 		{name: "ranges", text: one(`ports: ["8010-8000", "1-1025", "1-2:1-3", "./x.sock:1-2"]`), lax: true, want: []string{
 			`3:11: port "8010-8000": the range 8010-8000 goes backwards: not a port`,
 			`3:24: port "1-1025": the range 1-1025 has 1025 ports, of 1024 at most: not a port`,
-			`3:34: port "1-2:1-3": 2 local and 3 remote ports, want as many of each: not a port`,
+			`3:34: port "1-2:1-3": 2 to listen on and 3 to connect to, want as many of each: not a port`,
 			`3:45: port "./x.sock:1-2": one Unix socket cannot stand for 2 ports: not a port`}},
 		{name: "too many ports", text: one("ports: [" + strings.Repeat("':1-1024', ", 12) + "80]"), lax: true, want: []string{
 			"3:110: there are more than 10000 ports"}},

@@ -90,7 +90,7 @@ func TestSchemaHasTheNames(t *testing.T) {
 }
 
 // ofValues are the errors of Read about numbers, names, hosts and addresses in a port whose form is right.
-var ofValues = regexp.MustCompile(`: (address ".+": neither|"[^" /]+" is not a host|"[0-9a-z-]+" is not a number|\d+ local and \d+ remote ports|one Unix socket|a Unix socket|the remote port is 0)`)
+var ofValues = regexp.MustCompile(`: (address ".+": neither|"[^" /]+" is not a host|"[0-9a-z-]+" is not a number|\d+ to listen on and \d+ to connect to|one Unix socket|a Unix socket|the remote port is 0)`)
 
 // TestSchemaHasTheFormOfPorts holds that the schema takes every port that Read takes, and no other form.
 func TestSchemaHasTheFormOfPorts(t *testing.T) {
