@@ -8,7 +8,7 @@ import (
 )
 
 // errNoKeyFile means that the user has no folder for configuration.
-var errNoKeyFile = errors.New("the key for agents has no place: neither HOME nor XDG_CONFIG_HOME is set")
+var errNoKeyFile = errors.New("the key for agents has no place: HOME or XDG_CONFIG_HOME has to be set, to an absolute path")
 
 // Agents says what the agents and relays of a user run, and by which key they know the user.
 // Set the fields before the first use.

@@ -107,6 +107,9 @@ func (a *podAgent) start(ctx context.Context, to target.Address) (*tunnel.Client
 	if a == nil { // the route is closed
 		return nil, net.ErrClosed
 	}
+	if _, err := a.route.Agents.key(); err != nil { // read once: it stays like that
+		return nil, &AgentError{Pod: a.pod, Err: err, Final: true}
+	}
 	client, err := a.tunnel.shared.Client(ctx)
 	if err != nil {
 		return nil, a.failure(ctx, err)

@@ -46,7 +46,7 @@ func (r *Route) bind(parent context.Context, at target.Endpoint) (*route.Listene
 			case <-ctx.Done():
 			case <-r.life.Done():
 			}
-		} else if l, err := r.bindAt(parent, e, at); err == nil || isFinal(err) {
+		} else if l, err := r.bindAt(parent, e, at); err == nil || isFinal(err) || agentNeedsPerson(err) {
 			return l, e, err
 		} else {
 			last = err
@@ -62,6 +62,12 @@ func (r *Route) bind(parent context.Context, at target.Endpoint) (*route.Listene
 			return nil, endpoint{}, r.waitError(began, last, portRef{})
 		}
 	}
+}
+
+// agentNeedsPerson says whether no agent starts until somebody grants a right, or names another image. The session
+// tells that, and tries again if it has listened before.
+func agentNeedsPerson(err error) bool {
+	return errors.Is(err, ErrForbidden) || errors.Is(err, ErrNotStarted)
 }
 
 // listeningPod chooses the pod to listen at: the one that is listened at already, so that all ports are in one

@@ -246,12 +246,21 @@ func TestAgentWrong(t *testing.T) {
 		wantAgentFailure(t, config, []string{"--agent-image", "registry.invalid/no/such:" + strings.ToLower(policy), "--agent-image-pull-policy", policy, "pod/imageless", ":5353/udp"},
 			"agent in pod imageless", reason, "registry.invalid/no/such", "hint: ", "--agent-image")
 	}
+	began := time.Now()
+	out, err := command(porthole, "XDG_CONFIG_HOME="+t.TempDir(), "reverse", "--agent-image", "registry.invalid/no/such:reverse", "pod/imageless", "9999").CombinedOutput()
+	if took := time.Since(began); err == nil || !strings.Contains(string(out), "no such host") || strings.Contains(string(out), "in vain") {
+		t.Errorf("reverse: %v after %v: %s", err, took, out)
+	}
 	p := startByAgent(t, config, "--via", "agent", "pod/imageless", ":8080") // beside those that cannot run
 	who(t, p.address(t, 0))
 	p.interrupt(t)
 	wantAgentFailure(t, config, []string{"pod/twins", ":/run/x.sock"}, "pod twins has several containers: other, server", "hint: --container NAME")
 	wantAgentFailure(t, config, []string{"--container", "third", "pod/twins", ":/run/x.sock"}, "pod twins has no container third, but other, server", "hint: --container NAME")
-	wantAgentFailure(t, config, []string{"--via", "stock", "pod/twins", ":5353/udp"}, "--via stock carries only TCP ports of pods")
+	p = startByAgent(t, config, "--via", "stock", "pod/twins", ":5353/udp")
+	if code := p.exit(t); code != 2 {
+		t.Errorf("a UDP port by the stock protocol: exit status %d", code)
+	}
+	wantParts(t, p.stderr(), "--via stock carries only TCP ports of pods")
 	for end := time.Now().Add(patience); time.Now().Before(end) && kubectl(t, ctx, "get", "pod", "hosted", "-o", "jsonpath={.status.phase}") != "Running"; {
 		time.Sleep(100 * time.Millisecond)
 	}
