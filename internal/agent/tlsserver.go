@@ -29,8 +29,9 @@ const (
 	maxTunnels = 64
 	// greetingTime is how long the client may take to greet.
 	greetingTime = 10 * time.Second
-	// memory is what all tunnels together may hold unread: the memory is the pod's.
-	memory = 32 << 20
+	// memory is what all tunnels together may hold unread: the memory is the pod's. Little of it is
+	// used unless readers stall, but each connection is charged for what may come.
+	memory = 128 << 20
 	// defaultIdleTime is how long nothing is used until memory is given back.
 	defaultIdleTime = 10 * time.Minute
 	// strangersLogged is the time between two lines about strangers in the log, at least.

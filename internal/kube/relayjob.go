@@ -97,7 +97,7 @@ func (a *Agents) relayContainer(key pinned.PublicKey) corev1.Container {
 		ImagePullPolicy: corev1.PullPolicy(a.PullPolicy),
 		Args: []string{"--listen", "127.0.0.1:" + strconv.Itoa(relayPort), "--client-key", key.String(),
 			"--exit-after", relayIdle, "--deny-link-local"},
-		Resources:                corev1.ResourceRequirements{Requests: quantities("10m", "16Mi"), Limits: quantities("1", "128Mi")},
+		Resources:                corev1.ResourceRequirements{Requests: quantities("10m", "16Mi"), Limits: quantities("1", "256Mi")},
 		TerminationMessagePolicy: corev1.TerminationMessageFallbackToLogsOnError, // why it ended is in the pod's status
 		SecurityContext: &corev1.SecurityContext{
 			AllowPrivilegeEscalation: new(false),

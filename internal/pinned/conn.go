@@ -28,8 +28,10 @@ func (c *Conn) Write(p []byte) (int, error) {
 func (c *Conn) NetConn() net.Conn { return c.below.Conn }
 
 const (
-	// readSize is how much is read at once from the connection below: several records.
-	readSize = 64 << 10
+	// readSize is how much is read at once from the connection below: several records. Until the
+	// other end has proven its key it is strangerSize.
+	readSize     = 64 << 10
+	strangerSize = 4 << 10
 	// gatherSize is how much is held back at most.
 	gatherSize = 256 << 10
 )
@@ -46,8 +48,11 @@ type gatherer struct {
 }
 
 func newGatherer(conn net.Conn) *gatherer {
-	return &gatherer{Conn: conn, reader: bufio.NewReaderSize(conn, readSize)}
+	return &gatherer{Conn: conn, reader: bufio.NewReaderSize(conn, strangerSize)}
 }
+
+// proven gives the connection its full buffer, after the handshake.
+func (g *gatherer) proven() { g.reader = bufio.NewReaderSize(g.reader, readSize) }
 
 func (g *gatherer) Read(p []byte) (int, error) { return g.reader.Read(p) }
 

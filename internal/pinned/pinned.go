@@ -89,6 +89,7 @@ func handshake(ctx context.Context, conn *gatherer, secure *tls.Conn) (*Conn, er
 	defer cancel()
 	err := secure.HandshakeContext(ctx)
 	if err == nil {
+		conn.proven()
 		return &Conn{secure, conn}, nil
 	}
 	conn.Close()

@@ -16,11 +16,9 @@ import (
 )
 
 const (
-	// maxIncoming is how many connections of a tunnel's Listeners there are at once. The far end chooses
-	// how many it opens.
-	maxIncoming = 1024
-	// maxWaiting is how many of a Listener's connections wait for Accept.
-	maxWaiting = 128
+	// maxIncoming is how many connections of a tunnel's Listeners there are at once, those that wait for
+	// Accept among them. The far end chooses how many it opens.
+	maxIncoming = 2000
 )
 
 // Listener is an address that the far end listens on: a net.Listener whose connections are *Conn, or of UDP
@@ -46,7 +44,7 @@ func (c *Client) Listen(ctx context.Context, at target.Endpoint, session string)
 }
 
 func (c *Client) listen(ctx context.Context, at target.Endpoint, header spdy.Header) (*route.Listener, error) {
-	l := &Listener{client: c, asked: at, waiting: make(chan net.Conn, maxWaiting), over: make(chan struct{})}
+	l := &Listener{client: c, asked: at, waiting: make(chan net.Conn, maxIncoming), over: make(chan struct{})}
 	if err := l.open(header); err != nil {
 		return nil, err
 	}
@@ -141,7 +139,7 @@ func (l *Listener) end(err error) {
 func (l *Listener) offer(conn net.Conn) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.err != nil || len(l.waiting) == maxWaiting {
+	if l.err != nil || len(l.waiting) == maxIncoming {
 		return false
 	}
 	l.waiting <- conn

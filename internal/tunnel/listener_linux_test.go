@@ -352,8 +352,8 @@ func TestUnaskedStreams(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	// Only so many wait to be accepted.
-	for range maxWaiting {
+	// There are only so many, and those that wait to be accepted are among them.
+	for range maxIncoming {
 		if _, err := server.OpenStream(incomingHeader(id, client), false); err != nil {
 			t.Fatal(err)
 		}
@@ -363,9 +363,9 @@ func TestUnaskedStreams(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := beyond.Read(make([]byte, 1)); !errors.Is(err, spdy.ErrReset) {
-		t.Errorf("one more than may wait: %v", err)
+		t.Errorf("one more than there may be: %v", err)
 	}
-	for range maxWaiting {
+	for range maxIncoming {
 		if conn, err := l.Streams.Accept(); err != nil || conn.RemoteAddr().String() != client.AddrPort.String() {
 			t.Fatalf("accept: %v, %v", conn, err)
 		}

@@ -60,6 +60,8 @@ func readLine(ctx context.Context, stream *spdy.Stream) (string, error) {
 	line, err := bufio.NewReaderSize(io.LimitReader(stream, maxLine), maxLine).ReadString('\n')
 	if !stop() && ctx.Err() != nil {
 		err = context.Cause(ctx)
+	} else if errors.Is(err, io.EOF) {
+		err = errors.New("the far end answers with no line")
 	}
 	return strings.TrimSuffix(line, "\n"), err
 }
