@@ -117,8 +117,5 @@ func (f *forwarding) parseVia(only *target.Forward) (err error) {
 			return fmt.Errorf("%s: --%s is for pods, services and workloads, which %s is not", f.cmd.Name(), name, only.Target)
 		}
 	}
-	if err := only.CheckVia(); err != nil {
-		return fmt.Errorf("%s: --%w", f.cmd.Name(), err)
-	}
 	return nil
 }

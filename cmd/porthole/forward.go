@@ -257,6 +257,9 @@ func (f *forwarding) parseArgs(args []string) (err error) {
 	if err := only.CheckPorts(); err != nil {
 		return f.reverseForms(err)
 	}
+	if err := only.CheckVia(); err != nil {
+		return fmt.Errorf("%s: --%w", f.cmd.Name(), err)
+	}
 	return only.CheckEach()
 }
 

@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"net/netip"
@@ -89,15 +90,21 @@ func (d *decoder) checkScheme(f target.Forward, fields map[string]value) {
 	case f.Target.Scheme == "":
 	case f.Target.Scheme == target.RemoteHost:
 		refuse("pods of Kubernetes", "pin", "each", "container")
-		if err := f.CheckVia(); err != nil {
-			d.fail(fields["via"], err)
-		}
+		d.checkVia(f, fields)
 	case f.Target.Scheme != target.Kubernetes:
 		refuse("targets of Kubernetes", "context", "namespace", "pin", "each", "via", "container")
 	default:
 		if err := f.CheckEach(); err != nil {
 			d.fail(fields["each"], err)
 		}
+		d.checkVia(f, fields)
+	}
+}
+
+// checkVia reports what cannot carry the forward's ports. A container that none of them needs does no harm in a file.
+func (d *decoder) checkVia(f target.Forward, fields map[string]value) {
+	if err := f.CheckVia(); err != nil && !errors.Is(err, target.ErrNoSocket) {
+		d.fail(fields["via"], err)
 	}
 }
 

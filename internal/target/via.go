@@ -34,6 +34,8 @@ var (
 	ErrVia        = errors.New("want " + strings.Join(Vias(), ", "))
 	ErrRelayOnly  = errors.New("want auto or relay")
 	ErrReverseVia = errors.New("want " + strings.Join(ReverseVias(), ", "))
+	ErrViaPort    = errors.New("want auto, node or agent")
+	ErrNoSocket   = errors.New("a container is named for Unix sockets, and none of the ports is one")
 	ErrContainer  = errors.New("want the name of a container: lower-case letters, digits and dashes between them, 63 at most")
 )
 
@@ -56,14 +58,26 @@ func (v Via) String() string {
 	return string(v)
 }
 
-// CheckVia reports what cannot carry connections to the target: a remote host has neither a pod nor
-// a node, and only a node and an agent can listen in a pod. Errors: ErrRelayOnly, ErrReverseVia.
+// CheckVia reports what cannot carry connections to the target and its ports: a remote host has neither a pod
+// nor a node, only a node and an agent can listen in a pod, the stock protocol carries TCP to pods alone, and a
+// relay is not where a pod's Unix sockets are. Errors: ErrRelayOnly, ErrReverseVia, ErrViaPort, ErrNoSocket.
 func (f Forward) CheckVia() error {
 	if f.Reverse && !slices.Contains(ReverseVias(), f.Via.String()) {
 		return fmt.Errorf("via %s: it cannot listen in a pod: %w", f.Via, ErrReverseVia)
 	}
 	if f.Target.Scheme == RemoteHost && f.Via != ViaAuto && f.Via != ViaRelay {
 		return fmt.Errorf("via %s: %s is no pod, and only a relay reaches it: %w", f.Via, f.Target, ErrRelayOnly)
+	}
+	sockets := false
+	for _, p := range f.Ports {
+		_, beyondStock := p.To().TCPOnly()
+		sockets = sockets || p.Network == Unix
+		if !f.Reverse && (f.Via == ViaStock && beyondStock != nil || f.Via == ViaRelay && p.Network == Unix) {
+			return fmt.Errorf("via %s: it does not carry %s: %w", f.Via, p.To(), ErrViaPort)
+		}
+	}
+	if f.Container != "" && f.Via != ViaAgent && !sockets { // an agent is in the container in any case
+		return fmt.Errorf("container %s: %w", f.Container, ErrNoSocket)
 	}
 	return nil
 }

@@ -260,7 +260,7 @@ func TestAgentWrong(t *testing.T) {
 	if code := p.exit(t); code != 2 {
 		t.Errorf("a UDP port by the stock protocol: exit status %d", code)
 	}
-	wantParts(t, p.stderr(), "--via stock carries only TCP ports of pods")
+	wantParts(t, p.stderr(), "--via stock: it does not carry 5353/udp")
 	for end := time.Now().Add(patience); time.Now().Before(end) && kubectl(t, ctx, "get", "pod", "hosted", "-o", "jsonpath={.status.phase}") != "Running"; {
 		time.Sleep(100 * time.Millisecond)
 	}
