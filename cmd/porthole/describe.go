@@ -132,7 +132,7 @@ var hints = []struct {
 	{target.ErrPort, "ports are [[ADDRESS:]LOCAL:]REMOTE, as 8080:80, :80, 8000-8010, 5353:53/udp, 5432:/run/x.sock, ./x.sock:5432 or 5432:HOST:5432, with numbers from 1 to 65535"},
 	{target.ErrUnsupported, "Kubernetes forwards only TCP ports of pods; with `--via auto` all else goes through porthole on the node, or an agent in the pod"},
 	{target.ErrNoHost, "names are looked up as the target would: in its /etc/hosts, and by the name servers of its /etc/resolv.conf"},
-	{target.ErrLookup, "the target's /etc/resolv.conf names the servers (for netns://NAME, /etc/netns/NAME/resolv.conf does); an IP address needs no lookup"},
+	{target.ErrLookup, "the target's /etc/resolv.conf names the servers (for netns://NAME, /etc/netns/NAME/resolv.conf does, and for host:// that of the relay's pod); an IP address needs no lookup"},
 	{target.ErrEach, "`--each sts/db 5432` has db-0 at port 5432 and db-1 at 5433; `--each=addresses` has db-0 at 127.0.0.2 and db-1 at 127.0.0.3"},
 	{target.ErrNoPlace, "take local ports that are further apart, or `--each=addresses`, which gives each pod an address of its own"},
 	{target.ErrAddress, "for example --address 127.0.0.1, --address ::1, --address 0.0.0.0"},
