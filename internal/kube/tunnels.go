@@ -107,6 +107,7 @@ func (t *tunnels) toLocked(e endpoint, use clientUse) *portforward.Client {
 		URL:           r.Cluster.request(portForwardTo(r.Namespace, e.pod)).URL(),
 		Transport:     r.Cluster.tunnels,
 		SPDYOnly:      r.SPDYOnly,
+		StockOnly:     r.Via == target.ViaStock,
 		KeepWebSocket: r.KeepWebSocket,
 		Ways:          &r.Cluster.ways,
 		MaxTunnels:    most,

@@ -41,6 +41,8 @@ type Client struct {
 	// SPDYOnly leaves out the WebSocket, which is otherwise tried where SPDY's own
 	// upgrade is refused or swallowed.
 	SPDYOnly bool
+	// StockOnly has the stock protocol spoken with servers that speak porthole.v1 too.
+	StockOnly bool
 	// KeepWebSocket has the WebSocket tried first.
 	KeepWebSocket bool
 	// Ways is what is known of the way to the server. The Clients of one API server's pods
