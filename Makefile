@@ -8,7 +8,7 @@ SUDO  := $(if $(filter 0,$(shell id -u)),,sudo)
 # What every porthole is built with; expanded where it is used.
 BUILD  = go build -trimpath -ldflags "-s -w -X main.built=$(shell scripts/version)"
 
-.PHONY: all build install install-client demo test test-interop cluster-build cluster-up cluster-down test-cluster test-trace test-busy lint generate cross bench fuzz licenses clean
+.PHONY: all build install install-client demo test test-interop cluster-build cluster-up cluster-down test-cluster test-trace test-busy test-image image lint generate cross bench fuzz licenses clean
 
 all: build
 
@@ -92,7 +92,8 @@ test-cluster: build ## the tests that need a real Kubernetes
 	@scripts/need gcc:gcc chromium:chromium socat:socat nsenter:util-linux ps:procps dig:bind9-dnsutils psql:postgresql-client
 	@scripts/unpack postgresql $(PORTHOLE_POSTGRES)
 	$(CLUSTER) build
-	cd test/cluster && CGO_ENABLED=1 PORTHOLE_BIN=$(CURDIR)/$(BIN) $(TESTS) -count=1 -p 1 -timeout 30m $(AS_ROOT) ./...
+	$(MAKE) image ARCHITECTURES=$(shell go env GOARCH)
+	cd test/cluster && CGO_ENABLED=1 PORTHOLE_BIN=$(CURDIR)/$(BIN) PORTHOLE_IMAGE=$(IMAGE) $(TESTS) -count=1 -p 1 -timeout 30m $(AS_ROOT) ./...
 
 BUSY ?= 5
 test-busy: cluster-build ## test and test-cluster, BUSY times, beside four programs that take all processors
@@ -102,6 +103,7 @@ lint:
 	@test -z "$$(gofmt -l .)" || { echo "not gofmt-clean:"; gofmt -l .; exit 1; }
 	go vet ./...
 	cd test/cluster && go vet ./...
+	cd packaging/image && go vet ./...
 	$(TOOL) golangci-lint run ./...
 	go mod tidy -diff
 	scripts/generate -check
@@ -115,6 +117,22 @@ cross: ## the client for other systems
 	GOOS=windows GOARCH=amd64 $(BUILD) -o bin/cross/porthole-windows-amd64.exe ./cmd/porthole
 	GOOS=darwin go vet ./...
 	GOOS=windows go vet ./...
+
+# The tests need one platform alone.
+ARCHITECTURES ?= amd64 arm64
+IMAGE := $(CURDIR)/bin/porthole-image.tar
+image: ## the container image of agents in pods, in bin/porthole-image.tar
+	@scripts/need
+	for arch in $(ARCHITECTURES); do GOOS=linux GOARCH=$$arch $(BUILD) -o bin/image/$$arch/porthole ./cmd/porthole || exit 1; done
+	GOOS=linux scripts/licenses bin/image/licenses ./cmd/porthole
+	cp LICENSE bin/image/licenses/
+	cd packaging/image && go run . -name porthole.dev/porthole:$(shell scripts/version | tr '()+' -) -licenses ../../bin/image/licenses \
+		-o $(IMAGE) $(foreach arch,$(ARCHITECTURES),$(arch)=../../bin/image/$(arch)/porthole)
+
+test-image: ## that the image is what it should be
+	@scripts/need
+	@mkdir -p bin
+	cd packaging/image && $(TESTS) -count=1 -timeout 10m ./...
 
 bench: build ## side by side with peers, kubectl on a real cluster among them
 	@scripts/need socat:socat nsenter:util-linux ssh:openssh-client

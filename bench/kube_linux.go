@@ -25,6 +25,7 @@ type cluster struct {
 	containerd string // path of the runtime's socket
 	node       string // name of the only node
 	pointer    string // a command that points the kubelet at the socket that follows
+	agentImage string // the image of agents, which the node has
 }
 
 // given reports whether there is a cluster to measure on.

@@ -42,9 +42,10 @@ func main() {
 	flag.StringVar(&b.cluster.containerd, "containerd", "/run/porthole-cluster/containerd.sock", "the runtime's socket on that cluster's node")
 	flag.StringVar(&b.cluster.node, "node", "porthole", "that node's name")
 	flag.StringVar(&b.cluster.pointer, "pointer", "", "a command that points the node's kubelet at the runtime endpoint that it gets; the node is left out without")
+	flag.StringVar(&b.cluster.agentImage, "agent-image", "", "the image of agents, which that node has; agents are left out without")
 	flag.IntVar(&b.soak, "soak", 0, "connections of a soak through the cluster")
 	flag.IntVar(&b.idle, "idle", 8000, "connections that are open and idle")
-	only := flag.String("only", "", "comma-separated parts to measure: bulk, connect, idle, udp, unix, ssh, kube, node, calls and datagrams (of node), chain, soak (default all)")
+	only := flag.String("only", "", "comma-separated parts to measure: bulk, connect, idle, udp, unix, ssh, kube, node, calls and datagrams (of node), agent, agent-downloads (of agent), agent-soak, reverse, chain, soak (default all)")
 	flag.Parse()
 	b.only = *only
 	b.cluster.kubectls = strings.FieldsFunc(*kubectls, func(r rune) bool { return r == ',' })
@@ -91,12 +92,12 @@ func (b *bench) run() error {
 	for _, part := range []struct {
 		name    string
 		measure func(context.Context) error
-	}{{"bulk", b.bulk}, {"connect", b.connect}, {"idle", b.idleConnections}, {"udp", b.udp}, {"unix", b.unix}, {"ssh", b.ssh}, {"kube", b.kube}, {"node", b.node}, {"calls", b.nodeCalls}, {"datagrams", b.nodeDatagrams}, {"chain", b.kubeChain}, {"soak", b.kubeSoak}} {
-		if part.name == "soak" && b.soak == 0 || (part.name == "soak" || part.name == "chain") && !b.cluster.given() {
+	}{{"bulk", b.bulk}, {"connect", b.connect}, {"idle", b.idleConnections}, {"udp", b.udp}, {"unix", b.unix}, {"ssh", b.ssh}, {"kube", b.kube}, {"node", b.node}, {"calls", b.nodeCalls}, {"datagrams", b.nodeDatagrams}, {"agent", b.agent}, {"agent-downloads", b.agentDownloads}, {"agent-soak", b.agentSoaked}, {"reverse", b.reverse}, {"chain", b.kubeChain}, {"soak", b.kubeSoak}} {
+		if (part.name == "soak" || part.name == "agent-soak") && b.soak == 0 || (part.name == "soak" || part.name == "chain") && !b.cluster.given() {
 			continue
 		}
-		if (part.name == "calls" || part.name == "datagrams") && b.only == "" {
-			continue // node has them
+		if (part.name == "calls" || part.name == "datagrams" || part.name == "agent-downloads") && b.only == "" {
+			continue // node and agent have them
 		}
 		if b.only != "" && !slices.Contains(strings.Split(b.only, ","), part.name) {
 			continue

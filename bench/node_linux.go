@@ -276,15 +276,20 @@ func (n *nodeSide) stall(ctx context.Context) error {
 	if err := n.lead(ctx, c.runtime); err != nil {
 		return err
 	}
-	conns, err := openEchoes(c.peer.dial, 299)
+	return n.stallOf299("node: echo p99 of 299 beside a stalled reader in one tunnel, ms", c.peer.dial)
+}
+
+// stallOf299 is the measurement of stall for any way to the server.
+func (b *bench) stallOf299(figure string, dial dialer) error {
+	conns, err := openEchoes(dial, 299)
 	defer closeAll(conns)
 	if err != nil {
 		return err
 	}
 	var without, with []float64
-	for range n.runs { // in turns: each stalled reader comes and goes
+	for range b.runs { // in turns: each stalled reader comes and goes
 		for _, stalled := range []bool{false, true} {
-			p99, err := n.besideStalled(c.peer.dial, conns, stalled)
+			p99, err := b.besideStalled(dial, conns, stalled)
 			if err != nil {
 				return err
 			}
@@ -296,19 +301,19 @@ func (n *nodeSide) stall(ctx context.Context) error {
 		}
 	}
 	ratio := median(ratios(with, without))
-	n.add(row{"node: echo p99 of 299 beside a stalled reader in one tunnel, ms", fmt.Sprintf("%.2f", median(with)),
-		fmt.Sprintf("%.2f (nobody stalled)", median(without)), fmt.Sprintf("%.2f", ratio), "at most 1.2", ratio <= 1.2})
+	b.add(row{figure, fmt.Sprintf("%.2f", median(with)), fmt.Sprintf("%.2f (nobody stalled)", median(without)),
+		fmt.Sprintf("%.2f", ratio), "at most 1.2", ratio <= 1.2})
 	return nil
 }
 
-func (n *nodeSide) besideStalled(dial dialer, conns []net.Conn, stalled bool) (float64, error) {
+func (b *bench) besideStalled(dial dialer, conns []net.Conn, stalled bool) (float64, error) {
 	if stalled {
 		c, err := dial()
 		if err != nil {
 			return 0, err
 		}
 		defer c.Close()
-		if err := ask(c, n.bytes); err != nil {
+		if err := ask(c, b.bytes); err != nil {
 			return 0, err
 		}
 		time.Sleep(time.Second) // until everything on the way is full
@@ -395,21 +400,28 @@ func metric(address, name string) (float64, error) {
 	return 0, fmt.Errorf("no %s among the metrics of %s", name, address)
 }
 
+// conversation is one whose answer follows the end of the request.
+type conversation struct {
+	name string
+	hold func(net.Conn) error
+}
+
+func (b *bench) conversations() []conversation {
+	return []conversation{
+		{fmt.Sprintf("answer to an upload of %d MiB", b.bytes>>21), func(c net.Conn) error { return upload(c, b.bytes/2) }},
+		{"answer 3 s after a half-close", func(c net.Conn) error { return upload(c, untilEnd) }},
+	}
+}
+
 // answers counts what comes back of uploads and half-closed conversations.
 func (n *nodeSide) answers(ctx context.Context) error {
-	for _, kind := range []struct {
-		name string
-		ask  func(net.Conn) error
-	}{
-		{fmt.Sprintf("answer to an upload of %d MiB", n.bytes>>21), func(c net.Conn) error { return upload(c, n.bytes/2) }},
-		{"answer 3 s after a half-close", func(c net.Conn) error { return upload(c, untilEnd) }},
-	} {
+	for _, kind := range n.conversations() {
 		came := make([]string, len(n.clients))
 		for i, c := range n.clients {
 			if err := n.lead(ctx, c.runtime); err != nil {
 				return err
 			}
-			came[i] = answered(c.peer.dial, kind.ask)
+			came[i] = answered(c.peer.dial, kind.hold)
 		}
 		for _, i := range []int{bothEnds, kubectlOnNode} {
 			n.add(row{"node: " + kind.name + ", " + n.clients[i].name, came[i],

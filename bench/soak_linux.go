@@ -31,20 +31,25 @@ type footprint struct {
 // afterwards with what it held before. Goroutines can be counted only once, in
 // the trace of its end: for them a second client tells what was before.
 func (b *bench) kubeSoak(ctx context.Context) error {
+	return b.soakBy(ctx, "kube", nil)
+}
+
+// soakBy is kubeSoak with flags for the client.
+func (b *bench) soakBy(ctx context.Context, part string, flags []string) error {
 	var fresh, used footprint
 	var began, ended int
-	err := b.soakClient(ctx, func(p *peer) (err error) { fresh, err = soakFor(p.dial, p.cmd.Process.Pid, soakWarm); return err }, &began)
+	err := b.soakClient(ctx, flags, func(p *peer) (err error) { fresh, err = soakFor(p.dial, p.cmd.Process.Pid, soakWarm); return err }, &began)
 	if err != nil {
 		return err
 	}
 	start := time.Now()
-	err = b.soakClient(ctx, func(p *peer) (err error) { used, err = soakFor(p.dial, p.cmd.Process.Pid, b.soak); return err }, &ended)
+	err = b.soakClient(ctx, flags, func(p *peer) (err error) { used, err = soakFor(p.dial, p.cmd.Process.Pid, b.soak); return err }, &ended)
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(os.Stderr, "soak: %d connections in %v\n", b.soak, (time.Since(start) - soakRest).Round(time.Second))
 	fresh.goroutines, used.goroutines = began, ended
-	b.addSoak("kube", fresh, used)
+	b.addSoak(part, fresh, used)
 	return nil
 }
 
@@ -67,14 +72,14 @@ func (b *bench) addSoak(part string, before, after footprint) {
 
 // soakClient starts porthole for one measurement and ends it with a trace of its
 // goroutines, which it counts.
-func (b *bench) soakClient(ctx context.Context, measure func(*peer) error, goroutines *int) error {
+func (b *bench) soakClient(ctx context.Context, flags []string, measure func(*peer) error, goroutines *int) error {
 	var trace bytes.Buffer
-	p, err := b.startClientTo(ctx, &trace, b.porthole, []string{"forward", "pod/" + b.cluster.pod})
+	p, err := b.startClientTo(ctx, &trace, b.porthole, append([]string{"forward", "pod/" + b.cluster.pod}, flags...))
 	if err != nil {
 		return err
 	}
 	err = measure(p)
-	_ = p.cmd.Process.Signal(syscall.SIGQUIT)
+	_ = p.cmd.Process.Signal(syscall.SIGABRT) // SIGQUIT ends the session without a trace
 	_ = p.cmd.Wait()
 	*goroutines = len(regexp.MustCompile(`(?m)^goroutine \d+ `).FindAll(trace.Bytes(), -1))
 	if err == nil && *goroutines == 0 {
@@ -91,6 +96,10 @@ func soakFor(dial dialer, pid, n int) (footprint, error) {
 		}
 	}
 	time.Sleep(soakRest)
+	return footprintOf(pid)
+}
+
+func footprintOf(pid int) (footprint, error) {
 	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
 	return footprint{rss: status(pid, "VmRSS"), descriptors: len(open), threads: status(pid, "Threads")}, err
 }

@@ -10,7 +10,7 @@ import (
 )
 
 // ground are packages that carry bytes or words, whatever orchestrates the pods.
-var ground = []string{"nonblock", "pipe", "netns", "forward", "target", "backoff", "route", "session", "safetext", "spelling", "container", "manifest", "portforward", "spdy", "trace", "tunnel", "proc", "filelock", "agent", "ssh", "resolver"}
+var ground = []string{"nonblock", "pipe", "netns", "forward", "target", "backoff", "route", "session", "safetext", "spelling", "container", "manifest", "portforward", "spdy", "trace", "tunnel", "proc", "filelock", "leftovers", "agent", "ssh", "resolver", "pinned"}
 
 // TestGroundKnowsNoKubernetes holds that a forwarder without Kubernetes can be built from these.
 func TestGroundKnowsNoKubernetes(t *testing.T) {
@@ -31,8 +31,10 @@ var arrows = map[string]string{
 	"safetext":  "",
 	"spelling":  "",
 	"kuard":     "",
+	"pinned":    "",
 	"proc":      "",
 	"filelock":  "",
+	"leftovers": "filelock",
 	"demo":      "filelock proc",
 	"trace":     "",
 	"route":     "nonblock pipe target",
@@ -41,16 +43,16 @@ var arrows = map[string]string{
 	"backoff":   "",
 	"forward":   "backoff nonblock pipe route target",
 	"session":   "backoff forward nonblock pipe route target",
-	"container": "backoff netns nonblock pipe proc resolver route target",
+	"container": "backoff forward netns nonblock pipe proc resolver route target",
 	"manifest":  "spelling target",
 
-	"portforward": "backoff nonblock pipe spdy route target tunnel",
-	"tunnel":      "nonblock pipe spdy route target",
+	"portforward": "backoff forward nonblock pipe spdy route target tunnel",
+	"tunnel":      "backoff forward nonblock pipe spdy route target",
 	"spdy":        "",
-	"agent":       "nonblock pipe proc route spdy target tunnel",
-	"ssh":         "backoff nonblock pipe route spdy target tunnel",
-	"kube":        "backoff nonblock portforward spdy pipe route spelling target tunnel",
-	"node":        "backoff filelock nonblock portforward proc spdy netns pipe resolver route target tunnel",
+	"agent":       "backoff forward nonblock pinned pipe proc route spdy target tunnel",
+	"ssh":         "backoff forward nonblock pipe route spdy target tunnel",
+	"kube":        "backoff forward nonblock pinned portforward spdy pipe route spelling target tunnel",
+	"node":        "backoff filelock forward nonblock portforward proc spdy netns pipe resolver route target tunnel",
 }
 
 // TestArrows holds that dependencies run one way, from what a person uses down to what moves bytes.

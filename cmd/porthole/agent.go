@@ -2,39 +2,134 @@ package main
 
 import (
 	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"porthole.dev/porthole/internal/agent"
 	"porthole.dev/porthole/internal/container"
+	"porthole.dev/porthole/internal/forward"
+	"porthole.dev/porthole/internal/netns"
+	"porthole.dev/porthole/internal/pinned"
 	"porthole.dev/porthole/internal/route"
 	"porthole.dev/porthole/internal/target"
 )
 
-const agentLong = `Serve targets of this host to a porthole at the other end of the standard streams.
+const agentLong = `Let a porthole elsewhere reach targets of this host, through the standard streams, or
+whatever a pod reaches, through a port-forward to the pod.
 
-"porthole forward --host ssh://HOST" starts it on the other host, through ssh. It
-opens what the other end asks for, with the permissions of the user who started it,
-and ends with its standard input. It listens on nothing and leaves nothing behind.`
+"porthole forward --host ssh://HOST" starts it on the other host with --stdio, through
+ssh. It opens what the other end asks for, with the permissions of the user who started
+it, and ends with its standard input. It listens on nothing but what "porthole reverse"
+asks for, and leaves nothing behind.
+
+In pods it is started with --listen, as the entry point of porthole's image, by
+"porthole forward" where Kubernetes cannot carry what was asked for. It has no rights
+beyond its container's. Everything in the pod can connect to its port, so that only the
+end with the key of --client-key gets further, and its own key, made anew at each start,
+is the first line that it prints. The traffic is TLS 1.3.`
+
+// agentOptions are the flags of "porthole agent".
+type agentOptions struct {
+	stdio         bool
+	listen        string
+	clientKey     string
+	container     string
+	exitAfter     time.Duration
+	denyLinkLocal bool
+	idleTime      time.Duration
+}
 
 func newAgent() *cobra.Command {
-	var stdio bool
+	o := &agentOptions{}
 	cmd := &cobra.Command{
-		Use:   "agent --stdio",
-		Short: "Serve targets of this host on the standard streams",
+		Use:   "agent (--stdio | --listen ADDRESS:PORT --client-key KEY)",
+		Short: "Serve targets of this host on the standard streams, or what a pod reaches on a port",
 		Long:  agentLong,
 		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if !stdio {
-				return usageError{errors.New("agent: want --stdio")}
-			}
 			keepToOneProcessor()
-			a := &agent.Agent{Version: version(), Openers: hostOpeners()}
-			return a.Serve(cmd.Context(), agent.Stdio())
+			switch {
+			case o.stdio == (o.listen != ""):
+				return usageError{errors.New("agent: want either --stdio or --listen ADDRESS:PORT")}
+			case o.stdio:
+				a := &agent.Agent{Version: version(), Openers: hostOpeners()}
+				return a.Serve(cmd.Context(), agent.Stdio())
+			}
+			return o.serve(cmd)
 		},
 	}
-	cmd.Flags().BoolVar(&stdio, "stdio", false, "serve on the standard streams; required")
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	flags.BoolVar(&o.stdio, "stdio", false, "serve on the standard streams")
+	flags.StringVar(&o.listen, "listen", "", "serve on a loopback address and port, as 127.0.0.1:4711")
+	flags.StringVar(&o.clientKey, "client-key", "", "public key of the only client that is let in; required with --listen")
+	flags.StringVar(&o.container, "container-id", "", "container whose Unix sockets are reached, in the same process namespace")
+	flags.DurationVar(&o.exitAfter, "exit-after", 0, "end so long after the last client has gone, as 60s")
+	flags.BoolVar(&o.denyLinkLocal, "deny-link-local", false, "refuse names that lead to link-local addresses, where metadata servers are")
+	flags.DurationVar(&o.idleTime, "idle-time", 0, "give memory back when nothing was used for so long; 10m by default")
+	_ = flags.MarkHidden("idle-time") // for tests, which cannot wait
 	return cmd
+}
+
+// serve serves on a port. The first line on stdout is for the client, and the only one.
+func (o *agentOptions) serve(cmd *cobra.Command) error {
+	s, at, err := o.parse()
+	if err != nil {
+		return usageError{err}
+	}
+	if err := agent.Protect(); err != nil {
+		return err
+	}
+	if s.Key, err = pinned.NewKey(); err != nil {
+		return fmt.Errorf("agent: make a key: %w", err)
+	}
+	l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(at))
+	if err != nil {
+		return fmt.Errorf("agent: %w", err)
+	}
+	if _, err := fmt.Fprintf(cmd.OutOrStdout(), "porthole agent key=%s version=%s\n", s.Key.Public(), version()); err != nil {
+		l.Close()
+		return fmt.Errorf("agent: tell the key: %w", err)
+	}
+	s.Log = slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
+	return s.Serve(cmd.Context(), l)
+}
+
+// parse checks the flags, and returns a server that lacks only its key, and the address for it to listen on.
+func (o *agentOptions) parse() (s *agent.TLSServer, at netip.AddrPort, err error) {
+	at, err = netip.ParseAddrPort(o.listen)
+	if err != nil || !at.Addr().IsLoopback() || at.Port() == 0 {
+		return nil, at, fmt.Errorf("agent: --listen %q: want a loopback address and a port, as 127.0.0.1:4711", o.listen)
+	}
+	if o.clientKey == "" {
+		return nil, at, errors.New("agent: --listen wants --client-key KEY, the public key of the only client that is let in")
+	}
+	client, err := pinned.ParsePublicKey(o.clientKey)
+	if err != nil {
+		return nil, at, fmt.Errorf("agent: --client-key: %w", err)
+	}
+	if o.container != "" && !container.ValidID(o.container) {
+		return nil, at, fmt.Errorf("agent: --container-id %q: want the ID alone, without the runtime's name", o.container)
+	}
+	if o.exitAfter < 0 {
+		return nil, at, fmt.Errorf("agent: --exit-after %v: want 0 or more", o.exitAfter)
+	}
+	here := netns.Here()
+	if o.denyLinkLocal {
+		here.RefuseNames(container.LinkLocal)
+	}
+	inside := &container.Inside{ID: o.container, Namespace: here}
+	return &agent.TLSServer{
+		Agent:     &agent.Agent{Version: version(), Dialer: inside, Bind: forward.Bind},
+		Client:    client,
+		ExitAfter: o.exitAfter,
+		IdleTime:  o.idleTime,
+	}, at, nil
 }
 
 // hostOpeners returns what opens the targets that are on a host.

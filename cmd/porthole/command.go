@@ -12,7 +12,7 @@ import (
 	"syscall"
 	"time"
 
-	"porthole.dev/porthole/internal/forward"
+	"porthole.dev/porthole/internal/route"
 	"porthole.dev/porthole/internal/session"
 	"porthole.dev/porthole/internal/target"
 )
@@ -107,7 +107,7 @@ func endError(s *os.ProcessState) error {
 // forward of a file and of each pod that is forwarded to by itself.
 func environment(all []session.State) (env []string) {
 	seen := map[string]bool{}
-	add := func(suffix string, l *forward.Listener) {
+	add := func(suffix string, l *route.Listener) {
 		if seen[suffix] {
 			return // the first address of each port stands for all
 		}

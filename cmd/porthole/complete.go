@@ -16,11 +16,11 @@ import (
 
 const noFiles = cobra.ShellCompDirectiveNoFileComp
 
-// complete offers live targets for the first argument and their ports for the
-// others. What takes longer than two seconds to find out is left out.
+// complete offers live targets for the first argument and, unless they are to be listened at, their
+// ports for the others. What takes longer than two seconds to find out is left out.
 func (f *forwarding) complete(cmd *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
 	switch {
-	case f.file != "" || len(args) > 0 && strings.Contains(args[0], "://"):
+	case f.file != "" || len(args) > 0 && (f.reverse || strings.Contains(args[0], "://")):
 		return nil, noFiles
 	case len(args) == 0 && (strings.HasPrefix(prefix, "netns://") || strings.HasPrefix(prefix, "pid://")):
 		return completeHere(prefix)
@@ -59,7 +59,7 @@ func (f *forwarding) clusterNow(cmd *cobra.Command) (*kube.Cluster, error) {
 
 // schemes adds the schemes of this host's targets to the names of a cluster's.
 func schemes(names []string, prefix string) ([]string, cobra.ShellCompDirective) {
-	for _, scheme := range []string{"netns://", "pid://"} {
+	for _, scheme := range []string{"host://", "netns://", "pid://"} {
 		if strings.HasPrefix(scheme, prefix) && prefix != "" {
 			names = append(names, scheme)
 		}
@@ -123,7 +123,7 @@ func beginning(before string, names []string, prefix string) (all []string) {
 	return all
 }
 
-// completeFlags offers the values of flags.
+// completeFlags offers the values of the flags that the command has.
 func (f *forwarding) completeFlags(cmd *cobra.Command) {
 	fixed := func(words ...string) cobra.CompletionFunc {
 		return func(_ *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {
@@ -135,21 +135,33 @@ func (f *forwarding) completeFlags(cmd *cobra.Command) {
 			return beginning("", names(), prefix), noFiles
 		}
 	}
+	vias := target.Vias()
+	if f.reverse {
+		vias = target.ReverseVias()
+	}
 	for flag, complete := range map[string]cobra.CompletionFunc{
-		"context":   named(func() []string { contexts, _, _ := f.config.Names(); return contexts }),
-		"cluster":   named(func() []string { _, clusters, _ := f.config.Names(); return clusters }),
-		"user":      named(func() []string { _, _, users := f.config.Names(); return users }),
-		"namespace": f.completeNamespaces,
-		"output":    fixed("text", "json"),
-		"each":      fixed(string(target.EachPorts), string(target.EachAddresses)),
-		"profile":   fixed("none", "cpu", "heap", "goroutine", "threadcreate", "block", "mutex", "trace"),
-		"address":   named(localAddresses),
+		"context":                 named(func() []string { contexts, _, _ := f.config.Names(); return contexts }),
+		"cluster":                 named(func() []string { _, clusters, _ := f.config.Names(); return clusters }),
+		"user":                    named(func() []string { _, _, users := f.config.Names(); return users }),
+		"namespace":               f.completeNamespaces,
+		"output":                  fixed("text", "json"),
+		"each":                    fixed(string(target.EachPorts), string(target.EachAddresses)),
+		"via":                     fixed(vias...),
+		"agent-image-pull-policy": fixed(pullPolicies...),
+		"profile":                 fixed("none", "cpu", "heap", "goroutine", "threadcreate", "block", "mutex", "trace"),
+		"address":                 named(localAddresses),
+		"listen":                  fixed(target.Localhost, "0.0.0.0", "::"),
 	} {
+		if cmd.Flags().Lookup(flag) == nil {
+			continue
+		}
 		if err := cmd.RegisterFlagCompletionFunc(flag, complete); err != nil {
-			panic(err) // the flag does not exist, or is registered twice
+			panic(err) // the flag is registered twice
 		}
 	}
-	_ = cmd.MarkFlagFilename("file", "yaml", "yml", "json")
+	for _, flag := range []string{"file", "agent-patch", "relay-patch"} {
+		_ = cmd.MarkFlagFilename(flag, "yaml", "yml", "json")
+	}
 }
 
 func (f *forwarding) completeNamespaces(cmd *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {

@@ -82,7 +82,7 @@ func runDemo(cmd *cobra.Command, local uint16) (err error) {
 }
 
 // introduce says what the demo did and what to try next.
-func introduce(w io.Writer, pod *demo.Pod, l *forward.Listener) {
+func introduce(w io.Writer, pod *demo.Pod, l *route.Listener) {
 	fmt.Fprintf(w, `kuard runs in a sandbox like a pod's: process %d, with network, mount, PID,
 UTS and IPC namespaces of its own, and the address %s on the bridge %s.
 It listens on 127.0.0.1:%d inside, where only a forwarder reaches it.

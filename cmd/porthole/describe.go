@@ -22,6 +22,7 @@ import (
 	"porthole.dev/porthole/internal/manifest"
 	"porthole.dev/porthole/internal/netns"
 	"porthole.dev/porthole/internal/node"
+	"porthole.dev/porthole/internal/pinned"
 	"porthole.dev/porthole/internal/safetext"
 	"porthole.dev/porthole/internal/session"
 	"porthole.dev/porthole/internal/ssh"
@@ -125,14 +126,19 @@ var hints = []struct {
 	err  error
 	hint string
 }{
-	{target.ErrUnknown, "a target is POD, RESOURCE/NAME as svc/web, pid://NUMBER, netns://NAME or netns:///PATH"},
+	{target.ErrVia, "auto uses the stock protocol where that is enough, and otherwise porthole on the node, an agent in the pod, or a relay"},
+	{target.ErrUnknown, "a target is POD, RESOURCE/NAME as svc/web, host://NAME, pid://NUMBER, netns://NAME or netns:///PATH"},
+	{target.ErrRemoteHost, "for example `porthole forward host://db.internal 5432`, or host://10.0.0.7, host://[fd00::7]"},
 	{target.ErrPort, "ports are [[ADDRESS:]LOCAL:]REMOTE, as 8080:80, :80, 8000-8010, 5353:53/udp, 5432:/run/x.sock, ./x.sock:5432 or 5432:HOST:5432, with numbers from 1 to 65535"},
-	{target.ErrUnsupported, "Kubernetes forwards only TCP ports of pods; `porthole node`, with its native backend, forwards UDP ports too"},
+	{target.ErrUnsupported, "Kubernetes forwards only TCP ports of pods; with `--via auto` all else goes through porthole on the node, or an agent in the pod"},
 	{target.ErrNoHost, "names are looked up as the target would: in its /etc/hosts, and by the name servers of its /etc/resolv.conf"},
-	{target.ErrLookup, "the target's /etc/resolv.conf names the servers (for netns://NAME, /etc/netns/NAME/resolv.conf does); an IP address needs no lookup"},
+	{target.ErrLookup, "the target's /etc/resolv.conf names the servers (for netns://NAME, /etc/netns/NAME/resolv.conf does, and for host:// that of the relay's pod); an IP address needs no lookup"},
 	{target.ErrEach, "`--each sts/db 5432` has db-0 at port 5432 and db-1 at 5433; `--each=addresses` has db-0 at 127.0.0.2 and db-1 at 127.0.0.3"},
 	{target.ErrNoPlace, "take local ports that are further apart, or `--each=addresses`, which gives each pod an address of its own"},
 	{target.ErrAddress, "for example --address 127.0.0.1, --address ::1, --address 0.0.0.0"},
+	{pinned.ErrDamaged, "move the file away and a new key is made; agents that know only the old one are left alone, and new ones started beside them"},
+	{pinned.ErrExposed, "`chmod 600` on it; if others may have read it, move it away, and a new key is made"},
+	{pinned.ErrPublicKey, "a public key is 43 characters of base64url, as porthole writes it"},
 	{netns.ErrNoProcess, "`ps -e` lists processes"},
 	{netns.ErrNotExist, "`ip netns` lists those that have names, `lsns -t net` those of processes"},
 	{netns.ErrExited, "start it again and forward to its new process, or give its namespace a name: `ip netns attach NAME PID`"},
@@ -164,10 +170,25 @@ var hints = []struct {
 	{kube.ErrUnknownResource, "`kubectl api-resources` lists the types"},
 	{kube.ErrNoPods, "take a pod, a service, or what has pods by a selector"},
 	{kube.ErrOnePod, "--each is for what has several pods: a StatefulSet, a service, another workload; leave it out here"},
-	{kube.ErrNoSelector, "forward to a pod instead"},
+	{kube.ErrNoSelector, "`--via auto` or `--via relay` reaches it from inside the cluster; docs/relays.md says how"},
+	{kube.ErrRelayTarget, "host://NAME is any host that the cluster reaches; `--via agent` reaches Unix sockets, and hosts as a pod sees them"},
 	{kube.ErrNoPort, "take a port's number, or one of the names"},
 	{kube.ErrProtocol, "PORT/udp is a UDP port; other protocols than TCP and UDP cannot be forwarded"},
 	{kube.ErrNotReady, "`kubectl describe` tells more; --pod-running-timeout waits longer at the start, --wait later"},
+	{kube.ErrNotStarted, "`kubectl describe pod` tells more; --agent-image names another image, and `make image` makes it"},
+	{kube.ErrNoContainer, "--container NAME says which one's Unix sockets are meant"},
+	{kube.ErrUserUnknown, "name the user by --agent-patch FILE, with `securityContext: {runAsUser: UID, runAsGroup: GID}` in the file; `kubectl exec` with `id` shows it"},
+	{kube.ErrNoAgent, "`porthole node` on the pod's node needs nothing in the pod; docs/node.md says how to install it"},
+	{kube.ErrNoEphemeral, "ephemeral containers need Kubernetes 1.25 or later; `--via node` does without"},
+	{kube.ErrAgentRefuses, "somebody else's agent has the port, or the key in this user's file was replaced meanwhile; try again"},
+	{pinned.ErrStranger, "another program in the pod has the agent's port; `--via node` goes around it where the node runs porthole"},
+	{kube.ErrLostKey, "the other agent cannot be removed; it goes with its pod"},
+	{kube.ErrRelayPatch, "a patch has metadata (labels, annotations) and spec as a pod template has them, and as containers only [{name: relay, resources: ...}]"},
+	{kube.ErrNoRelay, "`kubectl get job` shows whose it is: `kubectl delete job` makes room, and so does another --agent-image"},
+	{kube.ErrRelayEnds, "try again in a few seconds; a Job that stays has a finalizer, which `kubectl get job -o yaml` shows"},
+	{kube.ErrNamespaceEnds, "choose another namespace by -n: a relay can be in any that reaches the host"},
+	{kube.ErrAdmission, "--relay-patch FILE adds what the cluster demands of a relay, such as other resources or labels; -n chooses another namespace"},
+	{kube.ErrPatch, "a patch may set env, envFrom, securityContext and volumeMounts; --agent-image and --agent-image-pull-policy are flags of their own"},
 	{node.ErrEndpoint, "for example unix:///run/containerd/containerd.sock, unix:///run/crio/crio.sock, unix:///run/cri-dockerd.sock"},
 	{node.ErrInUse, "`ss -xlp` shows whose it is: end that one first, or take another path"},
 	{node.ErrNotSocket, "move it away, or take another path"},
@@ -187,7 +208,7 @@ func hint(err error) string {
 	if errors.As(err, &hinted) {
 		return hinted.hint
 	}
-	for _, find := range []func(error) string{tableHint, sshHint, socketHint, usageHint} {
+	for _, find := range []func(error) string{reverseHint, tableHint, sshHint, socketHint, usageHint} {
 		if h := find(err); h != "" {
 			return h
 		}
@@ -201,9 +222,15 @@ func tableHint(err error) string {
 	var server *kube.ServerError
 	var refused *tunnel.PortError
 	var stock *kube.NodeError
+	var agent *kube.AgentError
+	var relay *kube.RelayError
 	switch {
 	case errors.As(err, &forbidden):
 		return grant(forbidden)
+	case errors.As(err, &agent) && errors.Is(err, kube.ErrAdmission):
+		return "--agent-patch FILE adds what the cluster demands of the container, such as another securityContext"
+	case errors.As(err, &relay) && errors.Is(err, kube.ErrNotReady):
+		return "`kubectl get events` tells more; --agent-image names another image, and --relay-patch FILE what the pod needs, such as pull secrets, tolerations and resources"
 	case errors.Is(err, kube.ErrNoPlugin) && errors.As(err, &server) && server.Advice != "":
 		return "the kubeconfig says how to install it: " + oneLine(server.Advice)
 	case errors.Is(err, kube.ErrCertificate):
@@ -215,7 +242,7 @@ func tableHint(err error) string {
 	case errors.As(err, &refused) && hasNoSocat(refused):
 		return "socat is missing on the pod's node, and not here: install it there, or run `porthole node` there"
 	case errors.As(err, &stock):
-		return "`porthole node` on the pod's node carries UDP ports, and with --allow-unix Unix sockets; docs/node.md says how to install it"
+		return "`--via auto` starts an agent in the pod instead; docs/node.md says how to install `porthole node` on its node"
 	}
 	for _, h := range hints {
 		if errors.Is(err, h.err) {
@@ -339,7 +366,7 @@ func isLoopback(addr net.Addr) bool {
 func hostHint(err error) string {
 	switch {
 	case errors.Is(err, tunnel.ErrDenied):
-		return "a node is no relay: forward to the pod or service itself"
+		return "a node is no relay: `--via agent` reaches it from the pod, and host://NAME from the cluster; a relay refuses names that lead to link-local addresses, and takes the address"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "nothing listens on that port of that host, or a firewall refuses it"
 	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):
@@ -385,7 +412,7 @@ func remoteUnixHint(e *tunnel.PortError) string {
 	case errors.Is(e, syscall.ECONNREFUSED):
 		return unixHint(&net.OpError{Err: syscall.ECONNREFUSED})
 	case errors.Is(e, tunnel.ErrDenied):
-		return "on a node, its --allow-unix and what the socket lies on decide; elsewhere its mode: `ls -l` inside shows whose it is"
+		return "on a node, its --allow-unix and what the socket lies on decide, and `--via agent` goes around it; elsewhere its mode: `ls -l` inside shows whose it is"
 	}
 	return "the path is one inside the target; `ss -lx` inside shows who listens on which"
 }

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"testing"
 
-	"porthole.dev/porthole/internal/forward"
 	"porthole.dev/porthole/internal/route"
 	"porthole.dev/porthole/internal/session"
 	"porthole.dev/porthole/internal/target"
@@ -17,12 +16,12 @@ import (
 // eachStates are a forward to each of two pods, as a session has them.
 func eachStates() []session.State {
 	f := target.Forward{Name: "shop", Each: target.EachPorts}
-	listener := func(local string, remote uint16) *forward.Listener {
-		return &forward.Listener{Local: target.Endpoint{AddrPort: netip.MustParseAddrPort(local)}, Remote: target.TCPPort(remote)}
+	listener := func(local string, remote uint16) *route.Listener {
+		return &route.Listener{Local: target.Endpoint{AddrPort: netip.MustParseAddrPort(local)}, Remote: target.TCPPort(remote)}
 	}
 	return []session.State{
-		{Forward: f.For("db-0", 0), Listeners: []*forward.Listener{listener("127.0.0.1:5432", 5432), listener("127.0.0.1:8080", 80)}},
-		{Forward: f.For("db-1.x", 1), Listeners: []*forward.Listener{listener("127.0.0.1:5433", 5432), listener("127.0.0.1:8081", 80)}},
+		{Forward: f.For("db-0", 0), Listeners: []*route.Listener{listener("127.0.0.1:5432", 5432), listener("127.0.0.1:8080", 80)}},
+		{Forward: f.For("db-1.x", 1), Listeners: []*route.Listener{listener("127.0.0.1:5433", 5432), listener("127.0.0.1:8081", 80)}},
 	}
 }
 

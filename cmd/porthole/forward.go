@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"porthole.dev/porthole/internal/kube"
 	"porthole.dev/porthole/internal/manifest"
@@ -21,10 +23,13 @@ TARGET is one of
   svc/web                  a service: its ready pods, by its ports
   deploy/web, sts/, ds/,   a workload, or anything else that has pods by a
   rs/, job/                selector or a scale
+  host://db.internal       a host that the cluster reaches, by a name or an address
   pid://4947               the network namespace of a process of this host
   netns://blue             a namespace of this host that "ip netns" named
   netns:///run/netns/blue  a namespace by the path that it is bound to
 With --host ssh://HOST the last three are on that host, which needs porthole too.
+Hosts, and services that lead to no pods, are reached through a relay, a pod that
+porthole starts for them and that ends by itself (docs/relays.md).
 
 A port is [[ADDRESS:]LOCAL:]REMOTE, where LOCAL and REMOTE are
   8080, 8000-8010          a port, or a range of them
@@ -32,7 +37,9 @@ A port is [[ADDRESS:]LOCAL:]REMOTE, where LOCAL and REMOTE are
   http                     a port by its name (REMOTE, of Kubernetes)
   /run/x.sock, ./x.sock    a Unix socket: at the target (REMOTE), or here (LOCAL)
   db:5432                  a port of a host that the target reaches (REMOTE)
-UDP ports and Unix sockets of pods need a node that runs "porthole node".
+Kubernetes forwards TCP ports of pods. All else goes through "porthole node" on the
+pod's node, or through an agent, an ephemeral container that is started in the pod
+and stays there: --via decides, and docs/agents.md says what that takes.
 
 Connections reach what listens on 127.0.0.1 or ::1 inside. The session goes on
 when the pod is replaced, the API server restarts or the network is away: a
@@ -54,11 +61,14 @@ is gone for good (with a file: all of them), and 2 for what was typed wrong.`
 const forwardExample = `  porthole forward kuard 8080                  # localhost:8080 to port 8080 of a pod
   porthole forward svc/web 8080:http           # a service's port by its name
   porthole forward deploy/web :80              # any free local port
+  porthole forward host://db.internal 5432     # a host that only the cluster reaches
   porthole forward --each sts/db 5432          # db-0 at 5432, db-1 at 5433, ...
   porthole forward pid://4947 8080:80 5432     # two ports of a process' namespace
   porthole forward netns://blue 0.0.0.0:80:80  # on all IPv4 addresses
   porthole forward netns://blue 5353:53/udp    # a UDP port
   porthole forward pid://4947 :/run/x.sock     # a Unix socket, at a free local port
+  porthole forward kuard 5353:53/udp           # by an agent, if the node has no porthole
+  porthole forward --container db pod/shop :/run/x.sock
   porthole forward --host ssh://box pid://4947 8080
   porthole forward svc/db :5432 -- sh -c 'psql -h localhost -p $PORTHOLE_PORT'
   porthole forward -f forwards.yaml            # many targets at once`
@@ -66,28 +76,13 @@ const forwardExample = `  porthole forward kuard 8080                  # localho
 func newForward() *cobra.Command {
 	f := &forwarding{addresses: []string{target.Localhost}, output: "text", config: &kube.Config{Retries: new(kube.RetryLimiter)}}
 	cmd := &cobra.Command{
-		Use:     "forward TARGET [[ADDRESS:]LOCAL:]REMOTE ... [-- COMMAND ARGS ...]",
-		Aliases: []string{"port-forward"},
-		Short:   "Make ports of a target reachable at local addresses",
-		Long:    forwardLong,
-		Example: forwardExample,
-		Args:    func(*cobra.Command, []string) error { return nil }, // parse checks them, with better messages
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if dash := cmd.ArgsLenAtDash(); dash >= 0 {
-				args, f.command = args[:dash], args[dash:]
-			}
-			if f.file != "" && (cmd.Flags().Changed("address") || f.pin || f.each != "") {
-				return usageError{errors.New("forward: a file has addresses, pin and each for its forwards: --address, --pin and --each go with a target")}
-			}
-			f.cmd, f.typed = cmd, os.Args[1:]
-			if err := f.prefer(cmd.Flags(), cmd.ErrOrStderr()); err != nil {
-				return err
-			}
-			if err := f.parse(args); err != nil {
-				return usageError{err}
-			}
-			return f.kubectl.around(cmd.ErrOrStderr(), f.config, func() error { return f.run(cmd) })
-		},
+		Use:               "forward TARGET [[ADDRESS:]LOCAL:]REMOTE ... [-- COMMAND ARGS ...]",
+		Aliases:           []string{"port-forward"},
+		Short:             "Make ports of a target reachable at local addresses",
+		Long:              forwardLong,
+		Example:           forwardExample,
+		Args:              func(*cobra.Command, []string) error { return nil }, // parse checks them, with better messages
+		RunE:              f.runE,
 		ValidArgsFunction: f.complete,
 	}
 	f.flags(cmd)
@@ -95,8 +90,27 @@ func newForward() *cobra.Command {
 	return cmd
 }
 
-// forwarding is the command line of one `porthole forward`.
+// runE is cobra's.
+func (f *forwarding) runE(cmd *cobra.Command, args []string) error {
+	if dash := cmd.ArgsLenAtDash(); dash >= 0 {
+		args, f.command = args[:dash], args[dash:]
+	}
+	if err := f.onlyWithTarget(cmd.Flags()); err != nil {
+		return err
+	}
+	f.cmd, f.typed = cmd, os.Args[1:]
+	if err := f.prefer(cmd.Flags(), cmd.ErrOrStderr()); err != nil {
+		return err
+	}
+	if err := f.parse(args); err != nil {
+		return usageError{err}
+	}
+	return f.kubectl.around(cmd.ErrOrStderr(), f.config, func() error { return f.run(cmd) })
+}
+
+// forwarding is the command line of one `porthole forward`, or `porthole reverse`.
 type forwarding struct {
+	reverse    bool
 	config     *kube.Config
 	addresses  []string
 	file       string
@@ -107,6 +121,8 @@ type forwarding struct {
 	verbose    bool
 	pin        bool
 	each       string
+	via        string
+	container  string
 	wait       time.Duration
 	udpIdle    time.Duration
 	podRunning time.Duration
@@ -116,6 +132,7 @@ type forwarding struct {
 
 	host          string
 	remoteCommand string
+	agent         agentFlags
 
 	cmd       *cobra.Command
 	typed     typed
@@ -140,18 +157,33 @@ func (f *forwarding) flags(cmd *cobra.Command) {
 		"file to write once the target can be reached, a line ADDRESS:PORT REMOTE for each listener, and its pod with --each; removed at the end")
 	flags.StringVar(&f.readyWhen, "ready-when", readyAll,
 		"with a file: all or any, which of its forwards the ready file and a COMMAND wait for")
-	flags.StringVarP(&f.output, "output", "o", f.output, "text, or json for one event a line")
-	flags.BoolVarP(&f.quiet, "quiet", "q", false, "print errors only")
-	flags.BoolVar(&f.verbose, "verbose", false, "tell of the end of each connection, and of pods, too, and all of each error")
 	flags.DurationVar(&f.wait, "wait", 30*time.Second, "how long a connection waits while no pod can be reached")
-	flags.DurationVar(&f.udpIdle, "udp-idle", time.Minute, "after how long without a datagram a client of a UDP port is forgotten")
-	flags.DurationVar(&f.podRunning, "pod-running-timeout", time.Minute, "how long to wait for a pod at the start")
 	flags.BoolVar(&f.pin, "pin", false, "stay with one pod for as long as it is there")
 	flags.StringVar(&f.each, "each", "", "forward to each pod of the target by itself, at consecutive `ports` or addresses")
 	flags.Lookup("each").NoOptDefVal = string(target.EachPorts)
 	flags.IntVar(&f.maxTunnels, "max-tunnels", 64, "how many tunnels to a pod there may be at once; beyond, connections share")
+	flags.StringVar(&f.via, "via", target.ViaAuto.String(), "what carries connections to pods: "+oneOf(target.Vias()))
+	flags.StringVar(&f.container, "container", "", "the container of the pod whose Unix sockets are meant, for an agent")
+	f.sharedFlags(flags)
+	f.agent.addRelay(flags)
+}
+
+// oneOf joins words with commas and an "or".
+func oneOf(words []string) string {
+	last := len(words) - 1
+	return strings.Join(words[:last], ", ") + " or " + words[last]
+}
+
+// sharedFlags adds the flags of both directions.
+func (f *forwarding) sharedFlags(flags *pflag.FlagSet) {
+	flags.StringVarP(&f.output, "output", "o", f.output, "text, or json for one event a line")
+	flags.BoolVarP(&f.quiet, "quiet", "q", false, "print errors only")
+	flags.BoolVar(&f.verbose, "verbose", false, "tell of the end of each connection, and of pods, too, and all of each error")
+	flags.DurationVar(&f.udpIdle, "udp-idle", time.Minute, "after how long without a datagram a client of a UDP port is forgotten")
+	flags.DurationVar(&f.podRunning, "pod-running-timeout", time.Minute, "how long to wait for a pod at the start")
+	f.agent.add(flags)
 	flags.DurationVar(&f.silence, "silence", 30*time.Second,
-		"how long a node that runs porthole may be silent before its connections are given up; 0 is for ever")
+		"how long porthole at the other end may be silent before its connections are given up; 0 is for ever")
 	flags.StringVar(&f.host, "host", "", "another host that pid:// and netns:// are of, ssh://[USER@]HOST[:PORT]; it needs porthole too")
 	flags.StringVar(&f.remoteCommand, "remote-command", "porthole", `porthole on the other host, as a shell there reads it: "sudo /opt/porthole"`)
 	f.config.AddFlags(flags)
@@ -166,23 +198,26 @@ func (f *forwarding) parse(args []string) (err error) {
 	case f.file != "" && len(args) > 0:
 		return errors.New("forward: want either a file or a target")
 	case f.file == "" && len(args) < 2:
-		return errors.New("forward: want a target and at least one port")
+		return fmt.Errorf("%s: want a target and at least one port", f.cmd.Name())
 	case f.command != nil && len(f.command) == 0:
-		return errors.New("forward: want a command after --")
+		return fmt.Errorf("%s: want a command after --", f.cmd.Name())
 	case f.output != "text" && f.output != "json":
-		return fmt.Errorf("forward: unknown output %q, want text or json", f.output)
+		return fmt.Errorf("%s: unknown output %q, want text or json", f.cmd.Name(), f.output)
 	case f.udpIdle <= 0:
-		return fmt.Errorf("forward: --udp-idle %v: want more than 0", f.udpIdle)
+		return fmt.Errorf("%s: --udp-idle %v: want more than 0", f.cmd.Name(), f.udpIdle)
 	case f.readyWhen != readyAll && f.readyWhen != readyAny:
 		return fmt.Errorf("forward: --ready-when %q: want all or any", f.readyWhen)
 	}
 	if len(f.addresses) == 0 {
-		return fmt.Errorf("address %q: %w", "", target.ErrAddress)
+		return f.reverseForms(fmt.Errorf("address %q: %w", "", target.ErrAddress))
 	}
 	for i, a := range f.addresses {
 		if f.addresses[i], err = target.ParseAddress(a); err != nil {
-			return err
+			return f.reverseForms(err)
 		}
+	}
+	if err := f.agent.check(); err != nil {
+		return fmt.Errorf("%s: %w", f.cmd.Name(), err)
 	}
 	if f.file != "" {
 		return f.parseFile()
@@ -192,7 +227,7 @@ func (f *forwarding) parse(args []string) (err error) {
 
 func (f *forwarding) parseArgs(args []string) (err error) {
 	f.targetArg = args[0]
-	only := target.Forward{Addresses: f.addresses, Pin: f.pin}
+	only := target.Forward{Addresses: f.addresses, Pin: f.pin, Reverse: f.reverse}
 	if only.Target, err = target.Parse(args[0]); err != nil {
 		return f.targetHint(args[0], err)
 	}
@@ -204,8 +239,11 @@ func (f *forwarding) parseArgs(args []string) (err error) {
 			return fmt.Errorf("forward: --each %w", err)
 		}
 	}
+	if err := f.parseVia(&only); err != nil {
+		return err
+	}
 	parse := target.ParsePorts
-	if only.Target.Scheme == target.Kubernetes {
+	if only.Target.Scheme == target.Kubernetes && !f.reverse {
 		parse = target.ParseNamedPorts
 	}
 	for _, arg := range args[1:] {
@@ -216,6 +254,12 @@ func (f *forwarding) parseArgs(args []string) (err error) {
 		only.Ports = append(only.Ports, ports...)
 	}
 	f.forwards = []target.Forward{only}
+	if err := only.CheckPorts(); err != nil {
+		return f.reverseForms(err)
+	}
+	if err := only.CheckVia(); err != nil {
+		return fmt.Errorf("%s: --%w", f.cmd.Name(), err)
+	}
 	return only.CheckEach()
 }
 
@@ -225,11 +269,11 @@ func (f *forwarding) parseHost(of target.Target) (target.Host, error) {
 	case f.host == "" && flags.Changed("host"):
 		return target.Host{}, fmt.Errorf("host %q: %w", "", target.ErrHost)
 	case f.host == "" && flags.Changed("remote-command"):
-		return target.Host{}, errors.New("forward: --remote-command goes with --host")
+		return target.Host{}, fmt.Errorf("%s: --remote-command goes with --host", f.cmd.Name())
 	case f.host == "":
 		return target.Host{}, nil
-	case of.Scheme == target.Kubernetes:
-		return target.Host{}, fmt.Errorf("forward: %s is of a cluster, not of a host: --host goes with pid:// and netns://", of)
+	case of.Scheme.InCluster():
+		return target.Host{}, fmt.Errorf("%s: %s is of a cluster, not of a host: --host goes with pid:// and netns://", f.cmd.Name(), of)
 	}
 	return target.ParseHost(f.host)
 }

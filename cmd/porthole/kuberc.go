@@ -88,7 +88,7 @@ func (f *forwarding) prefer(flags *pflag.FlagSet, stderr io.Writer) error {
 		return err
 	}
 	f.config.Plugins = p.plugins()
-	return p.apply(flags)
+	return p.apply(flags, f.reverse)
 }
 
 // plugins says which credential plugins may run.
@@ -100,14 +100,17 @@ func (p *preferences) plugins() api.PluginPolicy {
 	return policy
 }
 
-// apply sets the flags that were not typed.
-func (p *preferences) apply(flags *pflag.FlagSet) error {
+// apply sets the flags that were not typed. In the other direction there are not all of them.
+func (p *preferences) apply(flags *pflag.FlagSet, reverse bool) error {
 	for _, c := range append(p.Defaults, p.Overrides...) {
 		if c.Command != "port-forward" {
 			continue
 		}
 		for _, o := range append(c.Options, c.Flags...) {
 			f := flags.Lookup(o.Name)
+			if f == nil && reverse {
+				continue
+			}
 			if f == nil {
 				return fmt.Errorf("kuberc: %s has no flag --%s", c.Command, o.Name)
 			}

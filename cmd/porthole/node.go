@@ -39,6 +39,7 @@ type nodeOptions struct {
 	memory      string
 	allow, deny string
 	unix        string
+	reverse     string
 	logFormat   string
 	verbosity   int
 }
@@ -73,6 +74,8 @@ func (o *nodeOptions) flags(cmd *cobra.Command) {
 	flags.StringVar(&o.allow, "allow-ports", "", "the only ports that may be forwarded to, as 80,443,8000-9000; all if not given")
 	flags.StringVar(&o.deny, "deny-ports", "", "ports that may not, even if --allow-ports has them")
 	flags.StringVar(&o.unix, "allow-unix", "", "Unix sockets of pods that may be forwarded to, as /run/postgresql/.s.PGSQL.*,/tmp/*.sock; none if not given")
+	flags.StringVar(&o.reverse, "allow-reverse", "none",
+		`where "porthole reverse" may listen in pods: none, loopback or any; never in pods that use the node's own network, and --allow-ports and --deny-ports hold too`)
 	flags.BoolVar(&o.Policy.DenyHostNetwork, "deny-host-network", false, "refuse pods that use the node's own network")
 	flags.StringSliceVar(&o.PassThrough, "pass-through", nil, "runtime handlers, as gvisor,kata, whose pods' forwards are left to the runtime; "+
 		"added to those whose pods are seen not to be in a network namespace")
@@ -163,6 +166,9 @@ func (o *nodeOptions) parse(stderr io.Writer) (err error) {
 		return err
 	}
 	if o.Policy.AllowUnix, err = node.ParsePaths(o.unix); err != nil {
+		return err
+	}
+	if o.Policy.AllowReverse, err = node.ParseReverse(o.reverse); err != nil {
 		return err
 	}
 	if err := o.parseLimits(); err != nil {

@@ -20,7 +20,7 @@ import (
 func (f *forwarding) openers() (openers map[target.Scheme]route.Opener, expanders map[target.Scheme]route.Expander, end func()) {
 	clusters := &kube.Opener{
 		Config: f.config, MaxWait: f.wait, PodRunningTimeout: f.podRunning,
-		MaxTunnels: f.maxTunnels, Silence: cmp.Or(f.silence, -1),
+		MaxTunnels: f.maxTunnels, Silence: cmp.Or(f.silence, -1), Agents: f.agent.agents(),
 	}
 	hosts := &ssh.Opener{Version: version(), RemoteCommand: f.remoteCommand, Silence: cmp.Or(f.silence, -1)}
 	openers = hostOpeners()
@@ -28,6 +28,7 @@ func (f *forwarding) openers() (openers map[target.Scheme]route.Opener, expander
 		openers[scheme] = byHost(here, onOneProcessor(hosts.Open))
 	}
 	openers[target.Kubernetes] = onOneProcessor(withKubectlErrors(clusters.Open))
+	openers[target.RemoteHost] = onOneProcessor(clusters.Open)
 	expanders = map[target.Scheme]route.Expander{target.Kubernetes: eachWithKubectlErrors(clusters.Expand)}
 	return openers, expanders, func() { clusters.Close(); hosts.Close() }
 }

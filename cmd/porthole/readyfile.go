@@ -10,13 +10,15 @@ import (
 	"strings"
 	"sync"
 
+	"porthole.dev/porthole/internal/leftovers"
 	"porthole.dev/porthole/internal/session"
 )
 
 // readyFile is the file of --ready-file. Its methods are safe to call at the same
 // time; without a path they do nothing.
 type readyFile struct {
-	path string
+	path  string
+	noted *leftovers.List // of this process' files, or nil
 
 	mu      sync.Mutex
 	text    string      // as it was written last
@@ -70,6 +72,9 @@ func (r *readyFile) write(all []session.State) error {
 		return fmt.Errorf("ready file: %w", err)
 	}
 	r.text, r.mine = text.String(), mine
+	if r.noted != nil {
+		_ = r.noted.NoteFile(r.path) // only for those who clean up after a kill
+	}
 	return nil
 }
 

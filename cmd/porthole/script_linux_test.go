@@ -43,6 +43,7 @@ func TestScripts(t *testing.T) {
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
 		Setup: func(env *testscript.Env) error {
+			env.Setenv("HOME", filepath.Join(env.WorkDir, ".home")) // and not /no-home, which root would make
 			pod := testenv.NewPod(t)
 			env.Setenv("PID", fmt.Sprint(pod.PID))
 			silent, err := net.Listen("tcp", "127.0.0.1:0")

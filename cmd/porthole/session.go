@@ -9,7 +9,10 @@ import (
 
 	"porthole.dev/porthole/internal/forward"
 	"porthole.dev/porthole/internal/kube"
+	"porthole.dev/porthole/internal/leftovers"
+	"porthole.dev/porthole/internal/route"
 	"porthole.dev/porthole/internal/session"
+	"porthole.dev/porthole/internal/target"
 )
 
 // drain is how long connections that are in use may take to finish after Ctrl-C.
@@ -47,6 +50,9 @@ func (f *forwarding) run(cmd *cobra.Command) error {
 // serve runs the session until ctx ends or the command does. Once the command runs, it
 // alone handles signals, and its exit status counts, unless the session fails first.
 func (f *forwarding) serve(ctx context.Context, p *printer, ready *readyFile, end *ending) error {
+	left := &leftovers.List{Dir: leftoversDir()}
+	defer left.Close() // after the files themselves are gone
+	ready.noted = left
 	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	stop := func() { ready.remove(); cancel() } // the file does not wait for connections to finish
 	defer stop()
@@ -55,7 +61,7 @@ func (f *forwarding) serve(ctx context.Context, p *printer, ready *readyFile, en
 	defer closeAll()
 	s := &session.Session{
 		Forwards: f.forwards, File: f.file, Retry: f.file != "", ReadyAny: f.readyWhen == readyAny,
-		Openers: openers, Expanders: expanders, Events: p.event, Wait: f.wait, UDPIdle: f.udpIdle, Drain: drain, Now: end.now,
+		Openers: openers, Expanders: expanders, Events: noting(left, p.event), Wait: f.wait, UDPIdle: f.udpIdle, Drain: drain, Now: end.now,
 	}
 	var ended <-chan error // receives the exit status of the command once that runs
 	if f.readyFile != "" || f.command != nil {
@@ -77,10 +83,11 @@ func (f *forwarding) serve(ctx context.Context, p *printer, ready *readyFile, en
 			return status
 		}
 	}
-	if errors.Is(err, forward.ErrTwice) || errors.Is(err, kube.ErrOnePod) {
-		return usageError{err}
+	var via *kube.ViaError
+	if errors.Is(err, forward.ErrTwice) || errors.Is(err, kube.ErrOnePod) || errors.As(err, &via) {
+		return usageError{f.reverseForms(err)}
 	}
-	return f.advise(err)
+	return f.advise(f.reverseForms(err))
 }
 
 // startCommand starts the command, detaches the session from signals, and stops it when
@@ -100,4 +107,18 @@ func (f *forwarding) startCommand(ctx context.Context, environment []string, end
 		ended <- err
 	}()
 	return ended
+}
+
+// noting notes what an event says that `porthole clean` has to know if this process is killed. What
+// cannot be noted is not worth an error.
+func noting(left *leftovers.List, events func(route.Event)) func(route.Event) {
+	return func(e route.Event) {
+		switch {
+		case e.Kind == route.Listening && e.Listen.Path != "":
+			_ = left.NoteFile(e.Listen.Path)
+		case e.Kind == route.Carried && e.Via == target.ViaRelay:
+			_ = left.NotePod(e.Pod)
+		}
+		events(e)
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"porthole.dev/porthole/internal/kube"
 	"porthole.dev/porthole/internal/route"
 	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/tunnel"
@@ -36,6 +37,8 @@ func (s textStyle) line(e route.Event) (out, err string) {
 		return "", fmt.Sprintf("porthole: %s: lost connection%s, reconnecting: %s", e.Target, toPod(e.Pod), describe(e.Err, s.verbose))
 	case route.Ready:
 		return "", s.ready(e)
+	case route.Carried:
+		return "", s.carried(e)
 	case route.Draining:
 		return "", draining(e.Live)
 	case route.Ended:
@@ -57,6 +60,9 @@ func ofMember(e route.Event) string {
 func (s textStyle) listening(e route.Event) string {
 	to := e.Remote
 	to.Port = cmp.Or(e.PodPort, to.Port)
+	if e.Reverse {
+		return fmt.Sprintf("Forwarding from %s of %s -> %s here", e.Listen, e.Target, to)
+	}
 	line := fmt.Sprintf("Forwarding from %s -> %s", e.Listen, to)
 	if s.many {
 		line += " of " + e.Target
@@ -79,6 +85,33 @@ func (s textStyle) ready(e route.Event) string {
 	return fmt.Sprintf("porthole: %s: connections go to pod %s", e.Target, e.Pod)
 }
 
+// carried says what carries connections, and what that needed.
+func (s textStyle) carried(e route.Event) string {
+	text := fmt.Sprintf("porthole: %s: %s ", e.Target, e.Remote.Named())
+	switch {
+	case e.Via == target.ViaRelay && e.Found:
+		text = fmt.Sprintf("porthole: %s: connections go through the relay that is there: pod %s", e.Target, e.Pod)
+	case e.Via == target.ViaRelay:
+		text = fmt.Sprintf("porthole: %s: connections go through a relay, which was started and ends a minute after its last client: pod %s", e.Target, e.Pod)
+	case e.Via == target.ViaNode:
+		text += "goes through porthole on the pod's node"
+	case e.Found:
+		text += fmt.Sprintf("goes through the agent that is in pod %s: container %s", e.Pod, e.Container)
+	default:
+		text += fmt.Sprintf("goes through an agent, which was started in pod %s and stays until that ends: ephemeral container %s", e.Pod, e.Container)
+	}
+	if e.Version != "" {
+		text += fmt.Sprintf("; it is version %s, and this one %s", e.Version, version())
+	}
+	switch {
+	case errors.Is(e.Err, kube.ErrLostKey):
+		text += "; " + describe(e.Err, s.verbose)
+	case e.Err != nil:
+		text += "; its key cannot be checked: " + describe(e.Err, s.verbose)
+	}
+	return text
+}
+
 // toPod is the words that kubectl has for a lost connection, where there was a pod.
 func toPod(pod string) string {
 	if pod == "" {
@@ -96,6 +129,9 @@ func draining(live int) string {
 }
 
 func (s textStyle) failed(e route.Event) string {
+	if e.Reverse { // the error says what could not be reached here
+		return fmt.Sprintf("porthole: connection for %s of %s: %s", e.Listen.Short(), e.Target, describe(e.Err, s.verbose))
+	}
 	return fmt.Sprintf("porthole: connection for %s: %s %s: %s", e.Listen.Short(), e.Target, e.Remote.Named(), describe(e.Err, s.verbose))
 }
 
@@ -128,30 +164,35 @@ type jsonStyle struct{}
 
 // jsonEvent is an event as `-o json` prints it. Empty fields are left out.
 type jsonEvent struct {
-	Time     time.Time `json:"time"`
-	Event    string    `json:"event"` // listening, waiting, ready, opened, closed, reconnecting, ended, draining or error
-	Target   string    `json:"target,omitempty"`
-	Pod      string    `json:"pod,omitempty"`     // of ready: where connections go; of reconnecting: where they went; with --each: whose event it is
-	Listen   string    `json:"listen,omitempty"`  // ADDRESS:PORT, or the path of a Unix socket
-	Network  string    `json:"network,omitempty"` // of remote: udp or unix
-	Host     string    `json:"host,omitempty"`    // of remote, where that is not at the target itself
-	Remote   uint16    `json:"remote,omitempty"`
-	Path     string    `json:"path,omitempty"`     // of a Unix socket, in place of remote
-	Client   string    `json:"client,omitempty"`   // ADDRESS:PORT
-	Sent     *int64    `json:"sent,omitempty"`     // bytes, of a closed connection
-	Received *int64    `json:"received,omitempty"` // bytes, of a closed connection
-	Dropped  int64     `json:"dropped,omitempty"`  // datagrams, of a closed connection
-	Seconds  float64   `json:"seconds,omitempty"`  // that a connection was open
-	Version  string    `json:"version,omitempty"`  // of ready: that of porthole at the other end, if it is another one
-	Live     int       `json:"live,omitempty"`     // connections, while draining
-	Error    string    `json:"error,omitempty"`
-	Hint     string    `json:"hint,omitempty"`
+	Time      time.Time `json:"time"`
+	Event     string    `json:"event"` // listening, waiting, ready, carried, opened, closed, reconnecting, ended, draining or error
+	Target    string    `json:"target,omitempty"`
+	Pod       string    `json:"pod,omitempty"`     // of ready: where connections go; of reconnecting: where they went; with --each: whose event it is
+	Reverse   bool      `json:"reverse,omitempty"` // listen is at the target, and remote is here
+	Listen    string    `json:"listen,omitempty"`  // ADDRESS:PORT, or the path of a Unix socket
+	Network   string    `json:"network,omitempty"` // of remote: udp or unix
+	Host      string    `json:"host,omitempty"`    // of remote, where that is not at the target itself
+	Remote    uint16    `json:"remote,omitempty"`
+	Path      string    `json:"path,omitempty"`      // of a Unix socket, in place of remote
+	Client    string    `json:"client,omitempty"`    // ADDRESS:PORT
+	Sent      *int64    `json:"sent,omitempty"`      // bytes, of a closed connection
+	Received  *int64    `json:"received,omitempty"`  // bytes, of a closed connection
+	Dropped   int64     `json:"dropped,omitempty"`   // datagrams, of a closed connection
+	Seconds   float64   `json:"seconds,omitempty"`   // that a connection was open
+	Via       string    `json:"via,omitempty"`       // of carried: node, agent or relay
+	Container string    `json:"container,omitempty"` // of carried: the ephemeral container of the agent
+	Found     bool      `json:"found,omitempty"`     // of carried: it was there already
+	Version   string    `json:"version,omitempty"`   // of ready and carried: that of porthole at the other end, if it is another one
+	Live      int       `json:"live,omitempty"`      // connections, while draining
+	Error     string    `json:"error,omitempty"`
+	Hint      string    `json:"hint,omitempty"`
 }
 
 func (jsonStyle) line(e route.Event) (out, err string) {
 	j := jsonEvent{
-		Time: time.Now(), Event: string(e.Kind), Target: e.Target, Pod: cmp.Or(e.Pod, e.Member), Listen: bare(e.Listen), Host: e.Remote.Host, Remote: e.Remote.Port, Path: e.Remote.Path,
+		Time: time.Now(), Event: string(e.Kind), Target: e.Target, Pod: cmp.Or(e.Pod, e.Member), Reverse: e.Reverse, Listen: bare(e.Listen), Host: e.Remote.Host, Remote: e.Remote.Port, Path: e.Remote.Path,
 		Client: bare(e.Client), Seconds: e.Duration.Seconds(), Live: e.Live, Dropped: e.Dropped, Version: e.Version,
+		Via: string(e.Via), Container: e.Container, Found: e.Found,
 	}
 	if e.Remote.Network != target.TCP {
 		j.Network = e.Remote.Network.String()

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"porthole.dev/porthole/internal/forward"
 	"porthole.dev/porthole/internal/kube"
 	"porthole.dev/porthole/internal/netns"
 	"porthole.dev/porthole/internal/safetext"
@@ -186,9 +188,15 @@ func flagError(cmd *cobra.Command, err error) error {
 	return usageError{hintedError{fmt.Errorf("%w, did you mean --%s?", err, near), line.line(cmd)}}
 }
 
-// targetAndPorts splits a word that is both, such as svc/web:8080:80.
+// targetAndPorts splits a word that is both, such as svc/web:8080:80 or host://db:5432.
 func targetAndPorts(word string) (name, ports string, ok bool) {
-	name, ports, _ = strings.Cut(word, ":")
+	rest, remote := strings.CutPrefix(word, "host://")
+	if _, err := netip.ParseAddr(rest); remote && err == nil { // all colons are the address'
+		return "", "", false
+	}
+	from := strings.Index(rest, "]") + 1 // behind an IPv6 address in brackets
+	name, ports, _ = strings.Cut(rest[from:], ":")
+	name = word[:len(word)-len(rest)+from] + name
 	_, err := target.Parse(name)
 	return name, ports, err == nil && isPort(ports) && !isPort(word)
 }
@@ -216,13 +224,15 @@ func (f *forwarding) misplaced(args []string) error {
 	switch _, err := target.ParseEach(args[0]); {
 	case err == nil && f.each != "" && len(args) > 2 && !isPort(args[1]):
 		line := f.typed.with("--each", "--each="+args[0]).reordered(args, args[1:])
-		return hintedError{fmt.Errorf("forward: --each takes %s behind an equals sign", args[0]), line.line(f.cmd)}
+		return hintedError{fmt.Errorf("%s: --each takes %s behind an equals sign", f.cmd.Name(), args[0]), line.line(f.cmd)}
 	case joined && name == "pid" && len(args) > 1:
 		meant := name + "://" + ports
 		return hintedError{fmt.Errorf("target %q: want %s", args[0], meant), f.typed.with(args[0], meant).line(f.cmd)}
+	case joined && strings.Contains(name, "://") && len(args) > 1 && isPort(args[1]): // host://db:5432 15432:5432
+		return hintedError{fmt.Errorf("%s: the ports of %s are words of their own", f.cmd.Name(), name), f.typed.with(args[0], name).line(f.cmd)}
 	case joined:
 		line := f.typed.inserted(args[0], name, ports)
-		return hintedError{fmt.Errorf("forward: a target and its ports are words of their own: %s %s", name, ports), line.line(f.cmd)}
+		return hintedError{fmt.Errorf("%s: a target and its ports are words of their own: %s %s", f.cmd.Name(), name, ports), line.line(f.cmd)}
 	case !strings.Contains(args[0], "://") && isPort(args[0]) && len(args) > 1:
 		for i, arg := range args[1:] {
 			_, err := target.Parse(arg)
@@ -230,13 +240,13 @@ func (f *forwarding) misplaced(args []string) error {
 			if err == nil && !isPort(arg) && certain {
 				rest := slices.Delete(slices.Clone(args), i+1, i+2)
 				line := f.typed.reordered(args, append([]string{arg}, rest...))
-				return hintedError{fmt.Errorf("forward: %q is a port, and the target comes first", args[0]), line.line(f.cmd)}
+				return hintedError{fmt.Errorf("%s: %q is a port, and the target comes first", f.cmd.Name(), args[0]), line.line(f.cmd)}
 			}
 		}
 	case kube.IsResource(args[0]) && len(args) > 1 && !isPort(args[1]) && !strings.Contains(args[1], "/"):
 		joined := args[0] + "/" + args[1]
 		line := f.typed.reordered(args, append([]string{joined}, args[2:]...))
-		return hintedError{fmt.Errorf("forward: a target is one word, %s", joined), line.line(f.cmd)}
+		return hintedError{fmt.Errorf("%s: a target is one word, %s", f.cmd.Name(), joined), line.line(f.cmd)}
 	}
 	return nil
 }
@@ -262,11 +272,30 @@ func (t typed) reordered(old, new []string) typed {
 // portHint adds the next step to the error of an argument that is no port.
 func (f *forwarding) portHint(arg string, err error) error {
 	if number, ok := strings.CutSuffix(arg, ":"); ok && isNumber(number) {
-		line := f.typed.with(arg, number).line(f.cmd)
-		return hintedError{err, "the same port at both ends: " + line + ", another: " + number + ":REMOTE"}
+		line, second := f.typed.with(arg, number).line(f.cmd), "REMOTE"
+		if f.reverse {
+			second = "LOCAL"
+		}
+		return hintedError{err, "the same port at both ends: " + line + ", another: " + number + ":" + second}
 	}
 	if line, ok := f.typed.withCommand(); ok {
 		return hintedError{err, "a command goes behind --: " + line.line(f.cmd)}
+	}
+	return f.reverseForms(err)
+}
+
+// reverseForms adds the forms of ports and addresses to an error about one, where they are not those of "porthole forward".
+func (f *forwarding) reverseForms(err error) error {
+	switch {
+	case !f.reverse:
+	case errors.Is(err, target.ErrAddress):
+		return hintedError{err, "for example --listen 0.0.0.0 for all of IPv4"}
+	case errors.Is(err, forward.ErrTwice):
+		return hintedError{err, "give each a port of its own there: REMOTE:LOCAL"}
+	case errors.Is(err, kube.ErrNoSelector):
+		return hintedError{err, "name a pod, or a service or workload that has pods"}
+	case errors.Is(err, target.ErrPort):
+		return hintedError{err, "ports are REMOTE[:LOCAL], as 8080, 8000-8010, 8080:3000, 8080:HOST:5432, 5432:./x.sock or 5353:53/udp, with numbers from 1 to 65535"}
 	}
 	return err
 }

@@ -1,9 +1,8 @@
-// Package agent is the far end of a tunnel on the streams of a program: it opens the targets that the other end names.
-// It must not know how the streams reach the other end, nor who may use them: whoever can start the program may.
+// Package agent is the far end of a tunnel, on the streams of a program or on a port of the pod that it runs in: it opens
+// what the other end names. It must not know how the other end gets there, and decides by a key alone who it is.
 package agent
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -18,14 +17,16 @@ import (
 	"porthole.dev/porthole/internal/tunnel"
 )
 
-// Agent serves the targets of this host. The fields are needed, except Version.
+// Agent serves the targets of a host, or what the program reaches itself. One of Openers and
+// Dialer is needed.
 type Agent struct {
 	Version string // of the program, for the other end
+	// Openers open the targets that the other end names.
 	Openers map[target.Scheme]route.Opener
+	// Dialer leads to what is reached without a target, and Bind listens there, for the way back.
+	Dialer route.Dialer
+	Bind   route.Binder
 }
-
-// features are what an agent can do beyond what every end of porthole.v1 can.
-var features = []string{tunnel.FeatureTargets}
 
 // ErrGone means that a target is not the one that was opened before.
 var ErrGone = errors.New("it is not the one that was there before")
@@ -34,31 +35,40 @@ var ErrGone = errors.New("it is not the one that was there before")
 // stream, whose Close has to end its reads and writes.
 func (a *Agent) Serve(ctx context.Context, stream io.ReadWriteCloser) error {
 	defer context.AfterFunc(ctx, func() { stream.Close() })()
-	mine := tunnel.Greeting{Version: a.Version, Features: features}
-	if _, err := stream.Write(mine.Append(nil)); err != nil {
-		return fmt.Errorf("greet: %w", err)
-	}
-	buffered := bufio.NewReader(stream)
-	if _, err := tunnel.ReadGreeting(buffered); err != nil {
+	greeted, err := a.greet(stream)
+	if err != nil {
 		return err
 	}
 	var copier pipe.Copier
 	defer copier.Close()
-	s := tunnel.NewServer(bufferedStream{buffered, stream}, tunnel.ServerConfig{
-		Proxy: tunnel.Proxy{Copier: &copier}, OpenTarget: a.open,
-	})
-	_ = s.Run(ctx) // the error says how the other end went away, which is how every session ends
+	cfg := a.config()
+	cfg.Copier = &copier
+	_ = tunnel.NewServer(greeted, cfg).Run(ctx) // the error says how the other end went away, which is how every session ends
 	return nil
 }
 
-// bufferedStream is a stream of which some bytes were read ahead, with the greeting.
-type bufferedStream struct {
-	*bufio.Reader
-	stream io.ReadWriteCloser
+// greet exchanges greetings, and returns the stream of what follows.
+func (a *Agent) greet(stream io.ReadWriteCloser) (io.ReadWriteCloser, error) {
+	mine := tunnel.Greeting{Version: a.Version}
+	if a.Openers != nil {
+		mine.Features = append(mine.Features, tunnel.FeatureTargets)
+	}
+	if a.Openers != nil || a.Bind != nil {
+		mine.Features = append(mine.Features, tunnel.FeatureListen)
+	}
+	greeted, _, err := tunnel.GreetClient(stream, mine)
+	return greeted, err
 }
 
-func (s bufferedStream) Write(p []byte) (int, error) { return s.stream.Write(p) }
-func (s bufferedStream) Close() error                { return s.stream.Close() }
+// config is that of a tunnel, without its Copier.
+func (a *Agent) config() tunnel.ServerConfig {
+	cfg := tunnel.ServerConfig{Proxy: tunnel.Proxy{Dialer: a.Dialer}, Bind: a.Bind}
+	if a.Openers != nil {
+		cfg.OpenTarget = a.open
+		cfg.Listeners = &tunnel.Listeners{Claim: claim, Hold: hold}
+	}
+	return cfg
+}
 
 // openTarget is a target of this host that is open for the other end.
 type openTarget struct {
@@ -66,7 +76,8 @@ type openTarget struct {
 	identity string
 }
 
-func (t openTarget) Identity() string { return t.identity }
+func (t openTarget) Identity() string     { return t.identity }
+func (t openTarget) Binder() route.Binder { return t.Bind }
 
 // open opens a target. With an identity it is the process of that identity, or none.
 func (a *Agent) open(ctx context.Context, name, identity string) (tunnel.ServerTarget, error) {

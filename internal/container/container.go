@@ -1,5 +1,5 @@
-// Package container finds the network namespace that a target on this host stands for.
-// It must not know what is done with the namespace, and never asks another host.
+// Package container finds the network namespace that a target on this host stands for, and what is around a program
+// that runs in a container itself. It must not know what is done with the namespace, and never asks another host.
 package container
 
 import (
@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 
+	"porthole.dev/porthole/internal/forward"
 	"porthole.dev/porthole/internal/netns"
 	"porthole.dev/porthole/internal/route"
 	"porthole.dev/porthole/internal/target"
@@ -34,7 +35,11 @@ func Open(_ context.Context, f target.Forward, events func(route.Event)) (*route
 	switch {
 	case err == nil:
 		events(route.Event{Kind: route.Ready})
-		return &route.Result{Route: ns, Ports: f.Ports}, nil
+		bind := forward.BindInside(ns.Do)
+		if f.Target.Scheme == target.NetNS {
+			bind = atPath(f.Target.Path, bind)
+		}
+		return &route.Result{Route: ns, Ports: f.Ports, Bind: bind}, nil
 	case f.Target.Scheme == target.PID, errors.Is(err, netns.ErrPermission), errors.Is(err, netns.ErrUnsupported):
 		err = &route.FinalError{Err: err}
 	}

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -24,6 +25,8 @@ type Forwarder struct {
 	Name string
 	// Dialer leads to the target.
 	Dialer route.Dialer
+	// DialFor, if set, is called in the place of Dialer, and told whose connection it is for.
+	DialFor func(ctx context.Context, l *route.Listener, client target.Endpoint) (pipe.Conn, error)
 	// Events is called for everything that happens, from many goroutines at
 	// once. A connection waits until the call about it returns. It may be nil.
 	Events func(route.Event)
@@ -36,6 +39,7 @@ type Forwarder struct {
 	// Drain is how long connections may last after Run's context has ended,
 	// before they are reset; 0 resets them at once. Those that nothing moves on,
 	// such as a browser's that waits for the next request, are reset at once too.
+	// Negative has all of them last for as long as they like.
 	Drain time.Duration
 	// Now ends Drain early when it is closed; nil is never.
 	Now <-chan struct{}
@@ -50,7 +54,7 @@ const defaultDialTimeout = 30 * time.Second
 // Run serves the listeners until ctx ends, closes them, gives connections that are in use
 // f.Drain to finish, and returns when all of them are gone. It returns nil if ctx has
 // ended it, and otherwise the error of the listener that failed.
-func (f *Forwarder) Run(ctx context.Context, listeners []*Listener) error {
+func (f *Forwarder) Run(ctx context.Context, listeners []*route.Listener) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	defer context.AfterFunc(ctx, func() { CloseAll(listeners) })()
@@ -64,7 +68,7 @@ func (f *Forwarder) Run(ctx context.Context, listeners []*Listener) error {
 	for _, l := range listeners {
 		accepting.Go(func() {
 			accept := f.accept
-			if l.packets != nil {
+			if l.Packets != nil {
 				accept = f.receive
 			}
 			if err := accept(ctx, conns, l, &serving); err != nil {
@@ -91,6 +95,15 @@ const (
 func (f *Forwarder) drain(serving *sync.WaitGroup, reset func()) {
 	over := make(chan struct{})
 	go func() { serving.Wait(); close(over) }()
+	if f.Drain < 0 {
+		select {
+		case <-over:
+		case <-f.Now:
+			reset()
+			<-over
+		}
+		return
+	}
 	limit, tell, tick := time.NewTimer(f.Drain), time.NewTimer(drainTell), time.NewTicker(drainTick)
 	defer limit.Stop()
 	defer tell.Stop()
@@ -128,10 +141,10 @@ func (f *Forwarder) resetIdle() (busy int) {
 }
 
 // accept serves one listener of streams until ctx ends.
-func (f *Forwarder) accept(ctx, conns context.Context, l *Listener, serving *sync.WaitGroup) error {
+func (f *Forwarder) accept(ctx, conns context.Context, l *route.Listener, serving *sync.WaitGroup) error {
 	var pause backoff.Backoff
 	for {
-		conn, err := l.streams.Accept()
+		conn, err := l.Streams.Accept()
 		switch {
 		case err == nil:
 			pause.Reset()
@@ -160,7 +173,7 @@ func mayPass(err error) bool {
 	return false
 }
 
-// socket is an accepted connection: a *net.TCPConn or a *net.UnixConn.
+// socket is an accepted connection: a *net.TCPConn, a *net.UnixConn, or one that comes through a tunnel.
 type socket interface {
 	pipe.Conn
 	net.Conn
@@ -183,20 +196,20 @@ func (c *connection) busy() bool {
 }
 
 // serve carries one connection to its end. conns ends when it is to be reset.
-func (f *Forwarder) serve(conns context.Context, l *Listener, local socket) {
+func (f *Forwarder) serve(conns context.Context, l *route.Listener, local socket) {
 	conns, reset := context.WithCancel(conns)
 	defer reset()
-	c := &connection{activity: activityOf(local), began: time.Now(), reset: reset}
+	c := &connection{began: time.Now(), reset: reset}
 	f.live.Store(c, nil)
 	defer f.live.Delete(c)
 	event := route.Event{Kind: route.Opened, Listen: l.Local, Remote: l.Remote, Client: target.Endpoint{Network: l.Local.Network}}
-	if client, ok := local.RemoteAddr().(*net.TCPAddr); ok {
+	if client, ok := local.RemoteAddr().(interface{ AddrPort() netip.AddrPort }); ok {
 		event.Client.AddrPort = client.AddrPort()
 	}
 	f.emit(event)
 
 	dialing, dialed := context.WithTimeout(conns, cmp.Or(f.DialTimeout, defaultDialTimeout))
-	remote, err := f.Dialer.Dial(dialing, l.Remote)
+	remote, err := f.dial(dialing, l, event.Client)
 	dialed()
 	if err != nil {
 		_ = pipe.Reset(local)
@@ -204,16 +217,35 @@ func (f *Forwarder) serve(conns context.Context, l *Listener, local socket) {
 		f.emit(event)
 		return
 	}
+	c.activity = activityOf(local, remote)
 	c.up.Store(true)
 	defer context.AfterFunc(conns, func() {
 		_ = pipe.Reset(local)
 		_ = pipe.Reset(remote)
 	})()
-	counts, err := f.copier.Copy(c.conn, remote)
-	event.Kind, event.Err = route.Closed, err
-	event.Sent, event.Received = counts.FromA, counts.FromB
-	event.Duration = time.Since(c.began)
+	event.Err = f.copy(&event, c.near, c.far)
+	event.Kind, event.Duration = route.Closed, time.Since(c.began)
 	f.emit(event)
+}
+
+// dial connects a client to the target.
+func (f *Forwarder) dial(ctx context.Context, l *route.Listener, client target.Endpoint) (pipe.Conn, error) {
+	if f.DialFor != nil {
+		return f.DialFor(ctx, l, client)
+	}
+	return f.Dialer.Dial(ctx, l.Remote)
+}
+
+// copy moves bytes, or datagrams, in both directions until both have ended, and counts them.
+func (f *Forwarder) copy(event *route.Event, near, far pipe.Conn) (err error) {
+	var counts pipe.DatagramCounts
+	if event.Listen.Network == target.UDP {
+		counts, err = pipe.CopyDatagrams(near, far)
+	} else {
+		counts.Counts, err = f.copier.Copy(near, far)
+	}
+	event.Sent, event.Received, event.Dropped = counts.FromA, counts.FromB, counts.Dropped
+	return err
 }
 
 func (f *Forwarder) emit(e route.Event) {

@@ -36,7 +36,7 @@ func (loopback) Dial(ctx context.Context, to target.Address) (pipe.Conn, error) 
 // running is a session in a test.
 type running struct {
 	*forward.Forwarder
-	listeners []*forward.Listener
+	listeners []*route.Listener
 	interrupt context.CancelFunc
 	now       chan struct{}
 	done      chan error

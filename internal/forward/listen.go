@@ -9,28 +9,12 @@ import (
 	"slices"
 	"syscall"
 
+	"porthole.dev/porthole/internal/route"
 	"porthole.dev/porthole/internal/target"
 )
 
 // ErrTwice means that two ports ask for the same local address and port, or Unix socket.
-var ErrTwice = errors.New("local port given twice")
-
-// Listener is one local address that leads to one port of the target.
-type Listener struct {
-	Local  target.Endpoint
-	Remote target.Address
-
-	streams net.Listener // of TCP and Unix sockets
-	packets *net.UDPConn // of UDP
-}
-
-// Close ends listening, and connections through UDP with it.
-func (l *Listener) Close() error {
-	if l.packets != nil {
-		return l.packets.Close()
-	}
-	return l.streams.Close()
-}
+var ErrTwice = errors.New("port given twice")
 
 // tries is how often the system is asked for another free port, until one is free on
 // every address.
@@ -41,7 +25,31 @@ const tries = 32
 // it. target.Localhost means both 127.0.0.1 and ::1, unless the machine lacks one of
 // the families. Addresses that others of the list cover are left out.
 // Errors: ErrTwice; *net.OpError as net.Listen returns it.
-func Listen(ctx context.Context, addresses []string, ports []target.Port) (ls []*Listener, err error) {
+func Listen(ctx context.Context, addresses []string, ports []target.Port) ([]*route.Listener, error) {
+	return listenAll(ctx, Bind, addresses, ports)
+}
+
+// ListenBy is Listen at a target, by bind, for the way back. Errors: ErrTwice, *route.BindError.
+func ListenBy(ctx context.Context, bind route.Binder, addresses []string, ports []target.Port) ([]*route.Listener, error) {
+	return listenAll(ctx, func(ctx context.Context, at target.Endpoint) (*route.Listener, error) {
+		l, err := bind(ctx, at)
+		if err != nil {
+			return nil, &route.BindError{At: at, Err: Cause(err)}
+		}
+		return l, nil
+	}, addresses, ports)
+}
+
+// Cause returns an error of a socket without what package net adds to it.
+func Cause(err error) error {
+	var op *net.OpError
+	if errors.As(err, &op) {
+		return op.Err
+	}
+	return err
+}
+
+func listenAll(ctx context.Context, bind route.Binder, addresses []string, ports []target.Port) (ls []*route.Listener, err error) {
 	defer func() {
 		if err != nil {
 			CloseAll(ls)
@@ -61,13 +69,13 @@ func Listen(ctx context.Context, addresses []string, ports []target.Port) (ls []
 		}
 	}
 	for i, p := range ports {
-		bound, err := listen(ctx, locals[i], p)
+		bound, err := listen(ctx, bind, locals[i], p)
 		for range tries {
 			if p.Local != 0 || p.LocalPath != "" || !errors.Is(err, syscall.EADDRINUSE) {
 				break
 			}
 			CloseAll(bound)
-			bound, err = listen(ctx, locals[i], p)
+			bound, err = listen(ctx, bind, locals[i], p)
 		}
 		ls = append(ls, bound...)
 		if err != nil {
@@ -78,7 +86,7 @@ func Listen(ctx context.Context, addresses []string, ports []target.Port) (ls []
 }
 
 // CloseAll closes listeners, for a caller that does not pass them to Run.
-func CloseAll(listeners []*Listener) {
+func CloseAll(listeners []*route.Listener) {
 	for _, l := range listeners {
 		_ = l.Close()
 	}
@@ -132,13 +140,14 @@ func localsOf(addresses []string, p target.Port) (distinct []local, err error) {
 
 // listen binds a port on all of its addresses. What it returns is bound, also together
 // with an error.
-func listen(ctx context.Context, locals []local, p target.Port) (ls []*Listener, err error) {
+func listen(ctx context.Context, bind route.Binder, locals []local, p target.Port) (ls []*route.Listener, err error) {
 	number := p.Local
 	var missing error
 	for _, at := range locals {
-		l := &Listener{Local: target.Endpoint{Network: p.LocalNetwork(), Path: p.LocalPath}, Remote: p.To()}
-		switch err := l.bind(ctx, netip.AddrPortFrom(at.addr, number)); {
+		l, err := bind(ctx, target.Endpoint{Network: p.LocalNetwork(), AddrPort: netip.AddrPortFrom(at.addr, number), Path: p.LocalPath})
+		switch {
 		case err == nil:
+			l.Remote = p.To()
 			ls = append(ls, l)
 			number = l.Local.Port()
 		case at.optional && familyMissing(err):
@@ -153,27 +162,51 @@ func listen(ctx context.Context, locals []local, p target.Port) (ls []*Listener,
 	return ls, nil
 }
 
-// bind binds a listener at its path, or at an address.
-func (l *Listener) bind(ctx context.Context, at netip.AddrPort) (err error) {
+// Bind is a route.Binder to addresses and Unix sockets of this machine.
+func Bind(ctx context.Context, at target.Endpoint) (*route.Listener, error) {
+	l := &route.Listener{Local: at}
 	family := "4"
 	if at.Addr().Is6() {
 		family = "6" // without IPv4, which has a listener of its own
 	}
-	switch l.Local.Network {
+	var err error
+	switch at.Network {
 	case target.Unix:
-		l.streams, err = listenUnix(l.Local.Path)
+		l.Streams, err = listenUnix(at.Path)
 	case target.UDP:
 		var c net.PacketConn
-		if c, err = new(net.ListenConfig).ListenPacket(ctx, "udp"+family, at.String()); err == nil {
-			l.packets = c.(*net.UDPConn)
+		if c, err = new(net.ListenConfig).ListenPacket(ctx, "udp"+family, at.AddrPort.String()); err == nil {
+			l.Packets = c.(*net.UDPConn)
 			l.Local.AddrPort = c.LocalAddr().(*net.UDPAddr).AddrPort()
 		}
 	case target.TCP:
-		if l.streams, err = new(net.ListenConfig).Listen(ctx, "tcp"+family, at.String()); err == nil {
-			l.Local.AddrPort = l.streams.Addr().(*net.TCPAddr).AddrPort()
+		if l.Streams, err = new(net.ListenConfig).Listen(ctx, "tcp"+family, at.AddrPort.String()); err == nil {
+			l.Local.AddrPort = l.Streams.Addr().(*net.TCPAddr).AddrPort()
 		}
 	}
-	return err
+	if err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+// BindInside returns a route.Binder to addresses of a network namespace, in which inside calls a function,
+// as netns.Namespace.Do does. It listens on no Unix sockets, which are in no network.
+func BindInside(inside func(func() error) error) route.Binder {
+	return func(ctx context.Context, at target.Endpoint) (l *route.Listener, err error) {
+		if at.Network == target.Unix {
+			return nil, fmt.Errorf("listen on %s: %w", at, target.ErrUnsupported)
+		}
+		err = inside(func() (err error) {
+			l, err = Bind(ctx, at)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		l.Inside = inside
+		return l, nil
+	}
 }
 
 // familyMissing reports whether the machine has no such loopback address, as

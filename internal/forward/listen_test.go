@@ -10,11 +10,12 @@ import (
 	"testing"
 
 	"porthole.dev/porthole/internal/forward"
+	"porthole.dev/porthole/internal/route"
 	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/testenv"
 )
 
-func bound(ls []*forward.Listener) (addresses []string) {
+func bound(ls []*route.Listener) (addresses []string) {
 	for _, l := range ls {
 		addresses = append(addresses, l.Local.Addr().String())
 		_ = l.Close()

@@ -6,6 +6,8 @@ import (
 
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
+
+	"porthole.dev/porthole/internal/route"
 )
 
 // readBuffer is how many bytes may wait in the socket of a UDP port, of all its clients.
@@ -23,13 +25,15 @@ type peer struct {
 type packetSocket struct {
 	*net.UDPConn
 	batches
-	local netip.AddrPort
-	all   bool // it is bound to all addresses
+	local  netip.AddrPort
+	all    bool                     // it is bound to all addresses
+	inside func(func() error) error // that of its Listener, or nil
 }
 
-func newPacketSocket(c *net.UDPConn) (*packetSocket, error) {
+func newPacketSocket(l *route.Listener) (*packetSocket, error) {
+	c := l.Packets
 	_ = c.SetReadBuffer(readBuffer) // as much of it as the kernel allows
-	s := &packetSocket{UDPConn: c, local: c.LocalAddr().(*net.UDPAddr).AddrPort()}
+	s := &packetSocket{UDPConn: c, local: c.LocalAddr().(*net.UDPAddr).AddrPort(), inside: l.Inside}
 	var err error
 	if s.batches, err = newBatches(c); err != nil {
 		return nil, err
@@ -85,6 +89,6 @@ func (s *packetSocket) refuse(client peer) {
 		at = client.at
 	}
 	if at.IsValid() {
-		sendUnreachable(netip.AddrPortFrom(at, s.local.Port()), client.AddrPort)
+		sendUnreachable(s.inside, netip.AddrPortFrom(at, s.local.Port()), client.AddrPort)
 	}
 }

@@ -42,7 +42,7 @@ var ErrManyClients = errors.New("too many clients at once")
 // flows are the clients of one UDP port.
 type flows struct {
 	f       *Forwarder
-	l       *Listener
+	l       *route.Listener
 	socket  *packetSocket
 	icmp    *rate.Limiter
 	mu      sync.Mutex
@@ -72,8 +72,8 @@ type flow struct {
 }
 
 // receive serves one UDP listener until ctx ends.
-func (f *Forwarder) receive(ctx, _ context.Context, l *Listener, serving *sync.WaitGroup) error {
-	socket, err := newPacketSocket(l.packets)
+func (f *Forwarder) receive(ctx, _ context.Context, l *route.Listener, serving *sync.WaitGroup) error {
+	socket, err := newPacketSocket(l)
 	if err != nil {
 		return err
 	}
@@ -206,7 +206,7 @@ func (c *flow) serve(ctx context.Context) {
 func (c *flow) dial(ctx context.Context) (pipe.Conn, error) {
 	dialing, dialed := context.WithTimeout(ctx, cmp.Or(c.all.f.DialTimeout, defaultDialTimeout))
 	defer dialed()
-	remote, err := c.all.f.Dialer.Dial(dialing, c.all.l.Remote)
+	remote, err := c.all.f.dial(dialing, c.all.l, c.endpoint())
 	if err != nil {
 		return nil, err
 	}
@@ -274,11 +274,15 @@ func (c *flow) refused(err error) {
 	}
 }
 
+func (c *flow) endpoint() target.Endpoint {
+	return target.Endpoint{Network: target.UDP, AddrPort: c.client.AddrPort}
+}
+
 // tell tells what becomes of the flow.
 func (c *flow) tell(kind route.Kind, err error) {
 	event := route.Event{
 		Kind: kind, Listen: c.all.l.Local, Remote: c.all.l.Remote, Err: err,
-		Client: target.Endpoint{Network: target.UDP, AddrPort: c.client.AddrPort},
+		Client: c.endpoint(),
 	}
 	if kind == route.Closed {
 		event.Sent, event.Received, event.Dropped = c.sent.Load(), c.received.Load(), c.dropped.Load()

@@ -17,12 +17,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"porthole.dev/porthole/internal/forward"
+	"porthole.dev/porthole/internal/route"
 	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/testenv"
 )
 
 // listenAt listens on a Unix socket for a port of this host.
-func listenAt(t *testing.T, path string, remote uint16) ([]*forward.Listener, error) {
+func listenAt(t *testing.T, path string, remote uint16) ([]*route.Listener, error) {
 	return forward.Listen(t.Context(), []string{"127.0.0.1"}, []target.Port{{LocalPath: path, Remote: remote}})
 }
 

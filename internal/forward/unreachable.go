@@ -12,8 +12,8 @@ import (
 
 // sendUnreachable tells the client of a UDP port of this machine that the port is closed, by
 // ICMP's "port unreachable", which its program sees as a refused connection (udp(7)). It needs
-// the capability NET_RAW, and does nothing without.
-func sendUnreachable(port, client netip.AddrPort) {
+// the capability NET_RAW, and does nothing without. inside is that of the port's Listener.
+func sendUnreachable(inside func(func() error) error, port, client netip.AddrPort) {
 	network := "ip4:icmp"
 	message := icmp.Message{Type: ipv4.ICMPTypeDestinationUnreachable, Code: 3}
 	if client.Addr().Is6() {
@@ -25,7 +25,16 @@ func sendUnreachable(port, client netip.AddrPort) {
 	if err != nil {
 		return
 	}
-	conn, err := icmp.ListenPacket(network, port.Addr().String())
+	var conn *icmp.PacketConn
+	open := func() (err error) {
+		conn, err = icmp.ListenPacket(network, port.Addr().String())
+		return err
+	}
+	if inside == nil {
+		err = open()
+	} else {
+		err = inside(open)
+	}
 	if err != nil {
 		return
 	}

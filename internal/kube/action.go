@@ -67,14 +67,19 @@ func (c *Cluster) request(a apiAction) *rest.Request {
 	if a.resource.Group == "" {
 		root = "/api"
 	}
-	if a.verb == "create" {
+	switch a.verb {
+	case "create":
 		method = http.MethodPost
+	case "patch":
+		method = http.MethodPatch
+	case "delete":
+		method = http.MethodDelete
 	}
 	request := c.api.Verb(method).AbsPath(root, a.resource.Version).Resource(a.resource.Resource)
 	if a.namespace != "" {
 		request.Namespace(a.namespace)
 	}
-	if a.verb != "list" && a.verb != "watch" {
+	if a.verb != "list" && a.verb != "watch" && a.name != "" {
 		request.Name(a.name).SubResource(a.subresource)
 	}
 	return request

@@ -15,8 +15,8 @@ type policy int
 const (
 	// sticky keeps connections with one pod while it is ready.
 	sticky policy = iota
-	// pinned keeps them with one pod while it exists.
-	pinned
+	// pinnedToPod keeps them with one pod while it exists.
+	pinnedToPod
 	// roundRobin spreads them over all ready pods, in turn.
 	roundRobin
 )
@@ -32,7 +32,7 @@ type balancer struct {
 	mu        sync.Mutex
 	policy    policy
 	expiry    time.Duration           // of sticky: leave the pod this long after the last connection; 0 means never
-	held      map[portRef]*hold       // of sticky and pinned
+	held      map[portRef]*hold       // of sticky and pinnedToPod
 	turn      map[portRef]uint        // of roundRobin
 	penalized map[types.UID]time.Time // since when
 }
@@ -90,7 +90,7 @@ func (b *balancer) pick(candidates []endpoint, ref portRef) (endpoint, bool) {
 func (b *balancer) stay(candidates []endpoint, ref portRef) (endpoint, bool) {
 	eligible := b.eligible(candidates)
 	keep := eligible
-	if b.policy == pinned {
+	if b.policy == pinnedToPod {
 		keep = candidates
 	}
 	for _, e := range keep {

@@ -138,24 +138,30 @@ func (r *Route) describeNamed(ctx context.Context, known []PodStatus) (each []Po
 	return each
 }
 
+// warnings returns the cluster's warnings about an object, by fields of the events' involvedObject.
+func (c *Cluster) warnings(ctx context.Context, namespace string, object fields.Set) ([]corev1.Event, error) {
+	selector := fields.Set{"type": corev1.EventTypeWarning}
+	for field, value := range object {
+		selector["involvedObject."+field] = value
+	}
+	var list corev1.EventList
+	err := c.list(ctx, corev1.SchemeGroupVersion.WithResource("events"), namespace, metav1.ListOptions{FieldSelector: selector.AsSelector().String()}, &list)
+	return list.Items, err
+}
+
 // addWarning adds the cluster's last warning about a pod's state, such as that a
 // volume is missing or a probe fails, if the pod's status itself says little.
 func (r *Route) addWarning(ctx context.Context, s *PodStatus) {
 	if !s.vague {
 		return
 	}
-	options := metav1.ListOptions{FieldSelector: fields.AndSelectors(
-		fields.OneTermEqualSelector("involvedObject.kind", "Pod"),
-		fields.OneTermEqualSelector("involvedObject.name", s.Name),
-		fields.OneTermEqualSelector("type", corev1.EventTypeWarning)).String()}
-	var list corev1.EventList
-	events := corev1.SchemeGroupVersion.WithResource("events")
-	if r.Cluster.list(ctx, events, r.Namespace, options, &list) != nil {
+	events, err := r.Cluster.warnings(ctx, r.Namespace, fields.Set{"kind": "Pod", "name": s.Name})
+	if err != nil {
 		return
 	}
 	var last *corev1.Event
-	for i := range list.Items {
-		e := &list.Items[i]
+	for i := range events {
+		e := &events[i]
 		if e.Message != "" && s.concerns(e) && (last == nil || !lastSeen(e).Before(lastSeen(last))) {
 			last = e
 		}

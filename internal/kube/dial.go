@@ -84,6 +84,11 @@ func (r *Route) waitError(began time.Time, last error, ref portRef) error {
 // isFinal says whether an error is about this connection alone, so that another
 // attempt makes no sense.
 func isFinal(err error) bool {
+	var agent *AgentError
+	var container *ContainerError
+	if errors.As(err, &agent) || errors.As(err, &container) {
+		return container != nil || agent.Final
+	}
 	var refused *tunnel.PortError
 	var port *PortError
 	return errors.As(err, &refused) || errors.As(err, &port) || errors.Is(err, target.ErrUnsupported)

@@ -31,6 +31,16 @@ var (
 	ErrNoPort          = errors.New("no such port")                                      // *PortError
 	ErrProtocol        = errors.New("port of another protocol")                          // *PortError
 	ErrWaited          = errors.New("waited in vain")                                    // *WaitError
+	ErrNoContainer     = errors.New("no such container")                                 // *ContainerError
+	// ErrAgentRefuses means that an agent does not know the user's key. These and the following
+	// are *AgentError.
+	ErrAgentRefuses = errors.New("it does not know the key of this user")
+	ErrNoAgent      = errors.New("this pod can have none")
+	ErrNoEphemeral  = errors.New("the cluster has no ephemeral containers")
+	ErrNotStarted   = errors.New("it does not start")
+	ErrUserUnknown  = errors.New("neither the pod's specification nor its status says which user it runs as")
+	// ErrLostKey means that the user's key is a new one; *LostKeyError.
+	ErrLostKey = errors.New("the key is new")
 )
 
 // ContextError says that the kubeconfig has no such context.
@@ -183,10 +193,72 @@ func (e *NodeError) Error() string {
 	if e.To.Host != "" {
 		return fmt.Sprintf("%s: neither Kubernetes nor its nodes forward to other hosts than the pod %s", e.To, e.Pod)
 	}
+	if _, err := e.To.TCPOnly(); err == nil {
+		return fmt.Sprintf("%s of pod %s: its node does not run porthole", e.To, e.Pod)
+	}
 	return fmt.Sprintf("%s of pod %s: its node does not run porthole, and Kubernetes itself forwards only TCP ports", e.To, e.Pod)
 }
 
 func (e *NodeError) Unwrap() error { return target.ErrUnsupported }
+
+// AgentError says why a pod has no agent, or why that cannot be reached.
+type AgentError struct {
+	Pod       string
+	Container string // the ephemeral one; "" if there is none
+	Err       error
+	Final     bool // another attempt would fail as well
+}
+
+func (e *AgentError) Error() string {
+	if e.Container == "" {
+		return fmt.Sprintf("agent in pod %s: %v", e.Pod, e.Err)
+	}
+	return fmt.Sprintf("agent in pod %s, container %s: %v", e.Pod, e.Container, e.Err)
+}
+
+func (e *AgentError) Unwrap() error { return e.Err }
+
+// ContainerError says that a pod has no such container, or which of several it might be.
+type ContainerError struct {
+	Pod       string
+	Container string // as it was named, or "" if it was not
+	Available []string
+}
+
+func (e *ContainerError) Error() string {
+	if e.Container == "" {
+		return fmt.Sprintf("pod %s has several containers: %s", e.Pod, strings.Join(e.Available, ", "))
+	}
+	return fmt.Sprintf("pod %s has no container %s, but %s", e.Pod, e.Container, strings.Join(e.Available, ", "))
+}
+
+func (e *ContainerError) Unwrap() error { return ErrNoContainer }
+
+// LostKeyError says that a pod has an agent that knows another key, and the user's is new.
+type LostKeyError struct {
+	Pod       string
+	Container string // the agent's
+	File      string // of the user's key
+}
+
+func (e *LostKeyError) Error() string {
+	return fmt.Sprintf("pod %s has another agent already, container %s, which knows another key: that in %s is new", e.Pod, e.Container, e.File)
+}
+
+func (e *LostKeyError) Unwrap() error { return ErrLostKey }
+
+// ViaError says that what the user asked for cannot carry connections to an address. It is a
+// target.ErrUnsupported.
+type ViaError struct {
+	Via target.Via
+	To  target.Address
+}
+
+func (e *ViaError) Error() string {
+	return fmt.Sprintf("%s: --via %s carries only TCP ports of pods", e.To, e.Via)
+}
+
+func (e *ViaError) Unwrap() error { return target.ErrUnsupported }
 
 // PortError says that the target has no such port, or one of another protocol.
 type PortError struct {

@@ -8,7 +8,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
 
 // object is what a target stands for in the cluster.
@@ -45,17 +44,9 @@ func (r *Route) resolve(ctx context.Context) error {
 	return r.want(r.Want)
 }
 
-// notFound turns Kubernetes' error that the target does not exist into a
-// *NotFoundError, with similar names. It returns other errors as they are.
+// notFound is Cluster.notFound for the target.
 func (r *Route) notFound(ctx context.Context, err error) error {
-	if !apierrors.IsNotFound(err) {
-		return err
-	}
-	e := &NotFoundError{Target: r.Target.String(), Namespace: r.Namespace}
-	if e.Similar, e.NoNamespace = r.Cluster.similarNamespaces(ctx, r.Namespace); !e.NoNamespace {
-		e.Similar = r.Cluster.similarTargets(ctx, r.Namespace, r.Target)
-	}
-	return e
+	return r.Cluster.notFound(ctx, r.Namespace, r.Target, err)
 }
 
 // policy is how connections are distributed over the target's pods.
@@ -63,7 +54,7 @@ func (o *object) policy(pin bool) (p policy, expiry time.Duration) {
 	service := o.service.Load()
 	switch {
 	case pin:
-		return pinned, 0
+		return pinnedToPod, 0
 	case service == nil:
 		return sticky, 0
 	case affinityTime(service) > 0:

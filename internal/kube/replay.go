@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"porthole.dev/porthole/internal/backoff"
 	"porthole.dev/porthole/internal/pipe"
 	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/tunnel"
@@ -20,6 +21,11 @@ const (
 	// maxReopens is how often a connection is opened again. The sandbox of a pod may
 	// be replaced while the connection is being opened.
 	maxReopens = 3
+	// maxRefusals is how often besides after the far end has refused it, which it does while it
+	// has too many: from the second time on after a pause, of 5 seconds in all.
+	maxRefusals     = 16
+	minRefusalPause = 20 * time.Millisecond
+	maxRefusalPause = 500 * time.Millisecond
 )
 
 // replayConn is a connection to a pod that is opened again, and what was sent sent
@@ -39,8 +45,10 @@ type replayConn struct {
 	sent    []byte
 	fin     bool // CloseWrite was called
 	reopens int
-	onLoss  func() // of AfterLoss, or nil
-	loss    error  // why it was lost and could not be opened again
+	refused int             // times
+	pause   backoff.Backoff // after refusals
+	onLoss  func()          // of AfterLoss, or nil
+	loss    error           // why it was lost and could not be opened again
 }
 
 // tunnelConn is a connection of a portforward.Client.
@@ -221,10 +229,9 @@ func (c *replayConn) reopen(failed tunnelConn, err error) error {
 	switch {
 	case c.conn != failed:
 		return nil
-	case !nothingDone(err) || c.final.Load() || c.life.Err() != nil || c.reopens == maxReopens:
+	case !nothingDone(err) || c.final.Load() || c.life.Err() != nil || !c.mayReopen(err):
 		return err
 	}
-	c.reopens++
 	conn, err := c.replay()
 	if err != nil {
 		return err
@@ -235,6 +242,18 @@ func (c *replayConn) reopen(failed tunnelConn, err error) error {
 		c.watch()
 	}
 	return nil
+}
+
+// mayReopen counts an error, and reports whether the connection is opened once more. c.mu is held.
+func (c *replayConn) mayReopen(err error) bool {
+	if !errors.Is(err, tunnel.ErrRefused) {
+		c.reopens++
+		return c.reopens <= maxReopens
+	}
+	if c.refused++; c.refused > 1 {
+		backoff.Sleep(c.life, c.pause.Next(minRefusalPause, maxRefusalPause), nil)
+	}
+	return c.refused <= maxRefusals && c.life.Err() == nil
 }
 
 // nothingDone says whether an error means that the far end has done nothing for the

@@ -16,6 +16,7 @@ import (
 
 	"porthole.dev/porthole/internal/route"
 	"porthole.dev/porthole/internal/target"
+	"porthole.dev/porthole/internal/tunnel"
 )
 
 // Route leads to the pods of one target. Set the fields, call Open, then Ports for
@@ -43,6 +44,12 @@ type Route struct {
 	// Pin keeps all connections with one pod for as long as it exists, ready or not,
 	// even those to a service.
 	Pin bool
+	// Via is what carries the connections. Container is the container of each pod whose Unix sockets
+	// are meant; "" is the only one.
+	Via       target.Via
+	Container string
+	// Agents says what agents run; with nil none is started.
+	Agents *Agents
 	// MaxTunnels, Silence, SPDYOnly and KeepWebSocket are portforward.Client's, for
 	// each pod.
 	MaxTunnels    int
@@ -63,20 +70,26 @@ type Route struct {
 	pods     *podState
 	balancer *balancer
 	tunnels  *tunnels
+	byNode   sync.Once     // tells that a node carries connections
 	recheck  chan struct{} // asks the monitor to look whether the route still works
 	reselect chan struct{} // signals that the service selects other pods
-	troubled bool          // the last event was not that the route is Ready
 
 	life context.Context // ends with Close
 	end  context.CancelFunc
 	work sync.WaitGroup
 
+	session string // the token by which a later tunnel takes over what was listened on
+
 	mu        sync.Mutex
+	listenPod types.UID                  // the pod that is listened at; "" for none
 	refs      map[target.Address]portRef // what was asked for, by the numbers that Ports gave out
 	wanted    []portRef                  // that connections will be for
 	lastNames map[portRef]string         // that the service last had for ports wanted by number
 
 	diagnoses cache[portRef, error]
+
+	telling  sync.Mutex // held while Events is called
+	troubled bool       // the last event of the route's state was not Ready
 }
 
 const (
@@ -103,6 +116,7 @@ func (r *Route) Open(ctx context.Context) (err error) {
 	if err = r.awaitPod(ctx); err != nil {
 		return err
 	}
+	r.beginAgent()
 	monitor := &monitor{route: r, up: true}
 	for tried := map[types.UID]bool{}; ; { // if a node refuses, other pods are tried
 		likely := r.likely(1)
@@ -141,8 +155,8 @@ func (r *Route) init() {
 	if r.Log == nil {
 		r.Log = slog.New(slog.DiscardHandler)
 	}
-	r.pods = newPodState()
-	r.tunnels = &tunnels{route: r, clients: map[clientKey]podClient{}}
+	r.pods, r.session = newPodState(), tunnel.NewSession()
+	r.tunnels = &tunnels{route: r, clients: map[clientKey]podClient{}, agents: map[types.UID]*podAgent{}}
 	r.recheck, r.reselect = make(chan struct{}, 1), make(chan struct{}, 1)
 	r.refs, r.lastNames = map[target.Address]portRef{}, map[portRef]string{}
 	r.life, r.end = context.WithCancel(context.Background())
@@ -202,10 +216,14 @@ func (r *Route) Wait(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// emit hands an event to the route's owner. Only Open and then the monitor call it.
+// emit hands an event to the route's owner.
 func (r *Route) emit(e route.Event) {
 	r.Log.Debug("route", "target", r.name(), "kind", e.Kind, "pod", e.Pod, "err", e.Err)
-	e.Again, r.troubled = r.troubled && e.Kind == route.Ready, e.Kind != route.Ready
+	r.telling.Lock()
+	defer r.telling.Unlock()
+	if e.Kind != route.Carried {
+		e.Again, r.troubled = r.troubled && e.Kind == route.Ready, e.Kind != route.Ready
+	}
 	if r.Events != nil {
 		r.Events(e)
 	}

@@ -3,9 +3,7 @@ package kube
 import (
 	"cmp"
 	"context"
-	"errors"
 	"net"
-	"net/http"
 	"sync"
 	"time"
 
@@ -35,16 +33,34 @@ type tunnels struct {
 
 	mu      sync.Mutex
 	clients map[clientKey]podClient
+	agents  map[types.UID]*podAgent
 	closed  bool
 	closing sync.WaitGroup
 }
 
-// clientKey tells the Clients of pods apart. Datagrams have one of their own, and so a tunnel:
-// whatever goes ahead in a tunnel still waits for what the sockets of the node, the kubelet and the
-// API server hold of it, which beside a download is tens of milliseconds' worth.
+// clientKey tells the Clients of pods apart.
 type clientKey struct {
-	pod       types.UID
-	datagrams bool
+	pod types.UID
+	use clientUse
+}
+
+// clientUse is what a Client is for. Datagrams have one of their own, and so a tunnel: whatever
+// goes ahead in a tunnel still waits for what the sockets of the node, the kubelet and the API
+// server hold of it, which beside a download is tens of milliseconds' worth. Agents have one too,
+// since each has a tunnel within.
+type clientUse int
+
+const (
+	forStreams clientUse = iota
+	forDatagrams
+	forAgent
+)
+
+func useOf(network target.Network) clientUse {
+	if network == target.UDP {
+		return forDatagrams
+	}
+	return forStreams
 }
 
 type podClient struct {
@@ -52,23 +68,49 @@ type podClient struct {
 	pod string
 }
 
-// to returns the client of a pod for a network, or nil after close.
-func (t *tunnels) to(e endpoint, network target.Network) *portforward.Client {
+// to returns the client of a pod for a use, or nil after close.
+func (t *tunnels) to(e endpoint, use clientUse) *portforward.Client {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	key := clientKey{e.uid, network == target.UDP}
+	return t.toLocked(e, use)
+}
+
+// agent returns the agent of a pod, or nil after close.
+func (t *tunnels) agent(e endpoint) *podAgent {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if a, ok := t.agents[e.uid]; ok || t.closed {
+		return a
+	}
+	use := forAgent
+	if t.route.Via == target.ViaAgent {
+		use = forStreams // nothing else goes there
+	}
+	a := t.route.newPodAgent(e.pod, t.toLocked(e, use))
+	t.agents[e.uid] = a
+	return a
+}
+
+// toLocked is to; t.mu is held.
+func (t *tunnels) toLocked(e endpoint, use clientUse) *portforward.Client {
+	key := clientKey{e.uid, use}
 	c, ok := t.clients[key]
 	if ok || t.closed {
 		return c.Client
 	}
 	r := t.route
+	most := r.MaxTunnels
+	if use == forAgent || r.Via == target.ViaAgent {
+		most = 1 // for the one connection to the agent's port
+	}
 	client := &portforward.Client{
 		URL:           r.Cluster.request(portForwardTo(r.Namespace, e.pod)).URL(),
 		Transport:     r.Cluster.tunnels,
 		SPDYOnly:      r.SPDYOnly,
+		StockOnly:     r.Via == target.ViaStock,
 		KeepWebSocket: r.KeepWebSocket,
 		Ways:          &r.Cluster.ways,
-		MaxTunnels:    r.MaxTunnels,
+		MaxTunnels:    most,
 		Silence:       r.Silence,
 		Again:         r.Cluster.pauseTunnels(),
 		Log:           r.Log.With("pod", e.pod),
@@ -103,7 +145,12 @@ func (t *tunnels) except(all []endpoint) map[types.UID]string {
 func (t *tunnels) drop(uid types.UID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, key := range []clientKey{{uid, false}, {uid, true}} {
+	if a, ok := t.agents[uid]; ok {
+		delete(t.agents, uid)
+		t.closing.Go(a.tunnel.shared.Close)
+	}
+	for _, use := range []clientUse{forStreams, forDatagrams, forAgent} {
+		key := clientKey{uid, use}
 		c, ok := t.clients[key]
 		delete(t.clients, key)
 		if ok && !t.closed {
@@ -116,10 +163,13 @@ func (t *tunnels) drop(uid types.UID) {
 func (t *tunnels) close() {
 	t.mu.Lock()
 	t.closed = true
+	for _, a := range t.agents {
+		t.closing.Go(a.tunnel.shared.Close)
+	}
 	for _, c := range t.clients {
 		t.closing.Go(func() { _ = c.Close() })
 	}
-	t.clients = nil
+	t.clients, t.agents = nil, nil
 	t.mu.Unlock()
 	t.closing.Wait()
 }
@@ -133,56 +183,26 @@ func (r *Route) connect(ctx context.Context, e endpoint, to *target.Address) (co
 		there = *to
 		there.Port = cmp.Or(e.port, to.Port)
 	}
-	client := r.tunnels.to(e, there.Network)
+	client := r.tunnels.to(e, useOf(there.Network))
 	if client == nil {
 		return nil, net.ErrClosed
 	}
-	ctx, cancel := context.WithTimeout(ctx, attemptLimit)
+	attempt, cancel := context.WithTimeout(ctx, attemptLimit)
 	defer cancel()
-	if to != nil {
-		conn, err = client.Dial(ctx, there)
+	if to == nil {
+		err = client.Connect(attempt)
+	} else if via, failed := r.choose(attempt, client, there); failed != nil {
+		err = failed
+	} else if via == target.ViaAgent {
+		conn, err = r.tunnels.agent(e).dial(ctx, there)
 	} else {
-		err = client.Connect(ctx)
+		conn, err = client.Dial(attempt, there)
 	}
 	if err == nil {
 		r.balancer.confirm(e.uid)
 		return conn, nil
 	}
-	status := refusal(err)
-	if gone := status == http.StatusNotFound; gone || status >= http.StatusInternalServerError || errors.Is(err, context.DeadlineExceeded) {
-		r.balancer.penalize(e.uid, gone) // before the monitor looks, so that it avoids the pod too
-	}
-	if to != nil {
-		select { // the monitor looks whether the route still works
-		case r.recheck <- struct{}{}:
-		default:
-		}
-	}
-	switch {
-	case errors.Is(err, net.ErrClosed):
-		return nil, err
-	case errors.Is(err, target.ErrUnsupported):
-		return nil, &NodeError{Pod: e.pod, To: *to}
-	}
-	return nil, r.Cluster.requestError(ctx, err, portForwardTo(r.Namespace, e.pod))
-}
-
-// checkNode returns a *NodeError if one of the ports needs porthole on the node of the pod that
-// connections go to now, and it is a stock one. Dial would return the same for each connection.
-func (r *Route) checkNode(ctx context.Context, ports []target.Port) error {
-	for _, p := range ports {
-		to := p.To()
-		if _, err := to.TCPOnly(); err == nil {
-			continue
-		}
-		for _, e := range r.likely(1) {
-			client := r.tunnels.to(e, to.Network)
-			if client != nil && errors.Is(client.Carries(ctx, to), target.ErrUnsupported) {
-				return &NodeError{Pod: e.pod, To: to}
-			}
-		}
-	}
-	return nil
+	return nil, r.connectError(attempt, e, to, err)
 }
 
 // warmed is what became of opening a tunnel to a pod.

@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"net/netip"
@@ -65,21 +66,46 @@ func (d *decoder) forward(v value) target.Forward {
 	f.Namespace = d.namespace(fields["namespace"])
 	f.Pin = d.boolean(fields["pin"], "pin")
 	f.Addresses = d.addresses(fields["address"])
-	f.Each = d.each(fields["each"])
+	f.Each = parsed(d, fields["each"], "each", target.ParseEach)
+	f.Via = parsed(d, fields["via"], "via", target.ParseVia)
+	f.Container = parsed(d, fields["container"], "container", target.ParseContainer)
 	f.Ports = d.ports(fields["ports"], f)
-	if at := fields["host"]; at.given() && f.Target.Scheme == target.Kubernetes {
+	if at := fields["host"]; at.given() && f.Target.Scheme.InCluster() {
 		d.failf(at, "host is for pid:// and netns://, which %q is not", f.Target.String())
 	}
-	if f.Target.Scheme != "" && f.Target.Scheme != target.Kubernetes {
-		for _, key := range []string{"context", "namespace", "pin", "each"} {
+	d.checkScheme(f, fields)
+	return f
+}
+
+// checkScheme reports what goes with other schemes than that of the forward's target.
+func (d *decoder) checkScheme(f target.Forward, fields map[string]value) {
+	refuse := func(kind string, keys ...string) {
+		for _, key := range keys {
 			if at := fields[key]; at.given() {
-				d.failf(at, "%s is for targets of Kubernetes, which %q is not", key, f.Target.String())
+				d.failf(at, "%s is for %s, which %q is not", key, kind, f.Target.String())
 			}
 		}
-	} else if err := f.CheckEach(); err != nil && f.Target.Scheme != "" {
-		d.fail(fields["each"], err)
 	}
-	return f
+	switch {
+	case f.Target.Scheme == "":
+	case f.Target.Scheme == target.RemoteHost:
+		refuse("pods of Kubernetes", "pin", "each", "container")
+		d.checkVia(f, fields)
+	case f.Target.Scheme != target.Kubernetes:
+		refuse("targets of Kubernetes", "context", "namespace", "pin", "each", "via", "container")
+	default:
+		if err := f.CheckEach(); err != nil {
+			d.fail(fields["each"], err)
+		}
+		d.checkVia(f, fields)
+	}
+}
+
+// checkVia reports what cannot carry the forward's ports. A container that none of them needs does no harm in a file.
+func (d *decoder) checkVia(f target.Forward, fields map[string]value) {
+	if err := f.CheckVia(); err != nil && !errors.Is(err, target.ErrNoSocket) {
+		d.fail(fields["via"], err)
+	}
 }
 
 func (d *decoder) name(v value) string {
@@ -108,16 +134,18 @@ func (d *decoder) target(v value) target.Target {
 	return t
 }
 
-func (d *decoder) each(v value) target.Each {
-	text := d.text(v, "each")
+// parsed reads a text of a form of its own. It returns the zero value after an error, and if v
+// is not given.
+func parsed[T any](d *decoder, v value, key string, parse func(string) (T, error)) (t T) {
+	text := d.text(v, key)
 	if text == "" {
-		return ""
+		return t
 	}
-	e, err := target.ParseEach(text)
+	t, err := parse(text)
 	if err != nil {
-		d.failf(v, "each: %w", err)
+		d.failf(v, "%s: %w", key, err)
 	}
-	return e
+	return t
 }
 
 func (d *decoder) host(v value) target.Host {
@@ -176,6 +204,9 @@ func (d *decoder) ports(v value, f target.Forward) (ports []target.Port) {
 		}
 		for _, p := range more {
 			d.claimPort(item, f, p)
+		}
+		if err := (target.Forward{Target: f.Target, Ports: more}).CheckPorts(); err != nil {
+			d.fail(item, err)
 		}
 		ports = append(ports, more...)
 	}

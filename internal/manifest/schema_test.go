@@ -95,7 +95,7 @@ func TestSchemaAsksForTheSameKeys(t *testing.T) {
 	}
 	forward := top.Properties["forwards"].Items2020.Ref
 	sample := map[string]any{"name": "db", "target": "svc/db", "context": "c", "namespace": "n",
-		"ports": []any{80}, "address": []any{"localhost"}, "pin": false, "each": "ports"}
+		"ports": []any{80}, "address": []any{"localhost"}, "pin": false, "each": "ports", "via": "agent", "container": "db"}
 	for key := range forward.Properties {
 		if key == "host" { // not with a cluster; TestSchemaHasTheFormOfHosts has it
 			continue

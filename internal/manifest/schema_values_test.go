@@ -90,7 +90,7 @@ func TestSchemaHasTheNames(t *testing.T) {
 }
 
 // ofValues are the errors of Read about numbers, names, hosts and addresses in a port whose form is right.
-var ofValues = regexp.MustCompile(`: (address ".+": neither|"[^" /]+" is not a host|"[0-9a-z-]+" is not a number|\d+ local ports for|one Unix socket|a Unix socket|the remote port is 0)`)
+var ofValues = regexp.MustCompile(`: (address ".+": neither|"[^" /]+" is not a host|"[0-9a-z-]+" is not a number|\d+ to listen on and \d+ to connect to|one Unix socket|a Unix socket|the remote port is 0)`)
 
 // TestSchemaHasTheFormOfPorts holds that the schema takes every port that Read takes, and no other form.
 func TestSchemaHasTheFormOfPorts(t *testing.T) {
@@ -126,11 +126,12 @@ func TestSchemaHasTheFormOfHosts(t *testing.T) {
 	}
 }
 
-// TestSchemaHasTheValuesOfEach holds that the schema and Read take the same words.
-func TestSchemaHasTheValuesOfEach(t *testing.T) {
+// TestSchemaHasTheWords holds that the schema and Read take the same words.
+func TestSchemaHasTheWords(t *testing.T) {
 	schema := compile(t)
-	for _, text := range []string{"ports", "addresses", "port", "Ports", "all", " ports"} {
+	for _, text := range append(target.Vias(), "ports", "addresses", "port", "Ports", "all", " ports", "Agent", " node") {
 		same(t, schema, with("each", quote(t, text)))
+		same(t, schema, with("via", quote(t, text)))
 	}
 }
 
@@ -193,6 +194,8 @@ var comparedAt = map[string]string{
 	"/$defs/port":                         "anyOf",
 	"/$defs/forward/properties/host":      "pattern",
 	"/$defs/forward/properties/each":      "enum",
+	"/$defs/forward/properties/via":       "enum",
+	"/$defs/forward/properties/container": "maxLength pattern",
 	"/$defs/port/anyOf/0":                 "minimum maximum",
 	"/$defs/port/anyOf/1":                 "pattern",
 }

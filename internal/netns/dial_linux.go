@@ -110,8 +110,9 @@ func (ns *Namespace) dialAddr(ctx context.Context, addr netip.AddrPort) (*net.TC
 	// The kernel may choose the very port that is dialed for the near end, and a SYN
 	// that comes back to where it is from opens a connection (RFC 9293, section 3.5):
 	// nobody listens there, and what is written would be read again.
-	tcp := conn.(*net.TCPConn) // FileConn looked at the socket
-	if tcp.LocalAddr().(*net.TCPAddr).AddrPort() == tcp.RemoteAddr().(*net.TCPAddr).AddrPort() {
+	tcp := conn.(*net.TCPConn)                        // FileConn looked at the socket
+	far, connected := tcp.RemoteAddr().(*net.TCPAddr) // none if it has been reset by now, which reading tells
+	if connected && far.AddrPort() == tcp.LocalAddr().(*net.TCPAddr).AddrPort() {
 		_ = pipe.Reset(tcp) // TIME_WAIT would keep the port from the server that is awaited
 		err := os.NewSyscallError("connect", unix.ECONNREFUSED)
 		return nil, &net.OpError{Op: "dial", Net: "tcp", Addr: net.TCPAddrFromAddrPort(addr), Err: err}

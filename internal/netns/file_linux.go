@@ -121,7 +121,7 @@ func (p *process) openRoot() (*os.File, error) {
 		return nil, ErrExited // whose root is gone: that is ENOENT too
 	}
 	if err != nil {
-		return nil, os.NewSyscallError("openat", err)
+		return nil, p.explainAccess(os.NewSyscallError("openat", err))
 	}
 	return os.NewFile(uintptr(root), "root"), nil
 }

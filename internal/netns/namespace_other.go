@@ -4,6 +4,7 @@ package netns
 
 import (
 	"context"
+	"net/netip"
 
 	"porthole.dev/porthole/internal/pipe"
 	"porthole.dev/porthole/internal/target"
@@ -17,6 +18,12 @@ func OpenPID(int) (*Namespace, error) { return nil, ErrUnsupported }
 
 // OpenPath returns ErrUnsupported.
 func OpenPath(string) (*Namespace, error) { return nil, ErrUnsupported }
+
+// Here returns a Namespace whose methods return ErrUnsupported.
+func Here() *Namespace { return &Namespace{} }
+
+// RefuseNames does nothing.
+func (*Namespace) RefuseNames(func(netip.Addr) bool) {}
 
 // Check returns ErrUnsupported.
 func (*Namespace) Check() error { return ErrUnsupported }

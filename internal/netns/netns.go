@@ -22,6 +22,8 @@ var (
 	ErrPermission error = permissionError{}
 	// ErrForbidden: the namespace is one of those that Forbid names.
 	ErrForbidden = errors.New("the network namespace may not be entered")
+	// ErrRefusedAddress: a name leads to addresses that RefuseNames refuses, and to no others.
+	ErrRefusedAddress error = refusedError{}
 	// ErrUser: connecting as another user takes CAP_SETUID and CAP_SETGID.
 	ErrUser = errors.New("not permitted to become the process' user")
 	// ErrMount: what a file is on cannot be told.
@@ -42,6 +44,13 @@ func (e *ThreadError) Error() string {
 }
 
 func (e *ThreadError) Unwrap() error { return ErrNoProcess }
+
+type refusedError struct{}
+
+func (refusedError) Error() string { return "the name leads to an address that names may not lead to" }
+
+// Is reports that it is an os.ErrPermission too.
+func (refusedError) Is(err error) bool { return err == os.ErrPermission }
 
 type permissionError struct{}
 

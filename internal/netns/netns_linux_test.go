@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"porthole.dev/porthole/internal/netns"
+	"porthole.dev/porthole/internal/pipe"
 	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/testenv"
 )
@@ -336,4 +337,44 @@ func TestForbid(t *testing.T) {
 			t.Errorf("Dial = %v, want ErrForbidden", err)
 		}
 	}
+}
+
+// A server that resets what it accepts, at once, is told as a reset.
+func TestDialReset(t *testing.T) {
+	testenv.NoLeaks(t)
+	pod := testenv.NewPod(t)
+	l := pod.Listen(t, "127.0.0.1:0")
+	var resetting sync.WaitGroup
+	defer resetting.Wait()
+	defer l.Close()
+	for range 8 {
+		resetting.Go(func() {
+			for {
+				conn, err := l.Accept()
+				if err != nil {
+					return
+				}
+				_ = pipe.Reset(conn.(pipe.Conn))
+			}
+		})
+	}
+	var dialing sync.WaitGroup
+	for range 16 {
+		dialing.Go(func() {
+			for range 500 {
+				conn, err := pod.NS.Dial(t.Context(), target.TCPPort(testenv.Port(l)))
+				if err != nil {
+					if !errors.Is(err, syscall.ECONNRESET) {
+						t.Error(err)
+					}
+					continue
+				}
+				if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+					t.Error("read:", err)
+				}
+				conn.Close()
+			}
+		})
+	}
+	dialing.Wait()
 }

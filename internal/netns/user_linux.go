@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"unsafe"
@@ -129,7 +130,11 @@ func (u *user) become() error {
 		groups[i] = uint32(g)
 	}
 	const same = ^uintptr(0)
-	_, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(u.groups)), uintptr(unsafe.Pointer(&groups[0])), 0)
+	var errno unix.Errno
+	// A thread that has these groups already needs no capability.
+	if now, err := unix.Getgroups(); err != nil || !slices.Equal(now, u.groups) {
+		_, _, errno = unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(u.groups)), uintptr(unsafe.Pointer(&groups[0])), 0)
+	}
 	if errno == 0 {
 		_, _, errno = unix.RawSyscall(unix.SYS_SETRESGID, same, uintptr(u.gid), same)
 	}

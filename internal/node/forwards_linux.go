@@ -88,8 +88,10 @@ func (f *forwards) portForward(ctx context.Context, r *runtime.PortForwardReques
 		return nil, err
 	}
 	exists, unwatch := f.watch.add(s.netns)
+	dialer := &sandboxDialer{sandbox: s, backend: f.backend, policy: f.policy, unix: f.unix, dials: make(chan struct{}, maxUnixDials)}
 	path, err := f.server.Expect(portforward.PendingUpgrade{
-		Dialer:  &sandboxDialer{sandbox: s, backend: f.backend, policy: f.policy, unix: f.unix, dials: make(chan struct{}, maxUnixDials)},
+		Dialer:  dialer,
+		Bind:    dialer.bind,
 		Pod:     s.id,
 		Ports:   ports,
 		Events:  func(e portforward.Event) { f.record(s, e) },
@@ -154,10 +156,14 @@ func portsOf(r *runtime.PortForwardRequest) ([]uint16, error) {
 // record reports a connection: metrics, events, and the line of the audit log.
 func (f *forwards) record(s *sandbox, e portforward.Event) {
 	r := recordOf(s, e)
-	f.metrics.count(r)
 	f.events.publish(r)
+	if e.Listener {
+		f.recordListener(r)
+		return
+	}
+	f.metrics.count(r)
 	if r.Event == EventOpened {
-		f.log.Debug("node: forward opened", append(r.place(), "client", r.Client)...)
+		f.log.Debug("node: "+r.kind()+" opened", append(r.place(), "client", r.Client)...)
 		return
 	}
 	line := append(r.place(), "client", r.Client, "sent", r.Sent, "received", r.Received)
@@ -168,7 +174,15 @@ func (f *forwards) record(s *sandbox, e portforward.Event) {
 	if e.Err != nil {
 		line = append(line, "err", e.Err)
 	}
-	f.log.Info("node: forward "+r.Event, line...)
+	f.log.Info("node: "+r.kind()+" "+r.Event, line...)
+}
+
+// kind is what the log calls a connection.
+func (r *Record) kind() string {
+	if r.Reverse {
+		return "reverse"
+	}
+	return "forward"
 }
 
 // place says in the log where a connection leads.
@@ -177,7 +191,11 @@ func (r *Record) place() []any {
 	if r.Path != "" {
 		return append(line, "path", r.Path)
 	}
-	return append(line, "port", r.Port)
+	line = append(line, "port", r.Port)
+	if r.From != "" {
+		line = append(line, "from", r.From)
+	}
+	return line
 }
 
 // stages are the names of a connection's stages in a Record.
@@ -190,7 +208,16 @@ func recordOf(s *sandbox, e portforward.Event) Record {
 		Time: time.Now().UTC(), Event: stages[e.Stage], Namespace: s.namespace, Pod: s.pod, Sandbox: s.id,
 		Network: e.To.Network.String(), Port: e.To.Port, Path: e.To.Path, Client: e.Client, UserAgent: e.UserAgent, Protocol: e.Protocol, ConnectSeconds: e.Connect.Seconds(),
 	}
-	if e.Stage == tunnel.Opened {
+	if e.Reverse {
+		r.Reverse, r.Address = true, e.To.Host
+		if e.From.IsValid() {
+			r.From = e.From.String()
+		}
+	}
+	if e.Listener && e.Stage != tunnel.Failed {
+		r.Event = reverseEvents[e.Stage]
+	}
+	if e.Stage == tunnel.Opened || e.Stage == tunnel.Listening {
 		return r
 	}
 	r.Result = resultOf(e.Err)

@@ -62,27 +62,24 @@ func newRegistry(process string) *prometheus.Registry {
 // pod's or a client's: there is no bound to their number.
 type forwardMetrics struct {
 	registry *prometheus.Registry
-	open     *prometheus.GaugeVec
-	forwards *prometheus.CounterVec
-	bytes    *prometheus.CounterVec
+	forwards connMetrics
 	dropped  prometheus.Counter
 	connect  prometheus.Histogram
 	passed   *prometheus.CounterVec
+
+	reverse   connMetrics
+	listeners *prometheus.GaugeVec
 }
 
 // newForwardMetrics makes the metrics; load is what the forwards use at the moment.
 func newForwardMetrics(load func() portforward.Load) *forwardMetrics {
 	m := &forwardMetrics{
 		registry: newRegistry("data_path"),
-		open: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "porthole_forwards_open", Help: "Forwarded connections that are open, by network.",
+		forwards: newConnMetrics("porthole_forwards", "porthole_forward_bytes_total", "Forwarded connections"),
+		reverse:  newConnMetrics("porthole_reverse", "porthole_reverse_bytes_total", "Connections on the way back, from pods,"),
+		listeners: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "porthole_reverse_listeners", Help: "Ports of pods that are listened on, for the way back, by network.",
 		}, []string{"network"}),
-		forwards: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "porthole_forwards_total", Help: "Forwarded connections that have ended, or could not be opened, by network and result.",
-		}, []string{"network", "result"}),
-		bytes: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "porthole_forward_bytes_total", Help: "Bytes of forwarded connections that have ended, by network: sent to pods, and received from them.",
-		}, []string{"network", "direction"}),
 		dropped: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "porthole_forward_datagrams_dropped_total", Help: "Datagrams that could not be delivered to pods or to clients, of forwarded connections that have ended.",
 		}),
@@ -94,13 +91,13 @@ func newForwardMetrics(load func() portforward.Load) *forwardMetrics {
 			Name: "porthole_forwards_passed_through_total", Help: "Port-forwards that were left to the container runtime, by the pod's runtime handler.",
 		}, []string{"handler"}),
 	}
-	m.registry.MustRegister(m.open, m.forwards, m.bytes, m.dropped, m.connect, m.passed,
+	m.registry.MustRegister(m.forwards.open, m.forwards.ended, m.forwards.bytes, m.reverse.open, m.reverse.ended, m.reverse.bytes, m.listeners, m.dropped, m.connect, m.passed,
 		gauge("porthole_tunnels_open", "Tunnels of port-forward clients that are open.", func() int { return load().Tunnels }),
 		gauge("porthole_forward_memory_bytes", "Bytes that are charged to the memory of forwards (--memory).", func() int { return load().Memory }))
 	for _, network := range networks { // so that rates begin at 0
-		m.open.WithLabelValues(network)
+		m.forwards.open.WithLabelValues(network)
 		for _, result := range results {
-			m.forwards.WithLabelValues(network, result)
+			m.forwards.ended.WithLabelValues(network, result)
 		}
 	}
 	return m
@@ -127,20 +124,60 @@ func (m *proxyMetrics) request(method string, code codes.Code) {
 	m.requests.WithLabelValues(name, code.String()).Inc()
 }
 
-// count counts a Record.
+// count counts a Record of a connection.
 func (m *forwardMetrics) count(r Record) {
-	if r.Event == EventOpened {
-		m.open.WithLabelValues(r.Network).Inc()
-		m.connect.Observe(r.ConnectSeconds)
-		return
+	if r.Reverse {
+		m.reverse.count(r)
+	} else {
+		m.forwards.count(r)
 	}
-	if r.Event == EventClosed {
+	m.dropped.Add(float64(r.Dropped))
+	if r.Event == EventOpened && !r.Reverse {
+		m.connect.Observe(r.ConnectSeconds)
+	}
+}
+
+// countListener counts a Record of a listener.
+func (m *forwardMetrics) countListener(r Record) {
+	switch r.Event {
+	case EventListening:
+		m.listeners.WithLabelValues(r.Network).Inc()
+	case EventStopped:
+		m.listeners.WithLabelValues(r.Network).Dec()
+	}
+}
+
+// connMetrics are those of connections in one direction.
+type connMetrics struct {
+	open         *prometheus.GaugeVec
+	ended, bytes *prometheus.CounterVec
+}
+
+func newConnMetrics(name, bytes, what string) connMetrics {
+	return connMetrics{
+		open: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: name + "_open", Help: what + " that are open, by network.",
+		}, []string{"network"}),
+		ended: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: name + "_total", Help: what + " that have ended, or could not be opened, by network and result.",
+		}, []string{"network", "result"}),
+		bytes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: bytes, Help: what + " that have ended: their bytes, by network, sent to pods, and received from them.",
+		}, []string{"network", "direction"}),
+	}
+}
+
+func (m connMetrics) count(r Record) {
+	switch r.Event {
+	case EventOpened:
+		m.open.WithLabelValues(r.Network).Inc()
+		return
+	case EventClosed:
 		m.open.WithLabelValues(r.Network).Dec()
 	}
-	m.forwards.WithLabelValues(r.Network, r.Result).Inc()
+	m.ended.WithLabelValues(r.Network, r.Result).Inc()
 	m.bytes.WithLabelValues(r.Network, "sent").Add(float64(r.Sent))
 	m.bytes.WithLabelValues(r.Network, "received").Add(float64(r.Received))
-	m.dropped.Add(float64(r.Dropped))
 }
 
 // handler is the page, with the parent's metrics too.

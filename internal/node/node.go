@@ -31,6 +31,8 @@ var (
 	ErrPorts = errors.New("not a list of ports")
 	// ErrPaths: not a list of absolute paths.
 	ErrPaths = errors.New("not a list of absolute paths")
+	// ErrReverse: no value of Reverse.
+	ErrReverse = errors.New("want none, loopback or any")
 	// ErrBackend: no such backend.
 	ErrBackend = errors.New("unknown backend")
 	// ErrNoNode: nobody serves events at the socket.

@@ -19,8 +19,31 @@ type Policy struct {
 	Allow Ports
 	// Deny are ports that are not, even if Allow has them.
 	Deny Ports
+	// AllowReverse says where may be listened in pods, for the way back. Allow and Deny hold there too.
+	AllowReverse Reverse
 	// AllowUnix are the only Unix sockets that can be reached; empty means none.
 	AllowUnix Paths
+}
+
+// Reverse says on which addresses of pods may be listened.
+type Reverse string
+
+// The values of Reverse.
+const (
+	ReverseNone     Reverse = "" // on none
+	ReverseLoopback Reverse = "loopback"
+	ReverseAny      Reverse = "any"
+)
+
+// ParseReverse reads a value of Reverse, where none stands for "". The error wraps ErrReverse.
+func ParseReverse(s string) (Reverse, error) {
+	switch r := Reverse(s); r {
+	case "none":
+		return ReverseNone, nil
+	case ReverseLoopback, ReverseAny:
+		return r, nil
+	}
+	return "", fmt.Errorf("allow-reverse %q: %w", s, ErrReverse)
 }
 
 // errHostNetwork refuses pods on the node's network.

@@ -17,7 +17,7 @@ import (
 	"porthole.dev/porthole/internal/tunnel"
 )
 
-// Record is one thing that happened to a forwarded connection. The events socket sends
+// Record is one thing that happened to a forwarded connection, or to a listener in a pod. The events socket sends
 // Records as JSON, one object per line.
 type Record struct {
 	Time      time.Time `json:"time"`
@@ -28,6 +28,9 @@ type Record struct {
 	Network   string    `json:"network,omitempty"`    // tcp, udp or unix
 	Port      uint16    `json:"port,omitempty"`       // of tcp and udp
 	Path      string    `json:"path,omitempty"`       // of unix, as the client asked for it
+	Reverse   bool      `json:"reverse,omitempty"`    // of the way back: Port is listened on in the pod
+	Address   string    `json:"address,omitempty"`    // of the way back: that is listened on
+	From      string    `json:"from,omitempty"`       // of the way back: who has connected in the pod
 	Client    string    `json:"client,omitempty"`     // as the request says, at most 4 KiB
 	UserAgent string    `json:"user_agent,omitempty"` // likewise
 	Protocol  string    `json:"protocol,omitempty"`   // portforward.Event has them
@@ -48,7 +51,10 @@ const (
 	EventFollowing = "following" // the first record of a reader: it gets what happens from now on
 	EventOpened    = "opened"
 	EventClosed    = "closed" // after it was opened
-	EventFailed    = "failed" // it was never opened
+	EventFailed    = "failed" // it was never opened, or not listened on
+
+	EventListening = "listening" // a port of the pod is listened on, for the way back
+	EventStopped   = "stopped"   // it no longer is
 )
 
 // The Results of a Record, and of the metrics.
@@ -102,8 +108,12 @@ func resultOf(err error) string {
 }
 
 // To is the port or Unix socket of the pod, in the form that a person types: 8080, 53/udp or
-// /run/x.sock.
+// /run/x.sock; on the way back it has reverse: before it.
 func (r Record) To() string {
+	if r.Reverse {
+		r.Reverse = false
+		return "reverse:" + r.To()
+	}
 	if r.Network == target.UDP.String() {
 		return target.Address{Network: target.UDP, Port: r.Port}.String()
 	}

@@ -342,6 +342,7 @@ func TestUnitCapabilities(t *testing.T) {
 			}
 			pod := testenv.NewPod(t)
 			node := anySocket
+			node.Policy.AllowReverse = ReverseLoopback
 			node.DataPath = func() *exec.Cmd {
 				self, _ := os.Executable()
 				cmd := exec.Command("setpriv", "--bounding-set", set, "--inh-caps", "-all", "--no-new-privs", self)
@@ -354,6 +355,19 @@ func TestUnitCapabilities(t *testing.T) {
 			}
 			if text, err := r.exchange(t, target.Address{Network: target.UDP, Port: testenv.EchoUDP(pod.ListenUDP(t, "127.0.0.1:0"))}, "hello"); text != "hello" {
 				t.Errorf("udp: %q, %v", text, err)
+			}
+			for _, network := range []target.Network{target.TCP, target.UDP} {
+				l, err := r.listen(t, "127.0.0.1:8080", network)
+				if err != nil {
+					t.Fatal("reverse:", err)
+				}
+				go echoBack(l)
+				if err := askInPod(t, pod, target.Address{Network: network, Port: 8080}); err != nil {
+					t.Errorf("reverse %s: %v", network, err)
+				}
+			}
+			if l, err := r.listen(t, "127.0.0.1:80", target.TCP); err == nil || !strings.Contains(err.Error(), "CAP_NET_BIND_SERVICE") {
+				t.Errorf("reverse of port 80: %v, %v", l, err)
 			}
 			c := &testContainer{User: 4000}
 			c.start(t, &r.runtime, "c1", 1)

@@ -50,7 +50,17 @@ func newSide(c Conn) *side {
 			s.socket, s.raw = k, raw
 		}
 	}
+	s.setLinger(0)
 	return s
+}
+
+// setLinger says what a close does, also the kernel's when this process is killed: 0 resets the connection, and
+// a negative number ends what is sent, which is for the end of both directions alone (socket(7), SO_LINGER). An
+// error means that the connection is gone already.
+func (s *side) setLinger(seconds int) {
+	if c, ok := s.Conn.(interface{ SetLinger(seconds int) error }); ok {
+		_ = c.SetLinger(seconds)
+	}
 }
 
 // markLost notes that the Conn is gone, although there may be more to read from it.
@@ -118,6 +128,8 @@ func (p *connPair) copyOneWay(dst, src *side) int64 {
 		p.fail(src, err)
 	case p.open.Add(-1) == 0:
 		p.once.Do(func() {
+			p.a.setLinger(-1)
+			p.b.setLinger(-1)
 			p.err = errors.Join(p.a.Close(), p.b.Close())
 			close(p.closed)
 		})

@@ -17,7 +17,9 @@ import (
 	"time"
 
 	"porthole.dev/porthole/internal/pipe"
+	"porthole.dev/porthole/internal/route"
 	"porthole.dev/porthole/internal/target"
+	"porthole.dev/porthole/internal/tunnel"
 )
 
 // Client reaches the ports of one pod through one port-forward endpoint. Set the
@@ -39,6 +41,8 @@ type Client struct {
 	// SPDYOnly leaves out the WebSocket, which is otherwise tried where SPDY's own
 	// upgrade is refused or swallowed.
 	SPDYOnly bool
+	// StockOnly has the stock protocol spoken with servers that speak porthole.v1 too.
+	StockOnly bool
 	// KeepWebSocket has the WebSocket tried first.
 	KeepWebSocket bool
 	// Ways is what is known of the way to the server. The Clients of one API server's pods
@@ -112,6 +116,32 @@ func (c *Client) Dial(ctx context.Context, to target.Address) (pipe.Conn, error)
 		c.tunnels.release(t, false)
 		if attempt == dialAttempts {
 			return nil, fmt.Errorf("open connection: %w", err)
+		}
+	}
+}
+
+// Listen has the pod listen on an address, by tunnel.Client.Listen: ErrUnsupported where the node is a stock
+// one, or an older one of ours. The tunnel stays for as long as the Listener.
+func (c *Client) Listen(ctx context.Context, at target.Endpoint, session string) (*route.Listener, error) {
+	c.init()
+	for attempt := 1; ; attempt++ {
+		t, err := c.tunnels.acquire(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("open tunnel: %w", err)
+		}
+		if t.v1 == nil {
+			c.tunnels.release(t, true)
+			return nil, fmt.Errorf("the pod's node runs no porthole: %w", target.ErrUnsupported)
+		}
+		l, err := t.v1.Listen(ctx, at, session)
+		if err == nil {
+			return l, nil // which releases the tunnel when it is closed
+		}
+		var refused *tunnel.PortError
+		answered := errors.As(err, &refused)
+		c.tunnels.release(t, answered)
+		if answered || ctx.Err() != nil || attempt == dialAttempts {
+			return nil, err
 		}
 	}
 }

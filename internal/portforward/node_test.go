@@ -584,3 +584,19 @@ func TestTokens(t *testing.T) {
 	s.Close()
 	<-done
 }
+
+// The stock protocol can be asked for where the node speaks porthole.v1.
+func TestStockOnly(t *testing.T) {
+	testenv.NoLeaks(t)
+	udp := target.Address{Network: target.UDP, Port: 53}
+	ways(t, func(t *testing.T, way func(*Client)) {
+		n := newNode(t)
+		if err := n.client(t, way).Carries(t.Context(), udp); err != nil {
+			t.Errorf("porthole.v1: %v", err)
+		}
+		stock := n.client(t, way, func(c *Client) { c.StockOnly = true })
+		if err := stock.Carries(t.Context(), udp); !errors.Is(err, target.ErrUnsupported) {
+			t.Errorf("the stock protocol: %v", err)
+		}
+	})
+}

@@ -15,6 +15,8 @@ import (
 type PendingUpgrade struct {
 	// Dialer leads to the ports.
 	Dialer route.Dialer
+	// Bind, if set, listens in the pod, for clients of porthole.v1.
+	Bind route.Binder
 	// Pod is what error texts call the pod: the runtime's id of its sandbox.
 	Pod string
 	// Ports are those that the older WebSocket forms open at once, if the request does

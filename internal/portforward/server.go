@@ -58,8 +58,9 @@ type Server struct {
 	copier  pipe.Copier
 	pending pendingUpgrades
 
-	tunnels serverTunnels
-	memory  *spdy.Budget
+	tunnels   serverTunnels
+	listeners tunnel.Listeners
+	memory    *spdy.Budget
 
 	mu     sync.Mutex
 	closed bool

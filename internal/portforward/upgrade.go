@@ -154,7 +154,7 @@ func (c *Client) upgradeSPDY(ctx context.Context) (upgraded, error) {
 	}
 	req.Header.Set("Connection", "Upgrade")
 	req.Header.Set("Upgrade", "SPDY/3.1")
-	req.Header["X-Stream-Protocol-Version"] = []string{tunnel.Protocol, protocol}
+	req.Header["X-Stream-Protocol-Version"] = c.protocols(tunnel.Protocol, protocol)
 	resp, err := c.Transport.RoundTrip(req)
 	if err != nil {
 		return upgraded{}, err
@@ -168,6 +168,14 @@ func (c *Client) upgradeSPDY(ctx context.Context) (upgraded, error) {
 	}
 	u.conn = *conn
 	return u, err
+}
+
+// protocols are those that are offered to the server, the better one first.
+func (c *Client) protocols(v1, stock string) []string {
+	if c.StockOnly {
+		return []string{stock}
+	}
+	return []string{v1, stock}
 }
 
 // spdyBody is the byte stream behind a 101 response, if it is what was asked for.

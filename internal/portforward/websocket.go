@@ -26,7 +26,7 @@ func (c *Client) upgradeWebSocket(ctx context.Context) (upgraded, error) {
 			Transport:     shake,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
-		Subprotocols: []string{webSocketProtocolV1, webSocketProtocol},
+		Subprotocols: c.protocols(webSocketProtocolV1, webSocketProtocol),
 	})
 	if err != nil {
 		return upgraded{}, shake.explain(err)

@@ -29,6 +29,9 @@ type Result struct {
 	Ports []target.Port // those of the forward, all of them numbered
 	// PodPort is the pod's port that a service's stands for now; nil where they are the same.
 	PodPort func(to target.Address) (uint16, error)
+	// Bind listens at the target, for the way back; nil where that cannot be. Its Listeners end with
+	// the Route at the latest.
+	Bind Binder
 }
 
 // Opener opens the route to a forward's target; who calls it closes the Route. It tells

@@ -21,12 +21,14 @@ const (
 	retrySpace = 100 * time.Millisecond
 	// dialTime is how long a connection may take to come up, in addition to Wait.
 	dialTime = 10 * time.Second
+	// The pauses before a target is listened at again.
+	relistenMin, relistenMax = 50 * time.Millisecond, 5 * time.Second
 )
 
 // report says that a forward is open, or why it is not, or what became of its members.
 type report struct {
 	state        *State
-	listeners    []*forward.Listener
+	listeners    []*route.Listener
 	err          error
 	over         bool
 	expanded     bool // its members have changed
@@ -47,7 +49,7 @@ func (s *Session) eventsOf(ctx context.Context, f target.Forward) func(route.Eve
 		if e.Kind == route.Draining && errors.Is(context.Cause(ctx), errLeft) {
 			return
 		}
-		e.Target, e.Member = f.Whole(), f.Member
+		e.Target, e.Member, e.Reverse = f.Whole(), f.Member, f.Reverse
 		s.Events(e)
 	}
 }
@@ -108,16 +110,17 @@ func (s *Session) serve(ctx context.Context, st *State, to *route.Result, ready 
 	watch.Go(func() { gone(to.Wait(ctx)) })
 	defer watch.Wait()
 	defer gone(nil)
+	var again relisten
 	for {
 		listeners, err := s.bind(ctx, f, to)
-		if err == nil {
-			events(ready)
-			s.report(ctx, report{state: st, listeners: listeners})
-			carrier := forward.Forwarder{
-				Name: f.String(), Dialer: to, Events: events, DialTimeout: s.Wait + dialTime,
-				UDPIdle: s.UDPIdle, Drain: s.Drain, Now: s.Now,
+		bound := err == nil
+		if bound {
+			if !again.begun {
+				events(ready)
 			}
-			err = carrier.Run(ctx, listeners)
+			again.succeeded()
+			s.report(ctx, report{state: st, listeners: listeners})
+			err = s.carrier(f, to, events).Run(ctx, listeners)
 			forward.CloseAll(listeners)
 		}
 		switch {
@@ -125,6 +128,12 @@ func (s *Session) serve(ctx context.Context, st *State, to *route.Result, ready 
 			return true, fmt.Errorf("%s: %w", f, context.Cause(ctx))
 		case ctx.Err() != nil:
 			return true, context.Cause(ctx)
+		case f.Reverse && again.begun:
+			if !bound {
+				s.report(ctx, report{state: st, err: err})
+			}
+			again.rest(ctx)
+			continue
 		case !s.retries(f) || errors.Is(err, forward.ErrTwice) || errors.Is(err, target.ErrNoPlace):
 			return true, err
 		}
@@ -133,14 +142,52 @@ func (s *Session) serve(ctx context.Context, st *State, to *route.Result, ready 
 	}
 }
 
+// carrier returns what carries a forward's connections: from here to the target, or on the way back from
+// there to here.
+func (s *Session) carrier(f target.Forward, to *route.Result, events func(route.Event)) *forward.Forwarder {
+	carrier := &forward.Forwarder{
+		Name: f.String(), Dialer: to, Events: events, DialTimeout: s.Wait + dialTime,
+		UDPIdle: s.UDPIdle, Drain: s.Drain, Now: s.Now,
+	}
+	if f.Reverse {
+		carrier.Dialer, carrier.DialTimeout = forward.Here{}, dialTime
+	}
+	return carrier
+}
+
+// relisten is when a target that was listened at is listened at again: a listener there is lost with the
+// tunnel or the pod, and both come back.
+type relisten struct {
+	begun bool // it has been listened at
+	since time.Time
+	pause backoff.Backoff
+}
+
+func (r *relisten) succeeded() { r.begun, r.since = true, time.Now() }
+
+// rest pauses until the next attempt: for longer each time, unless the last one has been good for a while.
+func (r *relisten) rest(ctx context.Context) {
+	if time.Since(r.since) > relistenMax {
+		r.pause.Reset()
+	}
+	backoff.Sleep(ctx, r.pause.Next(relistenMin, relistenMax), nil)
+}
+
 // bind binds the listeners of a forward whose route is open, and tells of them.
-func (s *Session) bind(ctx context.Context, f target.Forward, to *route.Result) (listeners []*forward.Listener, err error) {
+func (s *Session) bind(ctx context.Context, f target.Forward, to *route.Result) (listeners []*route.Listener, err error) {
 	if listeners = s.Bound; listeners == nil {
 		ports, err := f.Locals(to.Ports)
-		if err != nil {
+		switch {
+		case err != nil:
 			return nil, err
+		case f.Reverse && to.Bind == nil:
+			return nil, fmt.Errorf("%s cannot be listened at: %w", f, target.ErrUnsupported)
+		case f.Reverse:
+			listeners, err = forward.ListenBy(ctx, to.Bind, f.Addresses, ports)
+		default:
+			listeners, err = forward.Listen(ctx, f.Addresses, ports)
 		}
-		if listeners, err = forward.Listen(ctx, f.Addresses, ports); err != nil {
+		if err != nil {
 			return nil, err
 		}
 	}

@@ -28,7 +28,7 @@ type Session struct {
 	Expanders map[target.Scheme]route.Expander
 	// Bound are the listeners of the only forward, where the caller has bound them
 	// already; nil has them bound once the target can be reached.
-	Bound []*forward.Listener
+	Bound []*route.Listener
 	// File is where the forwards were read from, for messages; "" for nowhere.
 	File string
 	// Retry keeps trying what cannot be reached, and tells of it. Without it the first
@@ -60,9 +60,9 @@ type Session struct {
 // State is the current state of a forward, which with Each is one member's.
 type State struct {
 	target.Forward
-	Listeners []*forward.Listener // while it is open, or else nil
-	Err       error               // why it is not open; nil before the first attempt is over
-	Over      bool                // it is not tried again
+	Listeners []*route.Listener // while it is open, or else nil
+	Err       error             // why it is not open; nil before the first attempt is over
+	Over      bool              // it is not tried again
 
 	expanded bool   // its members have states of their own, and this one stands for none
 	later    bool   // a member that could not be reached at first, and is not waited for
@@ -190,7 +190,7 @@ func (s *Session) count(is func(*State) bool) (n int) {
 // lost returns why the session cannot go on, or nil: no forward could be opened, none is
 // left, or what Ready waits for can never happen.
 func (s *Session) lost(ready bool) error {
-	if i := slices.IndexFunc(s.states, func(st *State) bool { return st.Err != nil && !s.retries(st.Forward) }); i >= 0 {
+	if i := slices.IndexFunc(s.states, func(st *State) bool { return st.Err != nil && !s.goesOn(st) }); i >= 0 {
 		return s.states[i].Err
 	}
 	all := s.count(func(*State) bool { return true })
@@ -220,10 +220,16 @@ func (s *Session) lost(ready bool) error {
 	return fmt.Errorf("%s: not all of its forwards can be opened any more", file)
 }
 
+// goesOn reports whether the session outlives a forward's failure: what was once listened on at a target is
+// listened on again.
+func (s *Session) goesOn(st *State) bool {
+	return s.retries(st.Forward) || st.Reverse && st.opened && !st.Over
+}
+
 // tellFailures tells of each failure that does not end the session, once.
 func (s *Session) tellFailures() {
 	for _, st := range s.states {
-		if st.Err == nil || st.told == st.Err.Error() || !s.retries(st.Forward) {
+		if st.Err == nil || st.told == st.Err.Error() || !s.goesOn(st) {
 			continue
 		}
 		st.told = st.Err.Error()
@@ -231,7 +237,7 @@ func (s *Session) tellFailures() {
 		if st.Over {
 			kind = route.Ended
 		}
-		s.Events(route.Event{Kind: kind, Target: s.place(st), Member: st.Member, Err: st.Err})
+		s.Events(route.Event{Kind: kind, Target: s.place(st), Member: st.Member, Reverse: st.Reverse, Err: st.Err})
 	}
 }
 

@@ -1,9 +1,11 @@
 package spdy
 
 import (
+	"net"
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 )
 
 // opening is the SYN_STREAM of a client's stream.
@@ -82,4 +84,45 @@ func lastID(c *Conn) uint32 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.lastID
+}
+
+// A tunnel whose streams have used up its Share refuses more of them while data fills what goes out, and lives on.
+func TestRefusedBesideData(t *testing.T) {
+	budget := &Budget{Size: 1 << 20, MaxShares: 1}
+	near, peer := net.Pipe()
+	defer peer.Close()
+	c := New(near, Config{Server: true, FlowControl: true, Share: budget.NewShare()})
+	defer c.Close()
+	headers := new(compressor)
+	send := func(frames []byte) {
+		t.Helper()
+		if _, err := peer.Write(frames); err != nil {
+			t.Fatalf("the tunnel: %v", c.Err())
+		}
+	}
+	const much = 1 << 20
+	first := opening(t, headers, 1, "a", "b")
+	for _, id := range []uint32{0, 1} {
+		first = append(first, wire(control{kind: kindWindowUpdate, streamID: id, value: much})...)
+	}
+	send(first)
+	s, err := c.Accept(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	go s.Write(make([]byte, much))
+	within(t, time.Minute, "nothing fills what goes out", func() bool {
+		c.send.mu.Lock()
+		defer c.send.mu.Unlock()
+		return len(c.send.out) >= batchSize
+	})
+	for i := range uint32(4096) {
+		send(opening(t, headers, 3+2*i, "a", "b"))
+	}
+	if held := budget.Held(); held < budget.Size/2 {
+		t.Errorf("only %d bytes are charged", held)
+	}
+	if err := c.Err(); err != nil {
+		t.Error(err)
+	}
 }

@@ -34,7 +34,7 @@ type Config struct {
 	// pays for each stream, for windows as they are granted, and without
 	// FlowControl for what is unread. Where that is short, windows do not grow,
 	// new streams get less, 16 KiB at first, or are refused, and without
-	// FlowControl the tunnel waits. A tunnel with a Share opens no streams itself.
+	// FlowControl the tunnel waits. Streams of this side fail with ErrNoMemory.
 	Share *Share
 
 	// Splicer, if set, sends over the transport what SpliceFrom has it take from sockets,

@@ -84,12 +84,21 @@ func New(transport io.ReadWriteCloser, cfg Config) *Conn {
 // OpenStream opens a stream and does not wait for the peer: what is written to it
 // follows at once. If fin is true there is nothing to be written. A refusal shows
 // as ErrRefused on the first Read or Write that comes after it. Headers are sent
-// in lower case; a name may have several values.
+// in lower case; a name may have several values. Errors: ErrGoAway, ErrTooManyStreams, ErrNoMemory, ErrTunnel.
 func (c *Conn) OpenStream(headers Header, fin bool) (*Stream, error) {
 	text, err := headerText(headers)
 	if err != nil {
 		return nil, err
 	}
+	s, err := c.startStream(headers, text, fin)
+	if err != nil {
+		return nil, err
+	}
+	c.topUp(s)
+	return s, nil
+}
+
+func (c *Conn) startStream(headers Header, text []byte, fin bool) (*Stream, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
@@ -100,14 +109,19 @@ func (c *Conn) OpenStream(headers Header, fin bool) (*Stream, error) {
 	case c.open[c.nextID&1] >= c.cfg.MaxStreams:
 		return nil, ErrTooManyStreams
 	}
+	cost, ok := c.afford(headers)
+	if !ok {
+		return nil, ErrNoMemory
+	}
 	syn := control{kind: kindSynStream, streamID: c.nextID}
 	if fin {
 		syn.flags = flagFin
 	}
 	if err := c.send.enqueueHeaders(syn, text); err != nil {
+		c.cfg.Share.Release(cost)
 		return nil, err
 	}
-	s := c.newStream(c.nextID, headers)
+	s := c.newStream(c.nextID, headers, cost)
 	c.nextID += 2
 	if fin {
 		s.done = sending

@@ -124,7 +124,7 @@ func TestDatagramsLeaveRoom(t *testing.T) {
 	c := &Conn{streams: map[uint32]*Stream{}}
 	c.send.init(true, nil)
 	c.send.batches = 1
-	udp, bulk := c.newStream(1, nil), c.newStream(3, nil)
+	udp, bulk := c.newStream(1, nil, 0), c.newStream(3, nil, 0)
 	udp.out.opened = 0
 	c.send.credit(udp, 1<<20)
 	c.send.credit(nil, 1<<20)
@@ -154,7 +154,7 @@ func TestOldDatagramIsDropped(t *testing.T) {
 		c := &Conn{streams: map[uint32]*Stream{}}
 		c.send.init(true, nil)
 		c.send.batches = 1
-		s := c.newStream(1, nil)
+		s := c.newStream(1, nil, 0)
 		s.out.opened = 0
 		window := s.out.window
 		mustSend(t, s, "old")

@@ -26,6 +26,8 @@ var (
 	ErrGoAway = errors.New("tunnel takes no new streams")
 	// ErrTooManyStreams says that Config.MaxStreams of this side are open.
 	ErrTooManyStreams = errors.New("too many streams in the tunnel")
+	// ErrNoMemory says that the tunnel's Share has no room for a stream of this side.
+	ErrNoMemory = errors.New("no memory is left for a stream")
 	// errUnidirectional is a write's answer on a stream that allows none.
 	errUnidirectional = errors.New("stream of the peer takes no answer")
 	// errCut says that a write was under way when its stream was closed.

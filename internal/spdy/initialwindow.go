@@ -25,15 +25,14 @@ type windows struct {
 }
 
 // afford charges the tunnel's Share for a stream to come, with the window that it begins
-// with, if it has room for that.
+// with, if it has room for that; c.mu is held until the stream is there, so that a change of windows
+// does not come between.
 func (c *Conn) afford(headers Header) (cost int, ok bool) {
 	share := c.cfg.Share
 	if share.unbounded() {
 		return 0, true
 	}
 	size := headersSize(headers)
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	if c.cfg.FlowControl && c.windows.announced < initialWindow && share.relaxed() {
 		c.setWindow(initialWindow)
 	}

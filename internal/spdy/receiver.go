@@ -137,8 +137,7 @@ func (c *Conn) handle(f control) error {
 	return nil
 }
 
-// handleSynStream takes on a stream of the peer and answers it with a SYN_REPLY
-// without headers: the peer's program may be waiting for it.
+// handleSynStream takes on a stream of the peer, or refuses it.
 func (c *Conn) handleSynStream(f control) error {
 	headers, err := c.headers.decode(f.block)
 	if err != nil {
@@ -148,23 +147,17 @@ func (c *Conn) handleSynStream(f control) error {
 	if err != nil {
 		return err
 	}
-	cost := 0
+	var stream *Stream
 	if taken {
-		cost, taken = c.afford(headers)
+		stream, taken, err = c.arrive(f, headers)
 	}
-	if !taken {
-		return c.send.enqueueControl(control{kind: kindRstStream, streamID: f.streamID, value: statusRefusedStream})
-	}
-	reply := control{kind: kindSynReply, streamID: f.streamID}
-	if f.flags&flagUnidirectional != 0 {
-		reply.flags = flagFin
-	}
-	if err := c.send.enqueueHeaders(reply, make([]byte, 4)); err != nil {
-		c.cfg.Share.Release(cost)
+	switch {
+	case err != nil:
 		return err
-	}
-	if s := c.arrive(f, headers, cost); s != nil {
-		c.topUp(s)
+	case !taken:
+		return c.send.enqueueControl(control{kind: kindRstStream, streamID: f.streamID, value: statusRefusedStream})
+	case stream != nil:
+		c.topUp(stream)
 	}
 	return nil
 }
@@ -182,17 +175,25 @@ func (c *Conn) claim(id uint32) (bool, error) {
 	return !c.leaving && c.open[id&1] < c.cfg.MaxStreams && len(c.backlog) < c.cfg.MaxStreams, nil
 }
 
-// arrive puts the peer's new stream, which has been charged cost, where Accept finds
-// it. It returns nil if the tunnel is gone.
-func (c *Conn) arrive(f control, headers map[string][]string, cost int) *Stream {
+// arrive puts the peer's new stream where Accept finds it, if the tunnel's Share has room for it, and
+// answers it with a SYN_REPLY without headers: the peer's program may be waiting for it. The stream
+// is nil if the tunnel is gone.
+func (c *Conn) arrive(f control, headers Header) (s *Stream, taken bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.err != nil {
-		c.cfg.Share.Release(cost)
-		return nil
+	cost, ok := c.afford(headers)
+	if !ok {
+		return nil, false, nil
 	}
-	s := c.newStream(f.streamID, headers)
-	s.in.base, s.in.charged = streamCost+headersSize(headers), cost
+	reply := control{kind: kindSynReply, streamID: f.streamID}
+	if f.flags&flagUnidirectional != 0 {
+		reply.flags = flagFin
+	}
+	if err = c.send.enqueueHeaders(reply, make([]byte, 4)); err != nil || c.err != nil {
+		c.cfg.Share.Release(cost)
+		return nil, true, err
+	}
+	s = c.newStream(f.streamID, headers, cost)
 	if f.flags&flagFin != 0 {
 		s.in.finish(io.EOF)
 		s.done |= receiving
@@ -206,7 +207,7 @@ func (c *Conn) arrive(f control, headers map[string][]string, cost int) *Stream 
 	}
 	c.backlog = append(c.backlog, s)
 	c.announceArrival()
-	return s
+	return s, true, nil
 }
 
 // handleHeaders takes in SYN_REPLY and HEADERS. Whether anybody asks for their

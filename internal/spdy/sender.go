@@ -18,8 +18,11 @@ const (
 	// still sends what wants an answer. Data leaves most of it free.
 	controlLimit = 1 << 20
 	// answerStep is in what steps the tunnel's Share is charged for answers that wait
-	// beyond a batch.
+	// beyond a batch and freeAnswers.
 	answerStep = 64 << 10
+	// freeAnswers is how much of them is not charged: where streams have used up the Share,
+	// all that a peer may open besides can be refused still.
+	freeAnswers = 128 << 10
 	// initialWindow is what a stream and the session may send before the peer
 	// has said anything about it (sections 2.6.4 and 2.6.8).
 	initialWindow = 64 << 10
@@ -170,7 +173,7 @@ func (q *sender) affords() bool {
 	if q.closed {
 		return true // and is not queued
 	}
-	for q.waits < len(q.out)-batchSize {
+	for q.waits < len(q.out)-batchSize-freeAnswers {
 		if !q.share.take(answerStep, need) {
 			return false
 		}

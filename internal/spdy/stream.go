@@ -37,10 +37,11 @@ const (
 	sending
 )
 
-// newStream makes a stream that is open from now on; c.mu is held.
-func (c *Conn) newStream(id uint32, headers Header) *Stream {
+// newStream makes a stream that is open from now on, for which afford has charged cost; c.mu is held.
+func (c *Conn) newStream(id uint32, headers Header, cost int) *Stream {
 	s := &Stream{conn: c, id: id, headers: headers}
 	s.in.init(&c.chunks, c.windows.promised)
+	s.in.base, s.in.charged = streamCost+headersSize(headers), cost
 	s.in.flows = c.cfg.FlowControl
 	q, o := &c.send, &s.out
 	o.cond.L = &q.mu

@@ -17,9 +17,11 @@ type Route struct {
 	host   *host
 	name   string // of the target, as the agent reads it
 	events func(route.Event)
-	life   context.Context // ends with the target, whose end is its cause, or with Close
-	end    context.CancelCauseFunc
-	work   sync.WaitGroup
+	// session is the token by which a later tunnel takes over what was listened on.
+	session string
+	life    context.Context // ends with the target, whose end is its cause, or with Close
+	end     context.CancelCauseFunc
+	work    sync.WaitGroup
 
 	mu       sync.Mutex
 	target   *tunnel.ClientTarget // in the current tunnel; nil while there is none
@@ -81,7 +83,25 @@ func (r *Route) keep(t *tunnel.ClientTarget) {
 }
 
 // Dial implements route.Dialer. While there is no tunnel it waits for one.
-func (r *Route) Dial(ctx context.Context, to target.Address) (pipe.Conn, error) {
+func (r *Route) Dial(ctx context.Context, to target.Address) (conn pipe.Conn, err error) {
+	err = r.use(ctx, func(t *tunnel.ClientTarget) error {
+		conn, err = t.Dial(to)
+		return err
+	})
+	return conn, err
+}
+
+// Bind is a route.Binder. While there is no tunnel it waits for one.
+func (r *Route) Bind(ctx context.Context, at target.Endpoint) (l *route.Listener, err error) {
+	err = r.use(ctx, func(t *tunnel.ClientTarget) error {
+		l, err = t.Listen(ctx, at, r.session)
+		return err
+	})
+	return l, err
+}
+
+// use calls f with the target, and again in the next tunnel as long as that turns out to be lost.
+func (r *Route) use(ctx context.Context, f func(*tunnel.ClientTarget) error) error {
 	for {
 		r.mu.Lock()
 		t := r.target
@@ -91,9 +111,9 @@ func (r *Route) Dial(ctx context.Context, to target.Address) (pipe.Conn, error) 
 		changed := r.changed
 		r.mu.Unlock()
 		if t != nil {
-			conn, err := t.Dial(to)
+			err := f(t)
 			if !errors.Is(err, spdy.ErrTunnel) && !errors.Is(err, spdy.ErrGoAway) {
-				return conn, err
+				return err
 			}
 			_ = t.Wait(ctx) // until keep sees the loss too, and opens the target again
 			r.mu.Lock()
@@ -106,9 +126,9 @@ func (r *Route) Dial(ctx context.Context, to target.Address) (pipe.Conn, error) 
 		select {
 		case <-changed:
 		case <-r.life.Done():
-			return nil, context.Cause(r.life)
+			return context.Cause(r.life)
 		case <-ctx.Done():
-			return nil, context.Cause(ctx)
+			return context.Cause(ctx)
 		}
 	}
 }

@@ -33,7 +33,7 @@ type Opener struct {
 	end   context.CancelFunc
 	mu    sync.Mutex
 	hosts map[target.Host]*host
-	work  sync.WaitGroup // attempts, and each ssh until it has ended
+	work  sync.WaitGroup // each ssh until it has ended
 }
 
 const (
@@ -63,7 +63,7 @@ func (o *Opener) Close() {
 	o.end()
 	o.mu.Lock()
 	for _, h := range o.hosts {
-		h.close()
+		o.work.Go(h.shared.Close)
 	}
 	o.mu.Unlock()
 	o.work.Wait()
@@ -72,7 +72,7 @@ func (o *Opener) Close() {
 // Open is a route.Opener.
 func (o *Opener) Open(ctx context.Context, f target.Forward, events func(route.Event)) (*route.Result, error) {
 	o.once.Do(o.init)
-	r := &Route{host: o.host(f.Host), name: f.Target.String(), events: events}
+	r := &Route{host: o.host(f.Host), name: f.Target.String(), events: events, session: tunnel.NewSession()}
 	r.life, r.end = context.WithCancelCause(o.life)
 	slow := time.AfterFunc(tellAfter, func() { events(route.Event{Kind: route.Waiting, Err: r.host.failure(errNoAnswer)}) })
 	t, err := r.open(ctx)
@@ -87,7 +87,7 @@ func (o *Opener) Open(ctx context.Context, f target.Forward, events func(route.E
 	}
 	events(route.Event{Kind: route.Ready, Version: r.host.otherVersion()})
 	r.work.Go(func() { r.keep(t) })
-	return &route.Result{Route: r, Ports: f.Ports}, nil
+	return &route.Result{Route: r, Ports: f.Ports, Bind: r.Bind}, nil
 }
 
 // host returns the state of a host.
@@ -97,6 +97,7 @@ func (o *Opener) host(name target.Host) *host {
 	h := o.hosts[name]
 	if h == nil {
 		h = &host{opener: o, name: name}
+		h.shared = tunnel.Shared{Open: h.open, MinPause: minPause, MaxPause: maxPause}
 		o.hosts[name] = h
 	}
 	return h

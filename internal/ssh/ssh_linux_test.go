@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"strconv"
@@ -17,11 +18,13 @@ import (
 	"golang.org/x/net/nettest"
 
 	"porthole.dev/porthole/internal/agent"
+	"porthole.dev/porthole/internal/forward"
 	"porthole.dev/porthole/internal/pipe"
 	"porthole.dev/porthole/internal/route"
 	"porthole.dev/porthole/internal/ssh"
 	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/testenv"
+	"porthole.dev/porthole/internal/tunnel"
 )
 
 // This test's program is the agent on the other host, when it is started as that.
@@ -48,7 +51,7 @@ func openHere(_ context.Context, f target.Forward, _ func(route.Event)) (*route.
 	if f.Target.Scheme == target.PID && !alive(f.Target.PID) {
 		return nil, fmt.Errorf("process %d: no such process", f.Target.PID)
 	}
-	return &route.Result{Route: &here{make(chan struct{})}}, nil
+	return &route.Result{Route: &here{make(chan struct{})}, Bind: forward.Bind}, nil
 }
 
 func alive(pid int) bool {
@@ -350,7 +353,7 @@ func TestStallsWhenBack(t *testing.T) {
 	o := s.opener()
 	o.Silence = 500 * time.Millisecond
 	stalls := s.File("stalls")
-	o.RemoteCommand = fmt.Sprintf("test -e %s && rm %[1]s && exec sleep 1000; ", stalls) + o.RemoteCommand
+	o.RemoteCommand = fmt.Sprintf("test -e %s && rm %[1]s && exec sleep 20; ", stalls) + o.RemoteCommand
 	var j journal
 	r := s.open(o, "netns://a", j.note)
 	s.write("stalls", "", 0o600)
@@ -441,4 +444,58 @@ func (s *server) agents() (n int) {
 		}
 	}
 	return n
+}
+
+// listenThere binds a port of the host that the agent is on, through the route.
+func listenThere(t testing.TB, r *route.Result, port uint16) (*route.Listener, error) {
+	t.Helper()
+	l, err := r.Bind(t.Context(), target.Endpoint{AddrPort: netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port)})
+	if err == nil {
+		t.Cleanup(func() { l.Close() })
+	}
+	return l, err
+}
+
+// What connects to a port of the other host arrives here, also through the next tunnel, whose agent finds the
+// port free.
+func TestBackThroughSSH(t *testing.T) {
+	testenv.NoLeaks(t)
+	s := newServer(t)
+	o := s.opener()
+	defer o.Close()
+	r := s.open(o, "netns:///here", func(route.Event) {})
+	defer r.Close()
+	port := testenv.FreePort(t)
+	for range 2 {
+		l, err := listenThere(t, r, port)
+		if err != nil {
+			t.Fatal(err)
+		}
+		there, err := net.Dial("tcp", l.Local.AddrPort.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer there.Close()
+		here, err := l.Streams.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer here.Close()
+		io.WriteString(there, "hello")
+		if p := make([]byte, 5); here.RemoteAddr().String() != there.LocalAddr().String() {
+			t.Errorf("it comes from %v", here.RemoteAddr())
+		} else if _, err := io.ReadFull(here, p); err != nil || string(p) != "hello" {
+			t.Errorf("read %q, %v", p, err)
+		}
+		if other, err := listenThere(t, r, port); err == nil {
+			// The same session takes it over, and what it had before is reset.
+			l = other
+		} else {
+			t.Errorf("the same session: %v", err)
+		}
+		s.killSessions()
+		if _, err := l.Streams.Accept(); !errors.Is(err, tunnel.ErrTunnel) {
+			t.Errorf("the session of ssh has ended: %v", err)
+		}
+	}
 }

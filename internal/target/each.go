@@ -45,6 +45,8 @@ func (f Forward) CheckEach() error {
 		return nil
 	case f.Target.Scheme != Kubernetes:
 		return fmt.Errorf("%w: %s has none", ErrEach, f.Target)
+	case f.Via == ViaRelay:
+		return fmt.Errorf("%w: a relay leads to the target as a whole", ErrEach)
 	case f.Pin:
 		return fmt.Errorf("%w: pin stays with one", ErrEach)
 	}

@@ -1,6 +1,9 @@
 package target
 
-import "cmp"
+import (
+	"cmp"
+	"fmt"
+)
 
 // Forward is one target and the ports of it to make reachable, as an entry of a file
 // has them, or a command line. The tags of its fields are the keys of the file.
@@ -12,8 +15,8 @@ type Forward struct {
 	Target Target `yaml:"target"`
 	// Host is where the target is, for targets of a host; the zero value is this one.
 	Host Host `yaml:"host"`
-	// Context and Namespace are those of Kubernetes, "" for the current ones.
-	// They, Pin and Each are set only if Target is an object of Kubernetes.
+	// Context and Namespace are those of Kubernetes, "" for the current ones. They and Via are set only
+	// if Target is InCluster, and Pin, Each and Container only if it is an object of Kubernetes.
 	Context   string `yaml:"context"`
 	Namespace string `yaml:"namespace"`
 	// Ports has at least one. Only targets in Kubernetes have ports by name.
@@ -21,10 +24,16 @@ type Forward struct {
 	// Addresses are what ports without an address of their own listen on, as
 	// ParseAddress returns them; localhost alone if none was given.
 	Addresses []string `yaml:"address"`
+	// Reverse is the way back: the ports are listened on at the target, and lead here.
+	Reverse bool `yaml:"-"`
 	// Pin asks to stay with the pod that was chosen first.
 	Pin bool `yaml:"pin"`
 	// Each forwards to each pod of the target by itself; "" to the target as a whole.
 	Each Each `yaml:"each"`
+	// Via is what carries the connections.
+	Via Via `yaml:"via"`
+	// Container is the one of each pod whose Unix sockets are meant; "" for none.
+	Container string `yaml:"container"`
 	// Member is the name of the one that the forward is for, and Place is its number among
 	// the target's, from 0: see For. "" is the target as a whole.
 	Member string `yaml:"-"`
@@ -35,6 +44,26 @@ type Forward struct {
 
 // String returns what the forward is called in messages: its member, its name, or else its target.
 func (f Forward) String() string { return cmp.Or(f.Member, f.Whole()) }
+
+// CheckPorts reports a port that the target cannot have: a remote host is one host, and its Unix
+// sockets are out of reach; on the way back it cannot be listened at, nor can Unix sockets of any target. Errors: ErrPort, ErrReverseTarget.
+func (f Forward) CheckPorts() error {
+	if f.Reverse && f.Target.Scheme == RemoteHost {
+		return fmt.Errorf("%s is no pod, and cannot be listened at: %w", f.Target, ErrReverseTarget)
+	}
+	for _, p := range f.Ports {
+		switch {
+		case f.Reverse && p.LocalPath != "":
+			return fmt.Errorf("port %q: %s would be listened on there, which takes a port: %w", p, p.LocalPath, ErrPort)
+		case f.Target.Scheme != RemoteHost:
+		case p.Host != "":
+			return fmt.Errorf("port %q: %s is one host, and %s another target: %w", p, f.Target, Target{Scheme: RemoteHost, Name: p.Host}, ErrPort)
+		case p.Network == Unix:
+			return fmt.Errorf("port %q: a Unix socket of %s cannot be reached: %w", p, f.Target, ErrPort)
+		}
+	}
+	return nil
+}
 
 // Whole returns String without a member.
 func (f Forward) Whole() string {

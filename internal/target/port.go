@@ -135,7 +135,7 @@ func (p Port) expand(local *string, remote string) ([]Port, error) {
 	case local != nil:
 		var here int
 		if from, here, err = parseRange(*local); err == nil && here != count {
-			err = fmt.Errorf("%d local ports for %d remote ones: %w", here, count, ErrPort)
+			err = fmt.Errorf("%d to listen on and %d to connect to, want as many of each: %w", here, count, ErrPort)
 		}
 		if err != nil {
 			return nil, err
@@ -211,6 +211,8 @@ func (p *Port) setRemote(s string, local bool) (numbers string, err error) {
 		}
 	}
 	switch {
+	case isPath(s) && p.Host == "":
+		return "", fmt.Errorf("a Unix socket of the target takes something here that leads to it, such as :%s for any free port: %w", s, ErrPort)
 	case s == "" && local:
 		return "", fmt.Errorf("the remote port is missing: %w", ErrPort)
 	case isPortName(s) && p.Host == "":

@@ -5,6 +5,8 @@ package target
 import (
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"path"
 	"strconv"
 	"strings"
@@ -18,10 +20,22 @@ const (
 	PID        Scheme = "pid"        // a process, by its number
 	NetNS      Scheme = "netns"      // a network namespace that is bound to a path
 	Kubernetes Scheme = "kubernetes" // an object of a Kubernetes cluster; a target without a scheme is one
+	RemoteHost Scheme = "host"       // a host that a Kubernetes cluster reaches, and this machine maybe not
 )
 
-// ErrUnknown is returned for text that has none of the known forms.
-var ErrUnknown = errors.New("unknown form of target")
+// InCluster reports whether targets of the scheme are reached through a Kubernetes cluster, which a context and a
+// namespace choose.
+func (s Scheme) InCluster() bool { return s == Kubernetes || s == RemoteHost }
+
+// The errors of targets.
+var (
+	// ErrUnknown is returned for text that has none of the known forms.
+	ErrUnknown = errors.New("unknown form of target")
+	// ErrRemoteHost is returned for text that has another form than host://NAME or host://ADDRESS.
+	ErrRemoteHost = errors.New("want host://NAME or host://ADDRESS")
+	// ErrReverseTarget is returned for a target that cannot be listened at.
+	ErrReverseTarget = errors.New("want a pod, service or workload, pid:// or netns://")
+)
 
 // Target is one parsed target. Scheme says which field is set.
 type Target struct {
@@ -31,15 +45,16 @@ type Target struct {
 	// Resource is the type of the object of Kubernetes as it was typed, in lower
 	// case: pod, svc, deployments.apps or deployments.v1.apps.
 	Resource string
-	Name     string // of the object of Kubernetes
+	Name     string // of the object of Kubernetes, or of the remote host, which may be an IP address
 }
 
 // namedDir is where ip-netns(8) binds the namespaces that it names.
 const namedDir = "/run/netns"
 
-// Parse reads pid://NUMBER, netns://NAME or netns:///ABSOLUTE/PATH, and POD or
-// RESOURCE/NAME for Kubernetes. netns://NAME stands for /run/netns/NAME, where
-// ip-netns(8) puts the namespaces that it makes.
+// Parse reads pid://NUMBER, netns://NAME or netns:///ABSOLUTE/PATH, POD or RESOURCE/NAME for
+// Kubernetes, and host://NAME or host://ADDRESS, with an IPv6 address in brackets, for a host that
+// a cluster reaches. netns://NAME stands for /run/netns/NAME, where ip-netns(8) puts the namespaces
+// that it makes.
 func Parse(s string) (Target, error) {
 	scheme, rest, ok := strings.Cut(s, "://")
 	switch {
@@ -47,6 +62,8 @@ func Parse(s string) (Target, error) {
 		return parsePID(s, rest)
 	case ok && Scheme(scheme) == NetNS:
 		return parseNetNS(s, rest)
+	case ok && Scheme(scheme) == RemoteHost:
+		return parseRemoteHost(s, rest)
 	case !ok:
 		return parseObject(s)
 	}
@@ -74,6 +91,25 @@ func parseNetNS(s, rest string) (Target, error) {
 	return Target{Scheme: NetNS, Path: path.Join(namedDir, rest)}, nil
 }
 
+// parseRemoteHost reads a name or an address. A port is no part of it: the ports of all targets
+// are said apart from them.
+func parseRemoteHost(s, rest string) (Target, error) {
+	name := unbracket(strings.TrimSuffix(rest, "/"))
+	_, notAddress := netip.ParseAddr(name)
+	bare := name == strings.TrimSuffix(rest, "/")
+	switch host, port, err := net.SplitHostPort(rest); {
+	case name == "":
+		return Target{}, fmt.Errorf("target %q has no host: %w", s, ErrRemoteHost)
+	case notAddress == nil && bare && strings.Contains(name, ":"):
+		return Target{}, fmt.Errorf("target %q: an IPv6 address stands in brackets: %w", s, ErrRemoteHost)
+	case notAddress != nil && err == nil && host != "":
+		return Target{}, fmt.Errorf("target %q: port %s is said apart from the host: %w", s, port, ErrRemoteHost)
+	case notAddress != nil && (!bare || checkHost(name) != nil):
+		return Target{}, fmt.Errorf("target %q: %q is no name of a host: %w", s, rest, ErrRemoteHost)
+	}
+	return Target{Scheme: RemoteHost, Name: name}, nil
+}
+
 // String returns a form that Parse reads back to the same Target.
 func (t Target) String() string {
 	switch {
@@ -81,6 +117,10 @@ func (t Target) String() string {
 		return fmt.Sprintf("pid://%d", t.PID)
 	case t.Scheme == Kubernetes:
 		return t.Resource + "/" + t.Name
+	case t.Scheme == RemoteHost && strings.Contains(t.Name, ":"):
+		return "host://[" + t.Name + "]"
+	case t.Scheme == RemoteHost:
+		return "host://" + t.Name
 	case path.Dir(t.Path) == namedDir:
 		return "netns://" + path.Base(t.Path)
 	}

@@ -20,6 +20,10 @@ func TestParse(t *testing.T) {
 		"Pod/kuard":                object("pod", "kuard"),
 		"svc/web":                  object("svc", "web"),
 		"deployments.v1.apps/web":  object("deployments.v1.apps", "web"),
+		"host://db.internal":       {Scheme: target.RemoteHost, Name: "db.internal"},
+		"host://DB_1.internal./":   {Scheme: target.RemoteHost, Name: "DB_1.internal."},
+		"host://10.0.0.7":          {Scheme: target.RemoteHost, Name: "10.0.0.7"},
+		"host://[fd00::7]":         {Scheme: target.RemoteHost, Name: "fd00::7"},
 	} {
 		got, err := target.Parse(text)
 		if err != nil || got != want {
@@ -59,6 +63,18 @@ func TestParseRejects(t *testing.T) {
 		"netns:///a\x00b":   false,
 		"netns://bl\x00ue":  false,
 		"pid://4947/ns/net": false,
+		"host://":           false,
+		"host:///":          false,
+		"host://db:5432":    false,
+		"host://[::1]:80":   false,
+		"host://10.0.0.1:1": false,
+		"host://fd00::7":    false,
+		"host://[db]":       false,
+		"host://10.0.0":     false,
+		"host://a/b":        false,
+		"host://u@db":       false,
+		"host://-db":        false,
+		"host://db\x00":     false,
 	} {
 		got, err := target.Parse(text)
 		if err == nil {
@@ -71,7 +87,7 @@ func TestParseRejects(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	for _, seed := range []string{"pid://4947", "netns://blue", "netns:///run/netns/blue", "netns:////..", "pid://007", "kuard", "deploy.apps/web"} {
+	for _, seed := range []string{"pid://4947", "netns://blue", "netns:///run/netns/blue", "netns:////..", "pid://007", "host://db.internal", "host://[fd00::7]", "host://db:5432", "host://[::1]:80", "host://10.0.0.7/", "kuard", "deploy.apps/web"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, text string) {

@@ -64,14 +64,23 @@ func TestAddressVectors(t *testing.T) {
 	}
 }
 
-// firstBlock returns the header block of the first SYN_STREAM of a client.
+// firstBlock returns the header block of the first SYN_STREAM of a client that connects.
 func firstBlock(t *testing.T, to target.Address) []byte {
+	t.Helper()
+	return firstBlockOf(t, func(c *Client) error {
+		_, err := c.Dial(to)
+		return err
+	})
+}
+
+// firstBlockOf returns the header block of the first SYN_STREAM of a client.
+func firstBlockOf(t *testing.T, open func(*Client) error) []byte {
 	t.Helper()
 	near, far := net.Pipe()
 	client := NewClient(near, ClientConfig{})
 	defer client.Close()
 	defer far.Close()
-	if _, err := client.Dial(to); err != nil {
+	if err := open(client); err != nil {
 		t.Fatal(err)
 	}
 	for {

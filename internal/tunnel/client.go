@@ -2,6 +2,8 @@ package tunnel
 
 import (
 	"io"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"porthole.dev/porthole/internal/pipe"
@@ -15,8 +17,8 @@ type ClientConfig struct {
 	// SPDY is the configuration of the layer below, of which PingInterval, PingTimeout and
 	// PeerClosed are of use here. Flow control is always on.
 	SPDY spdy.Config
-	// ConnClosed, if set, is called once for each connection, when it was closed or reset
-	// on this side.
+	// ConnClosed, if set, is called once for each connection that was dialed, and for each Listener, when
+	// it was closed or reset on this side.
 	ConnClosed func()
 	// SandboxGone, if set, is called when the server reports that what the tunnel leads
 	// to is gone, for a connection that was opened at the given time. It is called before
@@ -28,13 +30,19 @@ type ClientConfig struct {
 // state and ends it.
 type Client struct {
 	*spdy.Conn
-	cfg ClientConfig
+	cfg      ClientConfig
+	incoming atomic.Int64 // connections of Listeners
+
+	mu        sync.Mutex
+	listeners map[uint32]*Listener // that are open, by the ids of their streams
 }
 
 // NewClient starts a tunnel over transport, which it owns from here on; see spdy.New.
 func NewClient(transport io.ReadWriteCloser, cfg ClientConfig) *Client {
 	cfg.SPDY.FlowControl = true
-	return &Client{Conn: spdy.New(transport, cfg.SPDY), cfg: cfg}
+	c := &Client{Conn: spdy.New(transport, cfg.SPDY), cfg: cfg, listeners: map[uint32]*Listener{}}
+	go c.acceptAll()
+	return c
 }
 
 // Dial opens a connection without waiting for the server: bytes can be written at once, and if
@@ -47,7 +55,7 @@ func (c *Client) dial(to target.Address, header spdy.Header) (pipe.Conn, error) 
 	if err != nil {
 		return nil, err
 	}
-	conn := &Conn{client: c, to: to, opened: time.Now(), stream: stream}
+	conn := &Conn{client: c, to: to, opened: time.Now(), stream: stream, closed: c.cfg.ConnClosed}
 	if to.Network == target.UDP {
 		return &DatagramConn{conn}, nil
 	}

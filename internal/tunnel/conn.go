@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -12,16 +13,19 @@ import (
 )
 
 // Conn is a connection to a port at the far end: one stream of the tunnel. It is a net.Conn
-// with half-close; its methods are safe to call at the same time.
+// with half-close; its methods are safe to call at the same time. One of a Listener was made by a client
+// there.
 //
 // Read returns io.EOF only when the port has ended the connection. All else is an error:
 // *PortError with the server's reason, ErrTunnel, net.ErrClosed.
 type Conn struct {
 	client  *Client
 	to      target.Address
+	from    netip.AddrPort // of a Listener's: who has connected there
 	opened  time.Time
 	stream  *spdy.Stream
 	closing sync.Once
+	closed  func() // called once; nil for none
 }
 
 // Read implements net.Conn.
@@ -64,8 +68,8 @@ func (c *Conn) Reset() error { return c.end((*spdy.Stream).Reset) }
 func (c *Conn) end(how func(*spdy.Stream) error) error {
 	err := how(c.stream)
 	c.closing.Do(func() {
-		if c.client.cfg.ConnClosed != nil {
-			c.client.cfg.ConnClosed()
+		if c.closed != nil {
+			c.closed()
 		}
 	})
 	return err
@@ -82,9 +86,9 @@ func (c *Conn) AfterLoss(f func()) { c.stream.AfterLoss(f) }
 func (c *Conn) Loss() error { return c.explain(c.stream.Loss()) }
 
 // explain replaces a reset by the reason that the server gave for it. There is none for a
-// stream that the server never accepted.
+// stream that the server never accepted, nor needed for one of a Listener.
 func (c *Conn) explain(err error) error {
-	if !errors.Is(err, spdy.ErrReset) || errors.Is(err, spdy.ErrRefused) {
+	if !errors.Is(err, spdy.ErrReset) || errors.Is(err, spdy.ErrRefused) || c.from.IsValid() {
 		return err
 	}
 	e := &PortError{To: c.to, Reason: ReasonReset, Text: resetText}
@@ -101,8 +105,16 @@ func (c *Conn) explain(err error) error {
 // LocalAddr returns a placeholder: the protocol does not transmit addresses.
 func (c *Conn) LocalAddr() net.Addr { return Addr{} }
 
-// RemoteAddr returns what the connection leads to.
-func (c *Conn) RemoteAddr() net.Addr { return Addr{c.to} }
+// RemoteAddr returns what the connection leads to, or who has made it there: a *net.TCPAddr or *net.UDPAddr.
+func (c *Conn) RemoteAddr() net.Addr {
+	switch {
+	case !c.from.IsValid():
+		return Addr{c.to}
+	case c.to.Network == target.UDP:
+		return net.UDPAddrFromAddrPort(c.from)
+	}
+	return net.TCPAddrFromAddrPort(c.from)
+}
 
 // SetDeadline implements net.Conn.
 func (c *Conn) SetDeadline(t time.Time) error { return c.stream.SetDeadline(t) }

@@ -112,6 +112,9 @@ func (c *DatagramConn) Write(p []byte) (int, error) {
 	return n, c.explain(err)
 }
 
+// Refuse tells the far end that nobody listens for a datagram of its.
+func (c *DatagramConn) Refuse() { datagrams{c.stream}.Refuse() }
+
 // Refuse tells the peer that nobody has listened for a datagram of its.
 func (d datagrams) Refuse() { _, _ = d.send(refusedLength, nil) }
 

@@ -56,6 +56,36 @@ func printable(r rune) rune {
 	return r
 }
 
+// GreetClient exchanges greetings as a server does, which begins. It returns the stream of what follows, whose
+// Close is that of stream, and the client's greeting.
+func GreetClient(stream io.ReadWriteCloser, mine Greeting) (io.ReadWriteCloser, Greeting, error) {
+	if _, err := stream.Write(mine.Append(nil)); err != nil {
+		return nil, Greeting{}, fmt.Errorf("greet: %w", err)
+	}
+	buffered := bufio.NewReader(stream)
+	theirs, err := ReadGreeting(buffered)
+	return bufferedStream{buffered, stream}, theirs, err
+}
+
+// GreetServer is GreetClient for a client, which sends nothing before it has read the server's greeting.
+func GreetServer(stream io.ReadWriteCloser, mine Greeting) (io.ReadWriteCloser, Greeting, error) {
+	buffered := bufio.NewReader(stream)
+	theirs, err := ReadGreeting(buffered)
+	if err == nil {
+		_, err = stream.Write(mine.Append(nil))
+	}
+	return bufferedStream{buffered, stream}, theirs, err
+}
+
+// bufferedStream is a stream of which some bytes were read ahead, with the greeting.
+type bufferedStream struct {
+	*bufio.Reader
+	stream io.ReadWriteCloser
+}
+
+func (s bufferedStream) Write(p []byte) (int, error) { return s.stream.Write(p) }
+func (s bufferedStream) Close() error                { return s.stream.Close() }
+
 // ReadGreeting skips what comes before the other end's greeting and reads that. Nothing behind
 // it is read. The error wraps ErrNoGreeting and has what came instead, unless reading failed.
 func ReadGreeting(r *bufio.Reader) (Greeting, error) {

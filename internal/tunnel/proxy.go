@@ -3,6 +3,7 @@ package tunnel
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"time"
 
 	"porthole.dev/porthole/internal/pipe"
@@ -29,7 +30,7 @@ type Proxy struct {
 	Events func(Event)
 }
 
-// Stage is what an Event reports about a connection. Each connection has either Opened and,
+// Stage is what an Event reports about a connection, or a listener. Each connection has either Opened and,
 // later, Closed, or Failed alone.
 type Stage int
 
@@ -42,12 +43,21 @@ const (
 	// Failed: the port was never connected: nobody listens, or the client has hung up
 	// meanwhile.
 	Failed
+	// Listening: an address is listened on, for the way back.
+	Listening
+	// Stopped: it no longer is. One that could not be listened on has Failed alone.
+	Stopped
 )
 
-// Event is a stage in the life of a connection.
+// Event is a stage in the life of a connection, or of a listener.
 type Event struct {
 	Stage Stage
-	To    target.Address
+	// To is what is connected to: on the way back, the address that is listened on.
+	To target.Address
+	// Reverse says that it is about the way back; Listener that it is about a listener and not about
+	// a connection; From is who has connected there.
+	Reverse, Listener bool
+	From              netip.AddrPort
 	// Connect is how long the Dialer took.
 	Connect time.Duration
 	// Sent and Received count the bytes from and to the client; Duration is from the

@@ -25,6 +25,8 @@ const (
 	ReasonNoHost      Reason = "no-host"     // the far end knows no such host: target.ErrNoHost
 	ReasonNoLookup    Reason = "no-lookup"   // the far end cannot look the host up: target.ErrLookup
 	ReasonUnreachable Reason = "unreachable" // there is no way to it: syscall.EHOSTUNREACH, syscall.ENETUNREACH
+	ReasonInUse       Reason = "in-use"      // another program listens there: syscall.EADDRINUSE
+	ReasonNoAddress   Reason = "no-address"  // the far end has no such address to listen on: syscall.EADDRNOTAVAIL
 	ReasonFailed      Reason = "failed"      // anything else
 )
 
@@ -44,6 +46,10 @@ func ReasonOf(err error) Reason {
 		return ReasonNoLookup
 	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
 		return ReasonUnreachable
+	case errors.Is(err, syscall.EADDRINUSE):
+		return ReasonInUse
+	case errors.Is(err, syscall.EADDRNOTAVAIL), errors.Is(err, syscall.EAFNOSUPPORT):
+		return ReasonNoAddress
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return ReasonRefused
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, syscall.ENOTCONN):
@@ -76,6 +82,10 @@ func (r Reason) errors() []error {
 		return []error{target.ErrLookup}
 	case ReasonUnreachable:
 		return []error{syscall.EHOSTUNREACH, syscall.ENETUNREACH}
+	case ReasonInUse:
+		return []error{syscall.EADDRINUSE}
+	case ReasonNoAddress:
+		return []error{syscall.EADDRNOTAVAIL}
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"math"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"porthole.dev/porthole/internal/route"
@@ -42,6 +43,11 @@ type ServerConfig struct {
 	// without Dialer. The identity is that of an earlier target, or "". It is called from
 	// many goroutines at once.
 	OpenTarget func(ctx context.Context, name, identity string) (ServerTarget, error)
+	// Bind, if set, listens at what the tunnel leads to, for the way back; nil has that refused as
+	// unsupported. It is called from many goroutines at once.
+	Bind route.Binder
+	// Listeners are those of all tunnels of this program; nil means that there is no other.
+	Listeners *Listeners
 	// Accept, if set, handles the streams of a tunnel that speaks another protocol than
 	// porthole.v1, and calls Serve for each connection.
 	Accept func(*spdy.Stream)
@@ -57,10 +63,11 @@ type Server struct {
 	end   context.CancelCauseFunc
 	work  sync.WaitGroup // connections and targets
 
-	targets sync.Map // the ServerTargets that are open, by the ids of their streams
+	targets   sync.Map // the heldTargets that are open, by the ids of their streams
+	listening atomic.Int32
 
 	mu        sync.Mutex
-	conns     int
+	conns     int         // with listeners
 	idle      *time.Timer // runs while conns is 0
 	idleSince time.Time   // when conns became 0
 	gone      bool        // the sandbox is: no more connections are waited for
@@ -73,6 +80,9 @@ func NewServer(transport io.ReadWriteCloser, cfg ServerConfig) *Server {
 	cfg.SPDY.Server = true
 	if cfg.Accept == nil {
 		cfg.SPDY.FlowControl, cfg.SPDY.PingInterval, cfg.SPDY.PingTimeout = true, pingTime, pingTime
+	}
+	if cfg.Listeners == nil {
+		cfg.Listeners = &Listeners{}
 	}
 	cfg.IdleTime = cmp.Or(cfg.IdleTime, math.MaxInt64)
 	s := &Server{cfg: cfg, conn: spdy.New(transport, cfg.SPDY), stock: cfg.Accept != nil, idleSince: time.Now()}
@@ -116,14 +126,7 @@ func (s *Server) Run(ctx context.Context) error {
 func (s *Server) Serve(c ServerConn, to target.Address) { s.serve(c, to, s.cfg.Dialer) }
 
 func (s *Server) serve(c ServerConn, to target.Address, dialer route.Dialer) {
-	s.mu.Lock()
-	full := s.conns >= maxConns
-	if !full {
-		s.conns++
-		s.idle.Stop()
-	}
-	s.mu.Unlock()
-	if full {
+	if !s.begin() {
 		_ = c.Reset()
 		c.End(nil)
 		return
@@ -134,6 +137,19 @@ func (s *Server) serve(c ServerConn, to target.Address, dialer route.Dialer) {
 		err := proxy.Serve(s.ctx, c, to)
 		s.served(errors.Is(err, ErrNoSandbox))
 	})
+}
+
+// begin counts a connection in, or a listener, which keeps a tunnel from being idle too. It returns false
+// if there are too many.
+func (s *Server) begin() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conns >= maxConns {
+		return false
+	}
+	s.conns++
+	s.idle.Stop()
+	return true
 }
 
 // served counts a connection out. If that has found the sandbox gone, so is the tunnel's.

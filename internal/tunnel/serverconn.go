@@ -39,12 +39,16 @@ type streamConn struct {
 // accept handles a stream that a client of porthole.v1 has opened.
 func (s *Server) accept(stream *spdy.Stream) {
 	c, header, dialer := &streamConn{stream}, stream.Headers(), s.cfg.Dialer
-	if header.Get("network") == "target" && s.cfg.OpenTarget != nil {
+	switch network := header.Get("network"); {
+	case network == "target" && s.cfg.OpenTarget != nil:
 		s.work.Go(func() { s.holdTarget(c) })
+		return
+	case network == "listen":
+		s.acceptListen(c)
 		return
 	}
 	if _, inTarget := header["In"]; inTarget {
-		t, err := s.dialerIn(header)
+		t, err := s.targetIn(header)
 		if err != nil {
 			c.Fail(err, err.Error())
 			return

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"porthole.dev/porthole/internal/pipe"
+	"porthole.dev/porthole/internal/route"
 	"porthole.dev/porthole/internal/spdy"
 	"porthole.dev/porthole/internal/target"
 )
@@ -43,18 +44,26 @@ func (c *Client) OpenTarget(ctx context.Context, name, identity string) (*Client
 		return nil, err
 	}
 	t := &ClientTarget{client: c, stream: stream, gone: make(chan struct{})}
-	stop := context.AfterFunc(ctx, func() { _ = stream.SetReadDeadline(time.Unix(1, 0)) })
-	line, err := bufio.NewReaderSize(io.LimitReader(stream, maxIdentity), maxIdentity).ReadString('\n')
-	if !stop() && ctx.Err() != nil {
-		err = context.Cause(ctx)
-	}
+	t.Identity, err = readLine(ctx, stream)
 	if err != nil {
 		_ = stream.Reset()
 		return nil, t.explain(err)
 	}
-	t.Identity = strings.TrimSuffix(line, "\n")
 	go t.watch()
 	return t, nil
+}
+
+// readLine reads what the far end answers to a stream that it holds something open for: one line. ctx ends
+// the wait.
+func readLine(ctx context.Context, stream *spdy.Stream) (string, error) {
+	stop := context.AfterFunc(ctx, func() { _ = stream.SetReadDeadline(time.Unix(1, 0)) })
+	line, err := bufio.NewReaderSize(io.LimitReader(stream, maxLine), maxLine).ReadString('\n')
+	if !stop() && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	} else if errors.Is(err, io.EOF) {
+		err = errors.New("the far end answers with no line")
+	}
+	return strings.TrimSuffix(line, "\n"), err
 }
 
 // watch notes why the target is gone.
@@ -74,9 +83,18 @@ func (t *ClientTarget) explain(err error) error {
 
 // Dial opens a connection to an address of the target; see Client.Dial.
 func (t *ClientTarget) Dial(to target.Address) (pipe.Conn, error) {
-	header := addressHeader(to)
+	return t.client.dial(to, t.enter(addressHeader(to)))
+}
+
+// Listen has the target listen on an address; see Client.Listen.
+func (t *ClientTarget) Listen(ctx context.Context, at target.Endpoint, session string) (*route.Listener, error) {
+	return t.client.listen(ctx, at, t.enter(listenHeader(at, session)))
+}
+
+// enter adds to the headers of a stream that it is about this target.
+func (t *ClientTarget) enter(header spdy.Header) spdy.Header {
 	header["in"] = []string{strconv.FormatUint(uint64(t.stream.ID()), 10)}
-	return t.client.dial(to, header)
+	return header
 }
 
 // Wait returns why the target is gone: *PortError if the far end says so, ErrTunnel if the
@@ -93,8 +111,8 @@ func (t *ClientTarget) Wait(ctx context.Context) error {
 // Close lets the far end close the target. Its connections live on.
 func (t *ClientTarget) Close() error { return t.stream.Reset() }
 
-// maxIdentity is how many bytes an identity has, with the end of its line.
-const maxIdentity = 256
+// maxLine is how many bytes an answer has, such as an identity, with the end of its line.
+const maxLine = 256
 
 // ServerTarget is a target that a server has opened for its client.
 type ServerTarget interface {
@@ -105,7 +123,15 @@ type ServerTarget interface {
 	Identity() string
 	// Wait returns when the target is gone for good, with the reason, or when ctx ends.
 	Wait(ctx context.Context) error
+	// Binder listens at the target; nil where that cannot be.
+	Binder() route.Binder
 	Close() error
+}
+
+// heldTarget is a ServerTarget for as long as the client holds it open.
+type heldTarget struct {
+	ServerTarget
+	life context.Context // ends with it
 }
 
 // holdTarget opens a target for a stream, and holds it until that ends or the target is gone.
@@ -119,10 +145,10 @@ func (s *Server) holdTarget(c *streamConn) {
 		return
 	}
 	defer t.Close()
-	s.targets.Store(c.ID(), t)
-	defer s.targets.Delete(c.ID())
 	ctx, gone := context.WithCancelCause(s.ctx)
 	defer gone(nil)
+	s.targets.Store(c.ID(), heldTarget{t, ctx})
+	defer s.targets.Delete(c.ID())
 	c.AfterLoss(func() { gone(c.Loss()) })
 	if _, err := fmt.Fprintf(c, "%s\n", t.Identity()); err != nil {
 		return
@@ -133,13 +159,13 @@ func (s *Server) holdTarget(c *streamConn) {
 	}
 }
 
-// dialerIn returns the Dialer of a connection: that of the target whose stream it names.
-func (s *Server) dialerIn(h spdy.Header) (ServerTarget, error) {
+// targetIn returns what a stream is about: the target whose stream it names.
+func (s *Server) targetIn(h spdy.Header) (heldTarget, error) {
 	id, err := strconv.ParseUint(h.Get("in"), 10, 32)
 	if err == nil {
 		if t, ok := s.targets.Load(uint32(id)); ok {
-			return t.(ServerTarget), nil
+			return t.(heldTarget), nil
 		}
 	}
-	return nil, fmt.Errorf("no target %.20q is open: %w", h.Get("in"), ErrNoSandbox)
+	return heldTarget{}, fmt.Errorf("no target %.20q is open: %w", h.Get("in"), ErrNoSandbox)
 }

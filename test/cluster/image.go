@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,12 +26,33 @@ func (c *Cluster) ImportImage(ctx context.Context, name, binary string, args ...
 	if err != nil {
 		return fmt.Errorf("import image %s: %w", name, err)
 	}
+	if err := c.importArchive(ctx, bytes.NewReader(archive)); err != nil {
+		return fmt.Errorf("import image %s: %w", name, err)
+	}
+	return nil
+}
+
+// ImportArchive hands containerd the image of an archive, an OCI image layout or what `docker save`
+// writes, under the name that the archive gives it.
+func (c *Cluster) ImportArchive(ctx context.Context, path string) error {
+	archive, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("import image: %w", err)
+	}
+	defer archive.Close()
+	if err := c.importArchive(ctx, archive); err != nil {
+		return fmt.Errorf("import image %s: %w", path, err)
+	}
+	return nil
+}
+
+func (c *Cluster) importArchive(ctx context.Context, archive io.Reader) error {
 	ctr := exec.CommandContext(ctx, c.folder.binary("ctr"),
 		"--address", containerdSocket, "--namespace", "k8s.io",
 		"images", "import", "--snapshotter", "overlayfs", "-")
-	ctr.Stdin = bytes.NewReader(archive)
+	ctr.Stdin = archive
 	if out, err := ctr.CombinedOutput(); err != nil {
-		return fmt.Errorf("import image %s: %w: %s", name, err, bytes.TrimSpace(out))
+		return fmt.Errorf("%w: %s", err, bytes.TrimSpace(out))
 	}
 	return nil
 }

@@ -73,9 +73,19 @@ func overlapsAny(prefix netip.Prefix, taken []netip.Prefix) bool {
 	return false
 }
 
+// dump asks again when what is listed has changed meanwhile.
+func dump[T any](list func() ([]T, error)) (all []T, err error) {
+	for range 5 {
+		if all, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return all, err
+}
+
 // takenPrefixes lists what the host already reaches. A default route reaches everything and is no hindrance.
 func takenPrefixes() ([]netip.Prefix, error) {
-	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
+	routes, err := dump(func() ([]netlink.Route, error) { return netlink.RouteList(nil, netlink.FAMILY_V4) })
 	if err != nil {
 		return nil, fmt.Errorf("list routes: %w", err)
 	}
@@ -138,7 +148,7 @@ func clearNetwork(ctx context.Context) error {
 
 // removeLinks removes what it finds and tells how many that was.
 func removeLinks() (int, error) {
-	links, err := netlink.LinkList()
+	links, err := dump(netlink.LinkList)
 	if err != nil {
 		return 0, fmt.Errorf("list links: %w", err)
 	}

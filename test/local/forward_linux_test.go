@@ -1,6 +1,7 @@
 package local
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -108,4 +109,38 @@ func TestKilled(t *testing.T) {
 		t.Error(err)
 	}
 	second.interrupt(t)
+}
+
+// Whoever has a connection through a porthole that is killed sees a reset, and no end of file: at either end, half
+// of something is nothing whole.
+func TestKilledIsNoEnd(t *testing.T) {
+	pod := testenv.NewPod(t)
+	l := pod.Listen(t, "127.0.0.1:0")
+	p := start(t, "forward", fmt.Sprintf("pid://%d", pod.PID), fmt.Sprintf(":%d", testenv.Port(l)))
+	near, err := net.Dial("tcp", p.await(t, `^Forwarding from (127\S+) ->`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer near.Close()
+	far, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer far.Close()
+	for _, way := range [][2]net.Conn{{near, far}, {far, near}} {
+		_ = way[1].SetDeadline(time.Now().Add(testenv.Patience))
+		if _, err := way[0].Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := way[1].Read(make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_ = p.cmd.Process.Kill()
+	_ = p.cmd.Wait()
+	for name, conn := range map[string]net.Conn{"near": near, "far": far} {
+		if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("%s: %v, want a reset", name, err)
+		}
+	}
 }

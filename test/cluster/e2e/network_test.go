@@ -82,10 +82,16 @@ func outage(t *testing.T) time.Duration {
 // TestNetworkAway blocks the way to the API server for a while.
 func TestNetworkAway(t *testing.T) {
 	needCluster(t)
+	networkAway(t, "solo", func(args ...string) *program { return start(t, append([]string{"forward"}, args...)...) })
+}
+
+// networkAway blocks the way of a program that forwards to a pod, and wants connections to outlive it.
+func networkAway(t *testing.T, pod string, forward func(args ...string) *program) {
+	t.Helper()
 	away := outage(t)
 	n := newNetwork(t)
 	host, _, _ := net.SplitHostPort(strings.TrimPrefix(c.Server(), "https://"))
-	p := start(t, "forward", "--server", "https://"+n.listener.Addr().String(), "--tls-server-name", host, "solo", ":8080")
+	p := forward("--server", "https://"+n.listener.Addr().String(), "--tls-server-name", host, pod, ":8080")
 	address := p.address(t, 0)
 	live := newEchoer(t, address)
 	if _, err := live.round(); err != nil {
@@ -96,7 +102,7 @@ func TestNetworkAway(t *testing.T) {
 	meanwhile := make(chan error, 1)
 	go func() {
 		answer, err := say(address, "who\n")
-		if err == nil && !strings.HasPrefix(answer, "solo") {
+		if err == nil && !strings.HasPrefix(answer, pod) {
 			err = io.ErrUnexpectedEOF
 		}
 		meanwhile <- err

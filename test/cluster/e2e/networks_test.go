@@ -43,7 +43,7 @@ func TestNetworks(t *testing.T) {
 func stockNetworks(t *testing.T) {
 	t.Helper()
 	for _, port := range []string{":53/udp", ":/run/x.sock"} {
-		p := start(t, "forward", "pod/solo", port)
+		p := start(t, "forward", "--via", "node", "pod/solo", port)
 		if code := p.exit(t); code != 1 {
 			t.Errorf("%s: status %d, want 1", port, code)
 		}

@@ -39,11 +39,11 @@ func TestReadyFile(t *testing.T) {
 
 // event is a line of -o json.
 type event struct {
-	Time                                            time.Time
-	Event, Target, Pod, Listen, Client, Error, Hint string
-	Remote                                          uint16
-	Sent, Received                                  *int64
-	Seconds                                         float64
+	Time                                                            time.Time
+	Event, Target, Pod, Listen, Client, Error, Hint, Via, Container string
+	Remote                                                          uint16
+	Sent, Received                                                  *int64
+	Seconds                                                         float64
 }
 
 func events(t *testing.T, p *program) (all []event) {

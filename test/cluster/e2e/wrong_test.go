@@ -86,8 +86,8 @@ func TestWrong(t *testing.T) {
 		"no such number":      {"forward svc/web :8080", []string{"svc/web has no port 8080", "http (80)"}},
 		"UDP by name":         {"forward svc/web :dns", []string{"port dns of svc/web is UDP", "TCP"}},
 		"UDP by number":       {"forward solo :5353", []string{"port 5353 of pod/solo is UDP", "TCP"}},
-		"no selector":         {"forward svc/selectorless :80", []string{"no selector"}},
-		"external name":       {"forward svc/elsewhere :80", []string{"example.com"}},
+		"no selector":         {"forward --via stock svc/selectorless :80", []string{"no selector", "--via relay"}},
+		"external name":       {"forward --via stock svc/elsewhere :80", []string{"example.com", "--via relay"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			began := time.Now()

@@ -1,3 +1,5 @@
+//go:build unix
+
 // Package filelock holds a lock as long as a process lives, by a file that is removed with it.
 // It must not know what the lock is for.
 package filelock

@@ -1,0 +1,121 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"porthole.dev/porthole/internal/kube"
+	"porthole.dev/porthole/internal/target"
+)
+
+// defaultImage is the project's own image of this version, as `make image` names it.
+func defaultImage() string {
+	tag := strings.Map(func(r rune) rune { // a tag allows none of these, which versions of builds by hand have
+		if strings.ContainsRune("()+", r) {
+			return '-'
+		}
+		return r
+	}, version())
+	return "porthole.dev/porthole:" + strings.TrimPrefix(tag, "-")
+}
+
+// pullPolicies are Kubernetes' own.
+var pullPolicies = []string{"Always", "IfNotPresent", "Never"}
+
+// agentFlags are the flags of agents and relays.
+type agentFlags struct {
+	image      string
+	pullPolicy string
+	patch      string // the file's path
+	patchJSON  []byte // its content, once checked
+	relayPatch string // the file's path
+	relayJSON  kube.RelayPatch
+}
+
+// add adds the flags of agents.
+func (a *agentFlags) add(flags *pflag.FlagSet) {
+	flags.StringVar(&a.image, "agent-image", defaultImage(), "image of agents, and of relays")
+	flags.StringVar(&a.pullPolicy, "agent-image-pull-policy", "",
+		"Always, IfNotPresent or Never; Kubernetes' own choice by default, which depends on the image's tag")
+	flags.StringVar(&a.patch, "agent-patch", "", "YAML or JSON `file` of what to add to an agent's container, such as env, volumeMounts and securityContext")
+}
+
+// addRelay adds the flag of relays.
+func (a *agentFlags) addRelay(flags *pflag.FlagSet) {
+	flags.StringVar(&a.relayPatch, "relay-patch", "", "YAML or JSON `file` of what to add to a relay's pod, such as resources, tolerations, nodeSelector, imagePullSecrets and labels")
+}
+
+// check reports values that are not allowed, and reads the patches.
+func (a *agentFlags) check() error {
+	switch {
+	case a.image == "":
+		return errors.New("--agent-image is empty")
+	case a.pullPolicy != "" && !slices.Contains(pullPolicies, a.pullPolicy):
+		return fmt.Errorf("--agent-image-pull-policy %q: want %s", a.pullPolicy, strings.Join(pullPolicies, ", "))
+	}
+	if err := readPatch("agent-patch", a.patch, func(text []byte) (err error) { a.patchJSON, err = kube.ReadAgentPatch(text); return err }); err != nil {
+		return err
+	}
+	return readPatch("relay-patch", a.relayPatch, func(text []byte) (err error) { a.relayJSON, err = kube.ParseRelayPatch(text); return err })
+}
+
+// readPatch reads the file of a flag, if there is one.
+func readPatch(flag, path string, parse func([]byte) error) error {
+	if path == "" {
+		return nil
+	}
+	text, err := os.ReadFile(path)
+	if err == nil {
+		err = parse(text)
+	}
+	if err != nil {
+		return fmt.Errorf("--%s %s: %w", flag, path, err)
+	}
+	return nil
+}
+
+// agents says what agents and relays run, and where the user's key is.
+func (a *agentFlags) agents() *kube.Agents {
+	agents := &kube.Agents{Image: a.image, PullPolicy: a.pullPolicy, Patch: a.patchJSON, RelayPatch: a.relayJSON, Version: version()}
+	if dir, err := os.UserConfigDir(); err == nil {
+		agents.KeyFile = filepath.Join(dir, "porthole", "agent.key")
+	}
+	return agents
+}
+
+// onlyWithTarget reports flags that go with a target, where a file is given, which has keys for them.
+func (f *forwarding) onlyWithTarget(flags *pflag.FlagSet) error {
+	if f.file == "" {
+		return nil
+	}
+	for _, name := range []string{"address", "pin", "each", "via", "container"} {
+		if flags.Changed(name) {
+			return usageError{fmt.Errorf("forward: a file has %s for each of its forwards: --%s goes with a target", name, name)}
+		}
+	}
+	return nil
+}
+
+// parseVia reads what carries the connections of a forward, and which container its Unix sockets are in.
+func (f *forwarding) parseVia(only *target.Forward) (err error) {
+	if only.Via, err = target.ParseVia(f.via); err != nil {
+		return fmt.Errorf("%s: --via %w", f.cmd.Name(), err)
+	}
+	if f.cmd.Flags().Changed("container") {
+		if only.Container, err = target.ParseContainer(f.container); err != nil {
+			return fmt.Errorf("%s: --container %w", f.cmd.Name(), err)
+		}
+	}
+	for name, goes := range map[string]bool{"via": only.Target.Scheme.InCluster(), "container": only.Target.Scheme == target.Kubernetes} {
+		if !goes && f.cmd.Flags().Changed(name) {
+			return fmt.Errorf("%s: --%s is for pods, services and workloads, which %s is not", f.cmd.Name(), name, only.Target)
+		}
+	}
+	return nil
+}
