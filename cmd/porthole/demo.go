@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -52,9 +53,12 @@ func newDemoInit() *cobra.Command {
 }
 
 func runDemo(cmd *cobra.Command, local uint16) (err error) {
+	survivePipes() // or the sandbox would be left
+	ctx, stop := context.WithCancel(cmd.Context())
+	defer stop()
 	// The port first: there is no point in a pod that cannot be shown.
 	ports := []target.Port{{Local: local, Remote: demoPort}}
-	listeners, err := forward.Listen(cmd.Context(), []string{target.Localhost}, ports)
+	listeners, err := forward.Listen(ctx, []string{target.Localhost}, ports)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return fmt.Errorf("%w: %w", errDemoPort, err)
 	}
@@ -62,7 +66,7 @@ func runDemo(cmd *cobra.Command, local uint16) (err error) {
 		return err
 	}
 	defer forward.CloseAll(listeners)
-	pod, err := demo.Start(cmd.Context(), demo.Config{
+	pod, err := demo.Start(ctx, demo.Config{
 		Port:   demoPort,
 		Stderr: cmd.ErrOrStderr(),
 		Log:    slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelWarn})),
@@ -73,12 +77,13 @@ func runDemo(cmd *cobra.Command, local uint16) (err error) {
 	defer func() { err = errors.Join(err, pod.Close()) }()
 	introduce(cmd.OutOrStdout(), pod, listeners[0])
 	p := newPrinter(cmd.OutOrStdout(), cmd.ErrOrStderr(), textStyle{})
+	p.unread = stop
 	defer p.close()
 	s := &session.Session{
 		Forwards: []target.Forward{{Target: target.Target{Scheme: target.PID, PID: pod.PID}}}, Bound: listeners,
 		Openers: map[target.Scheme]route.Opener{target.PID: container.Open}, Events: p.event, Drain: drain,
 	}
-	return s.Run(cmd.Context())
+	return s.Run(ctx)
 }
 
 // introduce says what the demo did and what to try next.

@@ -102,7 +102,7 @@ func TestKilled(t *testing.T) {
 	}
 }
 
-// A file that has changed since, or is another one by now, is nobody's leftover.
+// A file that was changed or replaced since it was noted is not removed.
 func TestChanged(t *testing.T) {
 	testenv.NoLeaks(t)
 	dir := t.TempDir()

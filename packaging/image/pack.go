@@ -20,7 +20,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// user is nobody's in particular, the one that distroless images have too: an agent needs no rights.
+// user is an ordinary user without rights, the same number as in distroless images.
 const user = "65532:65532"
 
 // pack is what an image is made of.

@@ -32,7 +32,7 @@ const agentUser = 65532
 const agentPort = 4711
 
 // agent is a `porthole agent` in a container: its root has the program and nothing else, and is
-// read-only; its user is nobody's, and its environment empty.
+// read-only; it runs as an ordinary user, with an empty environment.
 type agent struct {
 	*program
 	pod    *testenv.Pod

@@ -10,6 +10,7 @@ import (
 
 	"github.com/chromedp/chromedp"
 
+	"porthole.dev/porthole/internal/testenv"
 	"porthole.dev/porthole/test/browser"
 )
 
@@ -59,6 +60,25 @@ func TestDemoAfterKill(t *testing.T) {
 	next := start(t, "demo", "--port", "0")
 	curl(t, next.await(t, demoURL))
 	next.interrupt(t)
+}
+
+// A demo whose output nobody reads ends, and takes everything down as after Ctrl-C.
+func TestDemoUnread(t *testing.T) {
+	testenv.Root(t)
+	unread, out, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	unread.Close()
+	defer out.Close()
+	cmd := exec.CommandContext(t.Context(), porthole, "demo", "--port", "0")
+	cmd.Stdout = out
+	if err := cmd.Run(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat("/sys/class/net/porthole0"); err == nil {
+		t.Error("the bridge is still there")
+	}
 }
 
 func TestDemoTwice(t *testing.T) {
