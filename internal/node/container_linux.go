@@ -1,7 +1,6 @@
 package node
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -11,6 +10,7 @@ import (
 
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"porthole.dev/porthole/internal/cri"
 	"porthole.dev/porthole/internal/netns"
 	"porthole.dev/porthole/internal/proc"
 )
@@ -22,26 +22,6 @@ type container struct {
 	mounts []*runtime.Mount // that the kubelet has asked for
 }
 
-// runningContainers returns the ids of a sandbox's running containers, in the order in which
-// they were made.
-func (r *sandboxes) runningContainers(ctx context.Context, sandbox string) (ids []string, err error) {
-	list, err := r.cri.ListContainers(ctx, &runtime.ListContainersRequest{Filter: &runtime.ContainerFilter{
-		PodSandboxId: sandbox,
-		State:        &runtime.ContainerStateValue{State: runtime.ContainerState_CONTAINER_RUNNING},
-	}})
-	if err != nil {
-		return nil, err
-	}
-	all := list.GetContainers()
-	slices.SortStableFunc(all, func(a, b *runtime.Container) int { return cmp.Compare(a.GetCreatedAt(), b.GetCreatedAt()) })
-	for _, c := range all {
-		if c.GetPodSandboxId() == sandbox { // else of another pod: the runtime ignores the filter
-			ids = append(ids, c.GetId())
-		}
-	}
-	return ids, nil
-}
-
 // container asks the runtime for a container, and Docker where it does not tell its process.
 // The error wraps netns.ErrNoProcess if there is none.
 func (r *sandboxes) container(ctx context.Context, id string) (*container, error) {
@@ -49,7 +29,7 @@ func (r *sandboxes) container(ctx context.Context, id string) (*container, error
 	if err != nil {
 		return nil, err
 	}
-	c := &container{id: id, pid: max(parseInfo(answer.GetInfo()["info"]).PID, 0), mounts: answer.GetStatus().GetMounts()}
+	c := &container{id: id, pid: cri.ParseInfo(answer.GetInfo()).PID, mounts: answer.GetStatus().GetMounts()}
 	if c.pid == 0 && r.docker != nil {
 		if inspected, err := r.docker.inspect(ctx, id); err == nil {
 			c.pid = inspected.State.Pid

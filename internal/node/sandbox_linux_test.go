@@ -34,38 +34,6 @@ const (
 	crioInfo           = `{"image":"pause","pid":%d,"runtimeSpec":{"linux":{"namespaces":[{"type":"network","path":"%s"}]}}}`
 )
 
-func TestParseInfo(t *testing.T) {
-	for info, want := range map[string]netnsRef{
-		fmt.Sprintf(containerdInfo, 4947, "/run/netns/cni-1"): {path: "/run/netns/cni-1", pid: 4947},
-		fmt.Sprintf(containerdHostInfo, 4947):                 {pid: 4947},
-		fmt.Sprintf(crioInfo, 1, "/var/run/netns/x"):          {path: "/var/run/netns/x", pid: 1},
-		`{}`:                            {},
-		``:                              {},
-		`null`:                          {},
-		`not json`:                      {},
-		`{"pid":0}`:                     {},
-		`{"pid":-1,"runtimeSpec":null}`: {},
-		`{"pid":"7"}`:                   {},
-		`{"runtimeSpec":{"linux":{"namespaces":[{"type":"network","path":"relative"}]}}}`:      {},
-		`{"runtimeSpec":{"linux":{"namespaces":[{"type":"mount","path":"/run/netns/blue"}]}}}`: {},
-	} {
-		if got := parseInfo(info).netns(); got != want {
-			t.Errorf("parseInfo(%s) = %+v, want %+v", info, got, want)
-		}
-	}
-}
-
-func FuzzParseInfo(f *testing.F) {
-	f.Add(fmt.Sprintf(containerdInfo, 4947, "/run/netns/cni-1"))
-	f.Add(`{"pid":1e3}`)
-	f.Fuzz(func(t *testing.T, info string) {
-		p := parseInfo(info).netns()
-		if p.pid < 0 || p.path != "" && !filepath.IsAbs(p.path) {
-			t.Errorf("parseInfo(%q) = %+v", info, p)
-		}
-	})
-}
-
 func FuzzReadInspect(f *testing.F) {
 	f.Add(`{"State":{"Pid":4947}}`)
 	f.Fuzz(func(t *testing.T, answer string) {

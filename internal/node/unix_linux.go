@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"porthole.dev/porthole/internal/cri"
 	"porthole.dev/porthole/internal/netns"
 	"porthole.dev/porthole/internal/pipe"
 )
@@ -24,12 +25,12 @@ type unixSockets struct {
 // dial connects to the socket at a path, in the first of the pod's containers that has
 // something there.
 func (u *unixSockets) dial(ctx context.Context, s *sandbox, path string) (pipe.Conn, error) {
-	ids, err := u.sandboxes.runningContainers(ctx, s.id)
+	containers, err := cri.RunningContainers(ctx, u.sandboxes.cri, s.id)
 	if err != nil {
 		return nil, err
 	}
-	for _, id := range ids {
-		conn, err := u.dialIn(ctx, s, id, path)
+	for _, c := range containers {
+		conn, err := u.dialIn(ctx, s, c.GetId(), path)
 		if !isMissing(err) {
 			return conn, err
 		}
