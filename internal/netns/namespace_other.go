@@ -41,3 +41,9 @@ func (*Namespace) Do(func() error) error { return ErrUnsupported }
 func (*Namespace) Dial(context.Context, target.Address) (pipe.Conn, error) {
 	return nil, ErrUnsupported
 }
+
+// Listening returns ErrUnsupported.
+func (*Namespace) Listening() ([]target.Socket, error) { return nil, ErrUnsupported }
+
+// WatchListening returns ErrUnsupported and does not call tell.
+func (*Namespace) WatchListening(context.Context, func([]target.Socket)) error { return ErrUnsupported }

@@ -28,6 +28,8 @@ var (
 	ErrUser = errors.New("not permitted to become the process' user")
 	// ErrMount: what a file is on cannot be told.
 	ErrMount = errors.New("cannot tell what the file is mounted on")
+	// ErrNoSockDiag: this kernel does not list sockets.
+	ErrNoSockDiag = errors.New("the kernel does not list sockets (CONFIG_INET_DIAG)")
 	// ErrUnsupported: this system has no network namespaces.
 	ErrUnsupported = errors.New("network namespaces need Linux")
 )

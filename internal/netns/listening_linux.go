@@ -1,0 +1,161 @@
+package netns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"porthole.dev/porthole/internal/target"
+)
+
+const (
+	// lookTime is the time between two looks at what listens.
+	lookTime = 500 * time.Millisecond
+	// dumpBuffer is how much of a list comes at once: the kernel fills 32 KiB at most.
+	dumpBuffer = 64 << 10
+)
+
+// Listening returns what can be connected to in the namespace, sorted by target.CompareSockets: TCP sockets that
+// listen, UDP sockets that are bound and not connected, and Unix sockets that listen at a path, which is one
+// of the program's that made them. It does not look for their processes; see NameProcesses.
+// Errors: those of Do, and ErrNoSockDiag.
+func (ns *Namespace) Listening() ([]target.Socket, error) { return ns.list(dumps) }
+
+func (ns *Namespace) list(dumps []dump) (sockets []target.Socket, err error) {
+	fd := -1
+	err = ns.Do(func() (err error) {
+		fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)
+		return os.NewSyscallError("socket", err)
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: dumpTime}); err != nil {
+		return nil, os.NewSyscallError("setsockopt", err)
+	}
+	buffer := make([]byte, dumpBuffer)
+	for i, d := range dumps {
+		some, err := d.list(fd, buffer)
+		switch {
+		case errors.Is(err, unix.ENOENT) && i > 0: // the kernel lists no sockets of this kind
+		case errors.Is(err, unix.ENOENT):
+			return nil, fmt.Errorf("%w: %w", ErrNoSockDiag, err)
+		case err != nil:
+			return nil, err
+		}
+		sockets = append(sockets, some...)
+	}
+	slices.SortFunc(sockets, target.CompareSockets)
+	return sockets, nil
+}
+
+// WatchListening tells what Listening returns, with the processes, at first and whenever it has changed, half a
+// second later at most, until ctx ends or the namespace cannot be entered. The error is that, or the context's.
+func (ns *Namespace) WatchListening(ctx context.Context, tell func([]target.Socket)) error {
+	look := time.NewTicker(lookTime)
+	defer look.Stop()
+	for last, first := []target.Socket(nil), true; ; first = false {
+		now, err := ns.Listening()
+		if err != nil {
+			return err
+		}
+		if first || !slices.Equal(now, last) {
+			named := slices.Clone(now)
+			if id, err := ns.ID(); err == nil {
+				NameProcesses(named, id)
+			}
+			tell(named)
+		}
+		last = now
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// ID returns the namespace's ID, as it is now.
+func (ns *Namespace) ID() (ID, error) {
+	switch {
+	case ns.here:
+		return IDOf("/proc/thread-self/ns/net")
+	case ns.process == nil:
+		return IDOf(ns.path)
+	}
+	id, err := IDOf(fmt.Sprintf("/proc/%d/ns/net", ns.process.pid))
+	if ns.process.exited() { // the number may be another's by now
+		return ID{}, ErrExited
+	}
+	return id, err
+}
+
+// NameProcesses sets the PID and Command of sockets, as far as /proc shows a process of one of the namespaces
+// that has them open. It looks at each process once, however many sockets there are.
+func NameProcesses(sockets []target.Socket, namespaces ...ID) {
+	wanted := map[uint32][]int{} // indices by inode
+	for i, s := range sockets {
+		if s.Inode != 0 {
+			wanted[s.Inode] = append(wanted[s.Inode], i)
+		}
+	}
+	for _, pid := range processes() { // the lowest first, which is the server and not its workers
+		if len(wanted) == 0 {
+			return
+		}
+		folder := filepath.Join("/proc", strconv.Itoa(pid))
+		if id, err := IDOf(folder + "/ns/net"); err != nil || !slices.Contains(namespaces, id) {
+			continue
+		}
+		command, err := os.ReadFile(folder + "/comm")
+		if err != nil {
+			continue
+		}
+		for _, inode := range socketsOf(folder + "/fd") {
+			for _, i := range wanted[inode] {
+				sockets[i].PID, sockets[i].Command = pid, strings.TrimSuffix(string(command), "\n")
+			}
+			delete(wanted, inode)
+		}
+	}
+}
+
+// processes returns the numbers of all processes that /proc shows, sorted.
+func processes() (pids []int) {
+	folders, _ := os.ReadDir("/proc")
+	for _, folder := range folders {
+		if pid, err := strconv.Atoi(folder.Name()); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	slices.Sort(pids)
+	return pids
+}
+
+// socketsOf returns the inodes of the sockets among open files, by their links (proc_pid_fd(5)).
+func socketsOf(folder string) (inodes []uint32) {
+	files, err := os.ReadDir(folder)
+	if err != nil {
+		return nil
+	}
+	for _, f := range files {
+		link, err := os.Readlink(filepath.Join(folder, f.Name()))
+		number, isSocket := strings.CutPrefix(link, "socket:[")
+		if err != nil || !isSocket {
+			continue
+		}
+		if n, err := strconv.ParseUint(strings.TrimSuffix(number, "]"), 10, 32); err == nil {
+			inodes = append(inodes, uint32(n))
+		}
+	}
+	return inodes
+}

@@ -1,0 +1,202 @@
+package netns_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"porthole.dev/porthole/internal/netns"
+	"porthole.dev/porthole/internal/target"
+	"porthole.dev/porthole/internal/testenv"
+)
+
+// listenUnixInside listens at a path, or an abstract name, inside the namespace.
+func listenUnixInside(t *testing.T, ns *netns.Namespace, network, path string) {
+	t.Helper()
+	var closer interface{ Close() error }
+	err := ns.Do(func() (err error) {
+		at := &net.UnixAddr{Name: path, Net: network}
+		if network == "unixgram" {
+			closer, err = net.ListenUnixgram(network, at)
+		} else {
+			closer, err = net.ListenUnix(network, at)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { closer.Close() })
+}
+
+// What can be connected to is listed, and nothing else.
+func TestListening(t *testing.T) {
+	testenv.NoLeaks(t)
+	pod := testenv.NewPod(t)
+	folder := t.TempDir()
+	addrs := map[string]bool{}
+	for _, at := range []string{"127.0.0.1:0", "0.0.0.0:0", "[::]:0", "[::1]:0", "127.0.0.7:0"} {
+		l := pod.Listen(t, at)
+		addrs["tcp "+netip.MustParseAddrPort(l.Addr().String()).String()] = true
+		c := pod.ListenUDP(t, at)
+		addrs["udp "+c.LocalAddr().String()] = true
+	}
+	conn, err := pod.NS.Dial(t.Context(), target.Address{Network: target.UDP, Port: 9}) // a UDP socket that is connected
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	listenUnixInside(t, pod.NS, "unix", filepath.Join(folder, "a.sock"))
+	listenUnixInside(t, pod.NS, "unix", "@porthole-test-"+filepath.Base(folder))
+	listenUnixInside(t, pod.NS, "unixpacket", filepath.Join(folder, "packet.sock"))
+	listenUnixInside(t, pod.NS, "unixgram", filepath.Join(folder, "datagram.sock"))
+	addrs["unix "+filepath.Join(folder, "a.sock")] = true
+
+	sockets, err := pod.NS.Listening()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range sockets {
+		name := s.Network.String() + " " + s.AddrPort.String()
+		if s.Network == target.Unix {
+			name = "unix " + s.Path
+		}
+		if !addrs[name] {
+			t.Errorf("%s is listed, and is not there, or not to be reached", name)
+		}
+		delete(addrs, name)
+		if s.UID != uint32(os.Getuid()) || s.Inode == 0 {
+			t.Errorf("%s: user %d, inode %d", name, s.UID, s.Inode)
+		}
+	}
+	for name := range addrs {
+		t.Errorf("%s is not listed", name)
+	}
+	if !slices.IsSortedFunc(sockets, target.CompareSockets) {
+		t.Errorf("not sorted: %v", sockets)
+	}
+}
+
+// A namespace without any socket lists none, and one that is gone says so.
+func TestListeningNothing(t *testing.T) {
+	testenv.NoLeaks(t)
+	pod := testenv.NewPod(t)
+	if sockets, err := pod.NS.Listening(); err != nil || len(sockets) != 0 {
+		t.Errorf("%v, %v", sockets, err)
+	}
+	pod.Kill()
+	if _, err := pod.NS.Listening(); !errors.Is(err, netns.ErrExited) {
+		t.Errorf("%v, want ErrExited", err)
+	}
+	if _, err := pod.NS.ID(); !errors.Is(err, netns.ErrExited) {
+		t.Errorf("ID: %v, want ErrExited", err)
+	}
+}
+
+// More sockets than one message of the kernel's holds.
+func TestListeningMany(t *testing.T) {
+	testenv.NoLeaks(t)
+	pod := testenv.NewPod(t)
+	const many = 1000
+	for range many {
+		pod.Listen(t, "127.0.0.1:0")
+	}
+	if sockets, err := pod.NS.Listening(); err != nil || len(sockets) != many {
+		t.Errorf("%d sockets, %v, want %d", len(sockets), err, many)
+	}
+}
+
+// A link-local address has the number of its interface as its zone.
+func TestListeningZone(t *testing.T) {
+	testenv.NoLeaks(t)
+	pod := testenv.NewPod(t)
+	var l net.Listener
+	err := pod.NS.Do(func() error {
+		fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		f := os.NewFile(uintptr(fd), "")
+		defer f.Close()
+		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_FREEBIND, 1); err != nil {
+			return err
+		}
+		at := &unix.SockaddrInet6{Addr: netip.MustParseAddr("fe80::5").As16(), Port: 5000, ZoneId: 1}
+		if err := errors.Join(unix.Bind(fd, at), unix.Listen(fd, 1)); err != nil {
+			return err
+		}
+		l, err = net.FileListener(f)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	sockets, err := pod.NS.Listening()
+	if err != nil || len(sockets) != 1 || sockets[0].Address() != (target.Address{Host: "fe80::5%1", Port: 5000}) {
+		t.Errorf("%v, %v", sockets, err)
+	}
+}
+
+// What changes is told, with the process that has it open, and nothing is told twice.
+func TestWatchListening(t *testing.T) {
+	testenv.NoLeaks(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	told, done := make(chan []target.Socket, 100), make(chan error, 1)
+	go func() {
+		done <- netns.Here().WatchListening(ctx, func(now []target.Socket) { told <- now })
+	}()
+	<-told
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	here := func(s target.Socket) bool { return s.Network == target.TCP && s.AddrPort.String() == l.Addr().String() }
+	await := func(listens bool) (s target.Socket) { // others on this machine may come and go meanwhile
+		for late := time.After(30 * time.Second); ; {
+			select {
+			case now := <-told:
+				if i := slices.IndexFunc(now, here); listens == (i >= 0) {
+					if listens {
+						s = now[i]
+					}
+					return s
+				}
+			case <-late:
+				t.Fatalf("that somebody listens (%v) was not told", listens)
+			}
+		}
+	}
+	command, err := os.ReadFile("/proc/self/comm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := await(true); s.PID != os.Getpid() || s.Command+"\n" != string(command) {
+		t.Errorf("process %d %q, want %d %q", s.PID, s.Command, os.Getpid(), command)
+	}
+	l.Close()
+	await(false)
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("watch: %v", err)
+	}
+}
+
+func BenchmarkListening(b *testing.B) {
+	pod := testenv.NewPod(b)
+	pod.Listen(b, "127.0.0.1:0")
+	for b.Loop() {
+		if _, err := pod.NS.Listening(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
