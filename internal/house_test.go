@@ -42,7 +42,7 @@ var arrows = map[string]string{
 	"trace":     "",
 	"route":     "nonblock pipe target",
 	"resolver":  "target",
-	"netns":     "backoff nonblock pipe proc resolver target",
+	"netns":     "backoff nonblock pipe proc resolver route target",
 	"backoff":   "",
 	"forward":   "backoff nonblock pipe route target",
 	"session":   "backoff forward nonblock pipe route target",

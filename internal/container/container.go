@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 
-	"porthole.dev/porthole/internal/forward"
 	"porthole.dev/porthole/internal/netns"
 	"porthole.dev/porthole/internal/route"
 	"porthole.dev/porthole/internal/target"
@@ -35,7 +34,7 @@ func Open(_ context.Context, f target.Forward, events func(route.Event)) (*route
 	switch {
 	case err == nil:
 		events(route.Event{Kind: route.Ready})
-		bind := forward.BindInside(ns.Do)
+		var bind route.Binder = ns.Bind
 		if f.Target.Scheme == target.NetNS {
 			bind = atPath(f.Target.Path, bind)
 		}

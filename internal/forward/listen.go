@@ -190,25 +190,6 @@ func Bind(ctx context.Context, at target.Endpoint) (*route.Listener, error) {
 	return l, nil
 }
 
-// BindInside returns a route.Binder to addresses of a network namespace, in which inside calls a function,
-// as netns.Namespace.Do does. It listens on no Unix sockets, which are in no network.
-func BindInside(inside func(func() error) error) route.Binder {
-	return func(ctx context.Context, at target.Endpoint) (l *route.Listener, err error) {
-		if at.Network == target.Unix {
-			return nil, fmt.Errorf("listen on %s: %w", at, target.ErrUnsupported)
-		}
-		err = inside(func() (err error) {
-			l, err = Bind(ctx, at)
-			return err
-		})
-		if err != nil {
-			return nil, err
-		}
-		l.Inside = inside
-		return l, nil
-	}
-}
-
 // familyMissing reports whether the machine has no such loopback address, as
 // one booted with ipv6.disable=1 or with the address taken off.
 func familyMissing(err error) bool {

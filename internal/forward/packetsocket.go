@@ -25,15 +25,16 @@ type peer struct {
 type packetSocket struct {
 	*net.UDPConn
 	batches
-	local  netip.AddrPort
-	all    bool                     // it is bound to all addresses
-	inside func(func() error) error // that of its Listener, or nil
+	local netip.AddrPort
+	all   bool // it is bound to all addresses
+	// socket is that of its Listener, or nil
+	socket func(domain, kind, protocol int) (fd int, err error)
 }
 
 func newPacketSocket(l *route.Listener) (*packetSocket, error) {
 	c := l.Packets
 	_ = c.SetReadBuffer(readBuffer) // as much of it as the kernel allows
-	s := &packetSocket{UDPConn: c, local: c.LocalAddr().(*net.UDPAddr).AddrPort(), inside: l.Inside}
+	s := &packetSocket{UDPConn: c, local: c.LocalAddr().(*net.UDPAddr).AddrPort(), socket: l.Socket}
 	var err error
 	if s.batches, err = newBatches(c); err != nil {
 		return nil, err
@@ -89,6 +90,6 @@ func (s *packetSocket) refuse(client peer) {
 		at = client.at
 	}
 	if at.IsValid() {
-		sendUnreachable(s.inside, netip.AddrPortFrom(at, s.local.Port()), client.AddrPort)
+		sendUnreachable(s.socket, netip.AddrPortFrom(at, s.local.Port()), client.AddrPort)
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"net"
 	"net/netip"
+	"os"
+	"syscall"
 
 	"golang.org/x/net/icmp"
 	"golang.org/x/net/ipv4"
@@ -12,12 +14,12 @@ import (
 
 // sendUnreachable tells the client of a UDP port of this machine that the port is closed, by
 // ICMP's "port unreachable", which its program sees as a refused connection (udp(7)). It needs
-// the capability NET_RAW, and does nothing without. inside is that of the port's Listener.
-func sendUnreachable(inside func(func() error) error, port, client netip.AddrPort) {
-	network := "ip4:icmp"
+// the capability NET_RAW, and does nothing without. socket is that of the port's Listener.
+func sendUnreachable(socket func(domain, kind, protocol int) (int, error), port, client netip.AddrPort) {
+	network, domain, protocol := "ip4:icmp", syscall.AF_INET, 1
 	message := icmp.Message{Type: ipv4.ICMPTypeDestinationUnreachable, Code: 3}
 	if client.Addr().Is6() {
-		network = "ip6:ipv6-icmp"
+		network, domain, protocol = "ip6:ipv6-icmp", syscall.AF_INET6, 58
 		message = icmp.Message{Type: ipv6.ICMPTypeDestinationUnreachable, Code: 4}
 	}
 	message.Body = &icmp.DstUnreach{Data: quoteDatagram(client, port)}
@@ -25,21 +27,29 @@ func sendUnreachable(inside func(func() error) error, port, client netip.AddrPor
 	if err != nil {
 		return
 	}
-	var conn *icmp.PacketConn
-	open := func() (err error) {
-		conn, err = icmp.ListenPacket(network, port.Addr().String())
-		return err
-	}
-	if inside == nil {
-		err = open()
+	var conn net.PacketConn
+	if socket == nil {
+		conn, err = net.ListenPacket(network, "")
 	} else {
-		err = inside(open)
+		conn, err = listenRaw(socket, domain, protocol)
 	}
 	if err != nil {
 		return
 	}
 	defer conn.Close()
-	_, _ = conn.WriteTo(text, &net.IPAddr{IP: client.Addr().AsSlice(), Zone: client.Addr().Zone()})
+	to := &net.IPAddr{IP: client.Addr().AsSlice(), Zone: client.Addr().Zone()}
+	_, _, _ = conn.(*net.IPConn).WriteMsgIP(text, source(port.Addr()), to)
+}
+
+// listenRaw is net.ListenPacket for raw sockets that socket makes.
+func listenRaw(socket func(domain, kind, protocol int) (int, error), domain, protocol int) (net.PacketConn, error) {
+	fd, err := socket(domain, syscall.SOCK_RAW, protocol)
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), "icmp")
+	defer f.Close()
+	return net.FilePacketConn(f)
 }
 
 // quoteDatagram returns the headers of a datagram, as much of it as ICMP needs to find who has

@@ -80,15 +80,11 @@ func (ns *Namespace) dialTCP(ctx context.Context, addrs []netip.AddrPort) (pipe.
 
 // dialAddr connects to an address. The error of connecting is a *net.OpError.
 func (ns *Namespace) dialAddr(ctx context.Context, addr netip.AddrPort) (*net.TCPConn, error) {
-	var fd int
 	family := unix.AF_INET
 	if addr.Addr().Is6() {
 		family = unix.AF_INET6
 	}
-	err := ns.Do(func() (err error) {
-		fd, err = unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
-		return os.NewSyscallError("socket", err)
-	})
+	fd, err := ns.Socket(family, unix.SOCK_STREAM, unix.IPPROTO_TCP)
 	if err != nil {
 		return nil, err
 	}

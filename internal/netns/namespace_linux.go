@@ -115,6 +115,16 @@ func (ns *Namespace) Wait(ctx context.Context) error {
 	return ErrExited
 }
 
+// Socket makes a socket that belongs to the namespace for good, as socket(2) does; it does not block, and is closed
+// on exec. Errors: those of opening, ErrPermission, and an *os.SyscallError.
+func (ns *Namespace) Socket(domain, kind, protocol int) (fd int, err error) {
+	err = ns.Do(func() (err error) {
+		fd, err = unix.Socket(domain, kind|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, protocol)
+		return os.NewSyscallError("socket", err)
+	})
+	return fd, err
+}
+
 // Do calls f on a thread that is inside the namespace: sockets that f makes
 // belong there for good. f must not start goroutines that rely on being inside, nor wait
 // for anything: it holds the thread and keeps others out.

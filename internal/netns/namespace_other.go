@@ -7,6 +7,7 @@ import (
 	"net/netip"
 
 	"porthole.dev/porthole/internal/pipe"
+	"porthole.dev/porthole/internal/route"
 	"porthole.dev/porthole/internal/target"
 )
 
@@ -33,6 +34,14 @@ func (*Namespace) Close() error { return nil }
 
 // Wait returns ErrUnsupported.
 func (*Namespace) Wait(context.Context) error { return ErrUnsupported }
+
+// Socket returns ErrUnsupported.
+func (*Namespace) Socket(_, _, _ int) (int, error) { return -1, ErrUnsupported }
+
+// Bind returns ErrUnsupported.
+func (*Namespace) Bind(context.Context, target.Endpoint) (*route.Listener, error) {
+	return nil, ErrUnsupported
+}
 
 // Do returns ErrUnsupported and does not call f.
 func (*Namespace) Do(func() error) error { return ErrUnsupported }

@@ -34,15 +34,11 @@ type udpConn struct {
 // dialUDP makes a socket for datagrams to the first of some addresses that there is a way to.
 // The error of connecting is a *net.OpError.
 func (ns *Namespace) dialUDP(addrs []netip.AddrPort) (*udpConn, error) {
-	var fd int
 	// One socket for both families, since it is connected anew to change the address.
-	err := ns.Do(func() (err error) {
-		const kind = unix.SOCK_DGRAM | unix.SOCK_NONBLOCK | unix.SOCK_CLOEXEC
-		if fd, err = unix.Socket(unix.AF_INET6, kind, unix.IPPROTO_UDP); errors.Is(err, unix.EAFNOSUPPORT) {
-			fd, err = unix.Socket(unix.AF_INET, kind, unix.IPPROTO_UDP)
-		}
-		return os.NewSyscallError("socket", err)
-	})
+	fd, err := ns.Socket(unix.AF_INET6, unix.SOCK_DGRAM, unix.IPPROTO_UDP)
+	if errors.Is(err, unix.EAFNOSUPPORT) {
+		fd, err = ns.Socket(unix.AF_INET, unix.SOCK_DGRAM, unix.IPPROTO_UDP)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -9,6 +10,8 @@ import (
 
 	"porthole.dev/porthole/internal/netns"
 	"porthole.dev/porthole/internal/proc"
+	"porthole.dev/porthole/internal/route"
+	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/tunnel"
 )
 
@@ -69,6 +72,28 @@ func (r netnsRef) openProcess() (*netns.Namespace, error) {
 		return nil, markGone(fmt.Errorf("process %d: %w", r.pid, netns.ErrExited))
 	}
 	return ns, nil
+}
+
+// bind listens in the namespace, which it does not hold open.
+func (r netnsRef) bind(ctx context.Context, at target.Endpoint, forbidden []netns.ID) (*route.Listener, error) {
+	ns, err := r.open(forbidden)
+	if err != nil {
+		return nil, err
+	}
+	defer ns.Close()
+	l, err := ns.Bind(ctx, at)
+	if err != nil {
+		return nil, err
+	}
+	l.Socket = func(domain, kind, protocol int) (int, error) {
+		ns, err := r.open(forbidden)
+		if err != nil {
+			return -1, err
+		}
+		defer ns.Close()
+		return ns.Socket(domain, kind, protocol)
+	}
+	return l, nil
 }
 
 // check makes sure of the namespace for a program that enters it by the process' number,

@@ -27,15 +27,7 @@ func (d *sandboxDialer) bind(ctx context.Context, at target.Endpoint) (*route.Li
 	if err != nil {
 		return nil, err
 	}
-	inside := func(f func() error) error {
-		ns, err := d.sandbox.netns.open(hosts)
-		if err != nil {
-			return err
-		}
-		defer ns.Close()
-		return ns.Do(f)
-	}
-	l, err := forward.BindInside(inside)(ctx, at)
+	l, err := d.sandbox.netns.bind(ctx, at, hosts)
 	switch {
 	case errors.Is(err, netns.ErrForbidden):
 		return nil, errReverseHost

@@ -17,9 +17,8 @@ type Listener struct {
 	// and Unix sockets, and all that come through a tunnel. Packets is a socket of UDP with all its clients.
 	Streams net.Listener
 	Packets *net.UDPConn
-	// Inside calls a function where the sockets that it makes are in the network of Packets; nil where that
-	// is this process' own.
-	Inside func(func() error) error
+	// Socket makes a socket in the network of Packets, as socket(2) does; nil where that is this process' own.
+	Socket func(domain, kind, protocol int) (fd int, err error)
 }
 
 // Close ends listening, and connections through Packets with it.

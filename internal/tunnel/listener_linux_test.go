@@ -247,7 +247,7 @@ func TestTakeOverLeaves(t *testing.T) {
 	defer end()
 	listeners, session := &Listeners{}, NewSession()
 	at := func(i int) ServerConfig {
-		return ServerConfig{Bind: forward.BindInside(pods[i].NS.Do), Listeners: listeners, Sandbox: []context.Context{sandbox, t.Context()}[i]}
+		return ServerConfig{Bind: pods[i].NS.Bind, Listeners: listeners, Sandbox: []context.Context{sandbox, t.Context()}[i]}
 	}
 	first, _ := open(t, at(0), ClientConfig{})
 	second, _ := open(t, at(0), ClientConfig{})
