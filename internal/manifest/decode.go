@@ -69,9 +69,10 @@ func (d *decoder) forward(v value) target.Forward {
 	f.Each = parsed(d, fields["each"], "each", target.ParseEach)
 	f.Via = parsed(d, fields["via"], "via", target.ParseVia)
 	f.Container = parsed(d, fields["container"], "container", target.ParseContainer)
+	f.EngineContext = d.text(fields["engineContext"], "engineContext")
 	f.Ports = d.ports(fields["ports"], f)
 	if at := fields["host"]; at.given() && f.Target.Scheme.InCluster() {
-		d.failf(at, "host is for pid:// and netns://, which %q is not", f.Target.String())
+		d.failf(at, "host is for pid://, netns:// and containers, which %q is not", f.Target.String())
 	}
 	d.checkScheme(f, fields)
 	return f
@@ -90,10 +91,19 @@ func (d *decoder) checkScheme(f target.Forward, fields map[string]value) {
 	case f.Target.Scheme == "":
 	case f.Target.Scheme == target.RemoteHost:
 		refuse("pods of Kubernetes", "pin", "each", "container")
+		refuse("docker:// and podman://", "engineContext")
+		d.checkVia(f, fields)
+	case f.Target.Scheme.InEngine():
+		refuse("targets of Kubernetes", "context", "namespace", "pin", "each", "container")
+		if err := f.CheckEngine(); err != nil {
+			d.fail(fields["engineContext"], err)
+		}
 		d.checkVia(f, fields)
 	case f.Target.Scheme != target.Kubernetes:
 		refuse("targets of Kubernetes", "context", "namespace", "pin", "each", "via", "container")
+		refuse("docker:// and podman://", "engineContext")
 	default:
+		refuse("docker:// and podman://", "engineContext")
 		if err := f.CheckEach(); err != nil {
 			d.fail(fields["each"], err)
 		}

@@ -125,11 +125,11 @@ func wrongShapes() []rejected {
 		{name: "unknown keys", text: one("ports: [80]\n  nam: x\n  Context: y\n  color: z"), want: []string{
 			`4:3: unknown key "nam": did you mean name?`,
 			`5:3: unknown key "Context": did you mean context?`,
-			`6:3: unknown key "color": known are name, target, host, context, namespace, ports, address, pin, each, via, container`}},
+			`6:3: unknown key "color": known are name, target, host, context, namespace, ports, address, pin, each, via, container, engineContext`}},
 		{name: "unknown key at the top", text: "forward: []\n", want: []string{
 			`1:1: unknown key "forward": did you mean forwards?`}},
 		{name: "an empty key", text: one("ports: [80]\n  '': x"), want: []string{
-			`4:3: unknown key "": known are name, target, host, context, namespace, ports, address, pin, each, via, container`}},
+			`4:3: unknown key "": known are name, target, host, context, namespace, ports, address, pin, each, via, container, engineContext`}},
 		{name: "no text", text: "forwards:\n- target: 8\n  ports: [80]\n  name: true\n  context: [a]\n  namespace: {a: b}\n", want: []string{
 			"2:11: target: want text, not the number 8: put it in quotes",
 			"4:9: name: want text, not true: put it in quotes",
@@ -227,7 +227,7 @@ func wrongValues() []rejected {
 			`3:17: port "1:other:2": host://db is one host, and host://other another target: not a port`,
 			`3:30: port "3:/run/x.sock": a Unix socket of host://db cannot be reached: not a port`,
 			`6:9: each is for pods of Kubernetes, which "host://db" is not`,
-			`7:9: host is for pid:// and netns://, which "host://db" is not`,
+			`7:9: host is for pid://, netns:// and containers, which "host://db" is not`,
 			"8:8: via node: host://db is no pod, and only a relay reaches it: want auto or relay"}, lax: true},
 		{name: "what each pod cannot have", text: "forwards:\n- {target: a, each: all, ports: [1]}\n- {target: pid://1, each: ports, ports: [2]}\n" +
 			"- {target: a, each: ports, ports: [./a.sock:3]}\n- {target: a, each: addresses, ports: [4], address: ['0.0.0.0']}\n", want: []string{
@@ -289,8 +289,8 @@ func wrongTexts() []rejected {
 		{name: "a merge key", text: one("ports: [80]\n  <<: {name: a}"), want: []string{
 			"4:3: merge keys are not supported: write the keys out"}},
 		{name: "keys of another type", text: one("ports: [80]\n  1: a\n  [b]: c"), want: []string{
-			"4:3: want a key, one of name, target, host, context, namespace, ports, address, pin, each, via, container, not the number 1",
-			"5:3: want a key, one of name, target, host, context, namespace, ports, address, pin, each, via, container, not a list"}},
+			"4:3: want a key, one of name, target, host, context, namespace, ports, address, pin, each, via, container, engineContext, not the number 1",
+			"5:3: want a key, one of name, target, host, context, namespace, ports, address, pin, each, via, container, engineContext, not a list"}},
 		{name: "types of other programs", text: one("ports: [!port 80, !!binary aGk=]\n  pin: !!bool 1"), want: []string{
 			`3:11: want a port such as 8080 or "8080:80", not a value of type "!port"`,
 			`3:21: want a port such as 8080 or "8080:80", not a value of type "!!binary"`,

@@ -97,7 +97,7 @@ func TestSchemaAsksForTheSameKeys(t *testing.T) {
 	sample := map[string]any{"name": "db", "target": "svc/db", "context": "c", "namespace": "n",
 		"ports": []any{80}, "address": []any{"localhost"}, "pin": false, "each": "ports", "via": "agent", "container": "db"}
 	for key := range forward.Properties {
-		if key == "host" { // not with a cluster; TestSchemaHasTheFormOfHosts has it
+		if key == "host" || key == "engineContext" { // not with a cluster; TestSchemaHasTheFormOfHosts and TestContainers have them
 			continue
 		}
 		if sample[key] == nil {
@@ -144,6 +144,9 @@ func TestSchemaExamples(t *testing.T) {
 		with[key] = value
 		if key == "host" {
 			with["target"] = "pid://1"
+		}
+		if key == "engineContext" {
+			with["target"] = "docker://a"
 		}
 		text, err := yaml.Dump(map[string]any{"forwards": []any{with}})
 		if err != nil {

@@ -28,6 +28,9 @@ func forwardSchema(t *testing.T) *jsonschema.Schema {
 func with(key, value string) string {
 	keys := map[string]string{"target": "a", "ports": "[80]"}
 	keys[key] = value
+	if key == "engineContext" { // which a cluster's targets do not have
+		keys["target"] = "docker://a"
+	}
 	var fields []string
 	for key, value := range keys {
 		fields = append(fields, key+": "+value)
@@ -121,8 +124,32 @@ func TestSchemaHasTheFormOfHosts(t *testing.T) {
 	for _, text := range []string{"ssh://a", "ssh://me@a:22", "ssh://[::1]", "a", "me@a", "http://a", "ssh://", "ssh:a"} {
 		same(t, schema, "forwards: [{target: pid://1, ports: [80], host: "+quote(t, text)+"}]")
 	}
-	if _, err := read(with("host", "ssh://a")); err == nil || !strings.Contains(err.Error(), "host is for pid:// and netns://") {
+	if _, err := read(with("host", "ssh://a")); err == nil || !strings.Contains(err.Error(), "host is for pid://, netns:// and containers") {
 		t.Errorf("a host with a cluster's target: %v", err)
+	}
+}
+
+// TestContainers holds what goes with containers of engines, and with nothing else.
+func TestContainers(t *testing.T) {
+	schema := compile(t)
+	for _, text := range []string{"colima", "", "Tcp-1"} {
+		same(t, schema, "forwards: [{target: docker://web, via: native, ports: [80], engineContext: "+quote(t, text)+"}]")
+	}
+	for text, want := range map[string]string{
+		"{target: docker://web, ports: [80], pin: true}":                                         "pin is for targets of Kubernetes",
+		"{target: docker://web, ports: [80], via: stock}":                                        "want auto, native, agent",
+		"{target: containerd://web, ports: [80], engineContext: a}":                              "has none",
+		"{target: svc/web, ports: [80], engineContext: a}":                                       "engineContext is for docker:// and podman://",
+		"{target: host://db, ports: [80], engineContext: a}":                                     "engineContext is for docker:// and podman://",
+		"{target: 'pid://1', ports: [80], engineContext: a}":                                     "engineContext is for docker:// and podman://",
+		"{target: docker://web, ports: [80], host: 'ssh://box', engineContext: a}":               "takes its own",
+		"{target: docker://web, ports: [http]}":                                                  "port",
+		"{target: podman://shop/web, ports: ['8080:80', '53/udp', ':/run/x.sock'], via: native}": "",
+	} {
+		_, err := read("forwards: [" + text + "]")
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: %v, want %q", text, err, want)
+		}
 	}
 }
 

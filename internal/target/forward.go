@@ -15,7 +15,7 @@ type Forward struct {
 	Target Target `yaml:"target"`
 	// Host is where the target is, for targets of a host; the zero value is this one.
 	Host Host `yaml:"host"`
-	// Context and Namespace are those of Kubernetes, "" for the current ones. They and Via are set only
+	// Context and Namespace are those of Kubernetes, "" for the current ones. They are set only
 	// if Target is InCluster, and Pin, Each and Container only if it is an object of Kubernetes.
 	Context   string `yaml:"context"`
 	Namespace string `yaml:"namespace"`
@@ -30,10 +30,12 @@ type Forward struct {
 	Pin bool `yaml:"pin"`
 	// Each forwards to each pod of the target by itself; "" to the target as a whole.
 	Each Each `yaml:"each"`
-	// Via is what carries the connections.
+	// Via is what carries the connections, to a target that is InCluster or InEngine.
 	Via Via `yaml:"via"`
 	// Container is the one of each pod whose Unix sockets are meant; "" for none.
 	Container string `yaml:"container"`
+	// EngineContext is one of docker's contexts or of podman's connections; "" is the current one.
+	EngineContext string `yaml:"engineContext"`
 	// Member is the name of the one that the forward is for, and Place is its number among
 	// the target's, from 0: see For. "" is the target as a whole.
 	Member string `yaml:"-"`

@@ -21,11 +21,18 @@ const (
 	NetNS      Scheme = "netns"      // a network namespace that is bound to a path
 	Kubernetes Scheme = "kubernetes" // an object of a Kubernetes cluster; a target without a scheme is one
 	RemoteHost Scheme = "host"       // a host that a Kubernetes cluster reaches, and this machine maybe not
+	Docker     Scheme = "docker"     // a container of a Docker engine
+	Podman     Scheme = "podman"     // a container of podman
+	Containerd Scheme = "containerd" // a container of containerd
+	CRI        Scheme = "cri"        // a pod of a container runtime of Kubernetes, by its node's own interface
 )
 
 // InCluster reports whether targets of the scheme are reached through a Kubernetes cluster, which a context and a
 // namespace choose.
 func (s Scheme) InCluster() bool { return s == Kubernetes || s == RemoteHost }
+
+// InEngine reports whether targets of the scheme are containers of an engine.
+func (s Scheme) InEngine() bool { return s == Docker || s == Podman || s == Containerd || s == CRI }
 
 // The errors of targets.
 var (
@@ -34,7 +41,7 @@ var (
 	// ErrRemoteHost is returned for text that has another form than host://NAME or host://ADDRESS.
 	ErrRemoteHost = errors.New("want host://NAME or host://ADDRESS")
 	// ErrReverseTarget is returned for a target that cannot be listened at.
-	ErrReverseTarget = errors.New("want a pod, service or workload, pid:// or netns://")
+	ErrReverseTarget = errors.New("want a pod, service or workload, a container, pid:// or netns://")
 )
 
 // Target is one parsed target. Scheme says which field is set.
@@ -45,7 +52,11 @@ type Target struct {
 	// Resource is the type of the object of Kubernetes as it was typed, in lower
 	// case: pod, svc, deployments.apps or deployments.v1.apps.
 	Resource string
-	Name     string // of the object of Kubernetes, or of the remote host, which may be an IP address
+	// Name is that of the object of Kubernetes, of the remote host, which may be an IP address, or of the container: its
+	// ID, the beginning of that, or for docker and podman PROJECT/SERVICE of Compose.
+	Name string
+	// Namespace is containerd's, or of CRI the pod's; "" for the default, and for whichever the pod is in.
+	Namespace string
 }
 
 // namedDir is where ip-netns(8) binds the namespaces that it names.
@@ -53,7 +64,8 @@ const namedDir = "/run/netns"
 
 // Parse reads pid://NUMBER, netns://NAME or netns:///ABSOLUTE/PATH, POD or RESOURCE/NAME for
 // Kubernetes, and host://NAME or host://ADDRESS, with an IPv6 address in brackets, for a host that
-// a cluster reaches. netns://NAME stands for /run/netns/NAME, where ip-netns(8) puts the namespaces
+// a cluster reaches, and docker://NAME, podman://NAME, containerd://[NAMESPACE/]ID and
+// cri://[NAMESPACE/]POD for containers of engines. netns://NAME stands for /run/netns/NAME, where ip-netns(8) puts the namespaces
 // that it makes.
 func Parse(s string) (Target, error) {
 	scheme, rest, ok := strings.Cut(s, "://")
@@ -64,6 +76,8 @@ func Parse(s string) (Target, error) {
 		return parseNetNS(s, rest)
 	case ok && Scheme(scheme) == RemoteHost:
 		return parseRemoteHost(s, rest)
+	case ok && Scheme(scheme).InEngine():
+		return parseContainer(Scheme(scheme), s, rest)
 	case !ok:
 		return parseObject(s)
 	}
@@ -121,6 +135,8 @@ func (t Target) String() string {
 		return "host://[" + t.Name + "]"
 	case t.Scheme == RemoteHost:
 		return "host://" + t.Name
+	case t.Scheme.InEngine():
+		return t.containerString()
 	case path.Dir(t.Path) == namedDir:
 		return "netns://" + path.Base(t.Path)
 	}

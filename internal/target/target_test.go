@@ -24,6 +24,14 @@ func TestParse(t *testing.T) {
 		"host://DB_1.internal./":   {Scheme: target.RemoteHost, Name: "DB_1.internal."},
 		"host://10.0.0.7":          {Scheme: target.RemoteHost, Name: "10.0.0.7"},
 		"host://[fd00::7]":         {Scheme: target.RemoteHost, Name: "fd00::7"},
+		"docker://web_1.a-b":       {Scheme: target.Docker, Name: "web_1.a-b"},
+		"docker://0a1b":            {Scheme: target.Docker, Name: "0a1b"},
+		"docker://shop/Web.1":      {Scheme: target.Docker, Name: "shop/Web.1"},
+		"podman://Web/":            {Scheme: target.Podman, Name: "Web"},
+		"containerd://web":         {Scheme: target.Containerd, Name: "web"},
+		"containerd://k8s.io/web":  {Scheme: target.Containerd, Namespace: "k8s.io", Name: "web"},
+		"cri://kuard":              {Scheme: target.CRI, Name: "kuard"},
+		"cri://default/kuard":      {Scheme: target.CRI, Namespace: "default", Name: "kuard"},
 	} {
 		got, err := target.Parse(text)
 		if err != nil || got != want {
@@ -75,6 +83,15 @@ func TestParseRejects(t *testing.T) {
 		"host://u@db":       false,
 		"host://-db":        false,
 		"host://db\x00":     false,
+		"docker://":         false,
+		"docker:///":        false,
+		"docker://-a":       false,
+		"docker:///web":     false,
+		"docker://a/b/c":    false,
+		"docker://a:80":     false,
+		"podman://a b":      false,
+		"containerd:///a":   false,
+		"cri://a\x00":       false,
 	} {
 		got, err := target.Parse(text)
 		if err == nil {
@@ -87,7 +104,7 @@ func TestParseRejects(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	for _, seed := range []string{"pid://4947", "netns://blue", "netns:///run/netns/blue", "netns:////..", "pid://007", "host://db.internal", "host://[fd00::7]", "host://db:5432", "host://[::1]:80", "host://10.0.0.7/", "kuard", "deploy.apps/web"} {
+	for _, seed := range []string{"pid://4947", "netns://blue", "netns:///run/netns/blue", "netns:////..", "pid://007", "host://db.internal", "host://[fd00::7]", "host://db:5432", "host://[::1]:80", "host://10.0.0.7/", "kuard", "deploy.apps/web", "docker://shop/web", "containerd://k8s.io/web"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, text string) {

@@ -7,21 +7,27 @@ import (
 	"strings"
 )
 
-// Via says what carries the connections to a target of Kubernetes, beyond its API server.
+// Via says what carries the connections to a target of Kubernetes, beyond its API server, or to a container of an engine.
 type Via string
 
 // The values of Via.
 const (
-	ViaAuto  Via = ""      // the stock protocol for what it can carry, else a node, an agent or a relay
-	ViaStock Via = "stock" // what every cluster has: TCP ports of pods
-	ViaNode  Via = "node"  // porthole on the pod's node
-	ViaAgent Via = "agent" // porthole in an ephemeral container of the pod
-	ViaRelay Via = "relay" // porthole in a pod of its own
+	ViaAuto   Via = ""       // whichever of the others can carry what is asked for, the one that takes least first
+	ViaStock  Via = "stock"  // what every cluster has: TCP ports of pods
+	ViaNode   Via = "node"   // porthole on the pod's node
+	ViaAgent  Via = "agent"  // porthole in an ephemeral container of the pod, or in a container beside an engine's
+	ViaRelay  Via = "relay"  // porthole in a pod of its own
+	ViaNative Via = "native" // sockets made inside the container's network namespace, on this machine
 )
 
-// Vias are all values, as ParseVia reads them.
+// Vias are the values for targets of Kubernetes, as ParseVia reads them.
 func Vias() []string {
 	return []string{ViaAuto.String(), string(ViaStock), string(ViaNode), string(ViaAgent), string(ViaRelay)}
+}
+
+// EngineVias are the values for containers of engines.
+func EngineVias() []string {
+	return []string{ViaAuto.String(), string(ViaNative), string(ViaAgent)}
 }
 
 // ReverseVias are those that can listen in a pod.
@@ -39,12 +45,12 @@ var (
 	ErrContainer  = errors.New("want the name of a container: lower-case letters, digits and dashes between them, 63 at most")
 )
 
-// ParseVia reads a value of Via: auto, stock, node, agent or relay.
+// ParseVia reads a value of Via: auto, stock, node, agent, relay or native.
 func ParseVia(s string) (Via, error) {
 	switch {
 	case s == ViaAuto.String():
 		return ViaAuto, nil
-	case s == "" || !slices.Contains(Vias(), s):
+	case !slices.Contains(Vias(), s) && !slices.Contains(EngineVias(), s):
 		return "", fmt.Errorf("%q: %w", s, ErrVia)
 	}
 	return Via(s), nil
@@ -60,8 +66,19 @@ func (v Via) String() string {
 
 // CheckVia reports what cannot carry connections to the target and its ports: a remote host has neither a pod
 // nor a node, only a node and an agent can listen in a pod, the stock protocol carries TCP to pods alone, and a
-// relay is not where a pod's Unix sockets are. Errors: ErrRelayOnly, ErrReverseVia, ErrViaPort, ErrNoSocket.
+// relay is not where a pod's Unix sockets are. What opens a container on another host decides itself. Errors: ErrVia,
+// ErrEngineVia, ErrRelayOnly, ErrReverseVia, ErrViaPort, ErrNoSocket.
 func (f Forward) CheckVia() error {
+	switch {
+	case f.Target.Scheme.InEngine() && f.Via != ViaAuto && f.Host != (Host{}):
+		return fmt.Errorf("via %s: porthole on %s decides: %w", f.Via, f.Host, ErrEngineVia)
+	case f.Target.Scheme.InEngine() && !slices.Contains(EngineVias(), f.Via.String()):
+		return fmt.Errorf("via %s: %s is no pod: %w", f.Via, f.Target, ErrEngineVia)
+	case f.Target.Scheme.InEngine():
+		return nil
+	case f.Via == ViaNative:
+		return fmt.Errorf("via %s: %s is no container of an engine: %w", f.Via, f.Target, ErrVia)
+	}
 	if f.Reverse && !slices.Contains(ReverseVias(), f.Via.String()) {
 		return fmt.Errorf("via %s: it cannot listen in a pod: %w", f.Via, ErrReverseVia)
 	}

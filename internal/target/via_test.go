@@ -25,6 +25,10 @@ func TestCheckVia(t *testing.T) {
 		{"kuard", "80", "auto", "web", false, target.ErrNoSocket},
 		{"host://db", "80", "relay", "", false, nil},
 		{"host://db", "80", "node", "", false, target.ErrRelayOnly},
+		{"kuard", "80", "native", "", false, target.ErrVia},
+		{"docker://web", "53/udp", "native", "", false, nil},
+		{"docker://web", ":/run/x.sock", "agent", "", true, nil},
+		{"docker://web", "80", "relay", "", false, target.ErrEngineVia},
 		{"kuard", "53/udp", "agent", "", true, nil},
 		{"kuard", "53/udp", "stock", "", true, target.ErrReverseVia},
 	} {
