@@ -54,11 +54,15 @@ PACKAGES := $(CURDIR)/.cache/packages
 PORTHOLE_SSHD ?= $(or $(wildcard /usr/sbin/sshd),$(PACKAGES)/openssh-server/usr/sbin/sshd)
 export PORTHOLE_SSHD
 export PORTHOLE_POSTGRES := $(PACKAGES)/postgresql
+export PORTHOLE_PACKAGES := $(PACKAGES)
+# The engines whose containers the tests make.
+ENGINES := docker.io containerd runc busybox-static
 
 # The race detector needs a C compiler.
 test: build ## the tests of this machine, and at the end what was skipped; those in need of a real Kubernetes are not among them
 	@scripts/need gcc:gcc curl:curl chromium:chromium nsenter:util-linux socat:socat hostname:hostname ps:procps ss:iproute2 git:git ssh:openssh-client
 	@test -x $(PORTHOLE_SSHD) || scripts/unpack openssh-server $(PACKAGES)/openssh-server
+	@for package in $(ENGINES); do scripts/unpack $$package $(PACKAGES)/$$package || exit 1; done
 	CGO_ENABLED=1 PORTHOLE_BIN=$(CURDIR)/$(BIN) $(TESTS) -race -count=1 -timeout 20m $(AS_ROOT) ./...
 
 test-interop: ## the protocol against the code of stock servers

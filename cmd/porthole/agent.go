@@ -57,7 +57,9 @@ func newAgent() *cobra.Command {
 			case o.stdio == (o.listen != ""):
 				return usageError{errors.New("agent: want either --stdio or --listen ADDRESS:PORT")}
 			case o.stdio:
-				a := &agent.Agent{Version: version(), Openers: hostOpeners()}
+				containers := &container.Opener{Version: version()}
+				defer containers.Close()
+				a := &agent.Agent{Version: version(), Openers: hostOpeners(containers)}
 				return a.Serve(cmd.Context(), agent.Stdio())
 			}
 			return o.serve(cmd)
@@ -133,6 +135,9 @@ func (o *agentOptions) parse() (s *agent.TLSServer, at netip.AddrPort, err error
 }
 
 // hostOpeners returns what opens the targets that are on a host.
-func hostOpeners() map[target.Scheme]route.Opener {
-	return map[target.Scheme]route.Opener{target.PID: container.Open, target.NetNS: container.Open}
+func hostOpeners(containers *container.Opener) map[target.Scheme]route.Opener {
+	return map[target.Scheme]route.Opener{
+		target.PID: container.Open, target.NetNS: container.Open,
+		target.Docker: containers.Open, target.Podman: containers.Open, target.Containerd: containers.Open, target.CRI: containers.Open,
+	}
 }

@@ -94,7 +94,7 @@ func (f *forwarding) onlyWithTarget(flags *pflag.FlagSet) error {
 	if f.file == "" {
 		return nil
 	}
-	for _, name := range []string{"address", "pin", "each", "via", "container"} {
+	for _, name := range []string{"address", "pin", "each", "via", "container", "engine-context"} {
 		if flags.Changed(name) {
 			return usageError{fmt.Errorf("forward: a file has %s for each of its forwards: --%s goes with a target", name, name)}
 		}
@@ -112,10 +112,17 @@ func (f *forwarding) parseVia(only *target.Forward) (err error) {
 			return fmt.Errorf("%s: --container %w", f.cmd.Name(), err)
 		}
 	}
-	for name, goes := range map[string]bool{"via": only.Target.Scheme.InCluster(), "container": only.Target.Scheme == target.Kubernetes} {
+	for name, goes := range map[string]bool{"via": only.Target.Scheme.InCluster() || only.Target.Scheme.InEngine(), "container": only.Target.Scheme == target.Kubernetes} {
 		if !goes && f.cmd.Flags().Changed(name) {
 			return fmt.Errorf("%s: --%s is for pods, services and workloads, which %s is not", f.cmd.Name(), name, only.Target)
 		}
+	}
+	if f.cmd.Flags().Changed("engine-context") && f.engineContext == "" {
+		return fmt.Errorf("%s: --engine-context %q: %w", f.cmd.Name(), "", target.ErrEngineContext)
+	}
+	only.EngineContext = f.engineContext
+	if err := only.CheckEngine(); err != nil {
+		return fmt.Errorf("%s: %w", f.cmd.Name(), err)
 	}
 	return nil
 }

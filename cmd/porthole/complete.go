@@ -59,7 +59,7 @@ func (f *forwarding) clusterNow(cmd *cobra.Command) (*kube.Cluster, error) {
 
 // schemes adds the schemes of this host's targets to the names of a cluster's.
 func schemes(names []string, prefix string) ([]string, cobra.ShellCompDirective) {
-	for _, scheme := range []string{"host://", "netns://", "pid://"} {
+	for _, scheme := range []string{"containerd://", "cri://", "docker://", "host://", "netns://", "pid://", "podman://"} {
 		if strings.HasPrefix(scheme, prefix) && prefix != "" {
 			names = append(names, scheme)
 		}

@@ -127,7 +127,11 @@ var hints = []struct {
 	hint string
 }{
 	{target.ErrVia, "auto uses the stock protocol where that is enough, and otherwise porthole on the node, an agent in the pod, or a relay"},
-	{target.ErrUnknown, "a target is POD, RESOURCE/NAME as svc/web, host://NAME, pid://NUMBER, netns://NAME or netns:///PATH"},
+	{target.ErrUnknown, "a target is POD, RESOURCE/NAME as svc/web, host://NAME, docker://NAME, podman://NAME, containerd://ID, cri://POD, pid://NUMBER, netns://NAME or netns:///PATH"},
+	{target.ErrEngineTarget, "`docker ps`, `podman ps`, `nerdctl ps` and `crictl pods` list them; docker://PROJECT/SERVICE is one of Compose"},
+	{target.ErrEngineVia, "auto makes sockets in the container's namespace where its process is on this machine, and otherwise starts a helper container beside it"},
+	{target.ErrEngineContext, "`docker context ls` and `podman system connection ls` list them"},
+
 	{target.ErrRemoteHost, "for example `porthole forward host://db.internal 5432`, or host://10.0.0.7, host://[fd00::7]"},
 	{target.ErrPort, "ports are [[ADDRESS:]LOCAL:]REMOTE, as 8080:80, :80, 8000-8010, 5353:53/udp, 5432:/run/x.sock, ./x.sock:5432 or 5432:HOST:5432, with numbers from 1 to 65535"},
 	{target.ErrUnsupported, "Kubernetes forwards only TCP ports of pods; with `--via auto` all else goes through porthole on the node, or an agent in the pod"},
@@ -208,7 +212,7 @@ func hint(err error) string {
 	if errors.As(err, &hinted) {
 		return hinted.hint
 	}
-	for _, find := range []func(error) string{reverseHint, tableHint, sshHint, socketHint, usageHint} {
+	for _, find := range []func(error) string{reverseHint, engineHint, tableHint, sshHint, socketHint, usageHint} {
 		if h := find(err); h != "" {
 			return h
 		}

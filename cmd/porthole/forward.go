@@ -24,10 +24,13 @@ TARGET is one of
   deploy/web, sts/, ds/,   a workload, or anything else that has pods by a
   rs/, job/                selector or a scale
   host://db.internal       a host that the cluster reaches, by a name or an address
+  docker://web, podman://  a container of an engine, by its name or ID
+  docker://shop/web        a Compose project's service: its containers in turn
+  containerd://k8s.io/ID   a container of containerd; cri://POD a pod of this node
   pid://4947               the network namespace of a process of this host
   netns://blue             a namespace of this host that "ip netns" named
   netns:///run/netns/blue  a namespace by the path that it is bound to
-With --host ssh://HOST the last three are on that host, which needs porthole too.
+With --host ssh://HOST the last seven are on that host, which needs porthole too.
 Hosts, and services that lead to no pods, are reached through a relay, a pod that
 porthole starts for them and that ends by itself (docs/relays.md).
 
@@ -132,6 +135,7 @@ type forwarding struct {
 
 	host          string
 	remoteCommand string
+	engineContext string
 	agent         agentFlags
 
 	cmd       *cobra.Command
@@ -162,7 +166,7 @@ func (f *forwarding) flags(cmd *cobra.Command) {
 	flags.StringVar(&f.each, "each", "", "forward to each pod of the target by itself, at consecutive `ports` or addresses")
 	flags.Lookup("each").NoOptDefVal = string(target.EachPorts)
 	flags.IntVar(&f.maxTunnels, "max-tunnels", 64, "how many tunnels to a pod there may be at once; beyond, connections share")
-	flags.StringVar(&f.via, "via", target.ViaAuto.String(), "what carries connections to pods: "+oneOf(target.Vias()))
+	flags.StringVar(&f.via, "via", target.ViaAuto.String(), "what carries connections to pods: "+oneOf(target.Vias())+"; to containers: "+oneOf(target.EngineVias()))
 	flags.StringVar(&f.container, "container", "", "the container of the pod whose Unix sockets are meant, for an agent")
 	f.sharedFlags(flags)
 	f.agent.addRelay(flags)
@@ -184,8 +188,9 @@ func (f *forwarding) sharedFlags(flags *pflag.FlagSet) {
 	f.agent.add(flags)
 	flags.DurationVar(&f.silence, "silence", 30*time.Second,
 		"how long porthole at the other end may be silent before its connections are given up; 0 is for ever")
-	flags.StringVar(&f.host, "host", "", "another host that pid:// and netns:// are of, ssh://[USER@]HOST[:PORT]; it needs porthole too")
+	flags.StringVar(&f.host, "host", "", "another host that pid://, netns:// and containers are of, ssh://[USER@]HOST[:PORT]; it needs porthole too")
 	flags.StringVar(&f.remoteCommand, "remote-command", "porthole", `porthole on the other host, as a shell there reads it: "sudo /opt/porthole"`)
+	flags.StringVar(&f.engineContext, "engine-context", "", "a context of docker, or a connection of podman, that containers are of; the current one by default")
 	f.config.AddFlags(flags)
 	f.kubectl.add(flags)
 }
@@ -273,7 +278,7 @@ func (f *forwarding) parseHost(of target.Target) (target.Host, error) {
 	case f.host == "":
 		return target.Host{}, nil
 	case of.Scheme.InCluster():
-		return target.Host{}, fmt.Errorf("%s: %s is of a cluster, not of a host: --host goes with pid:// and netns://", f.cmd.Name(), of)
+		return target.Host{}, fmt.Errorf("%s: %s is of a cluster, not of a host: --host goes with pid://, netns:// and containers", f.cmd.Name(), of)
 	}
 	return target.ParseHost(f.host)
 }

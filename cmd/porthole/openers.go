@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime"
 
+	"porthole.dev/porthole/internal/container"
 	"porthole.dev/porthole/internal/kube"
 	"porthole.dev/porthole/internal/portforward"
 	"porthole.dev/porthole/internal/route"
@@ -23,14 +24,15 @@ func (f *forwarding) openers() (openers map[target.Scheme]route.Opener, expander
 		MaxTunnels: f.maxTunnels, Silence: cmp.Or(f.silence, -1), Agents: f.agent.agents(),
 	}
 	hosts := &ssh.Opener{Version: version(), RemoteCommand: f.remoteCommand, Silence: cmp.Or(f.silence, -1)}
-	openers = hostOpeners()
+	containers := &container.Opener{Version: version(), MaxWait: f.wait, Silence: cmp.Or(f.silence, -1)}
+	openers = hostOpeners(containers)
 	for scheme, here := range openers {
 		openers[scheme] = byHost(here, onOneProcessor(hosts.Open))
 	}
 	openers[target.Kubernetes] = onOneProcessor(withKubectlErrors(clusters.Open))
 	openers[target.RemoteHost] = onOneProcessor(clusters.Open)
 	expanders = map[target.Scheme]route.Expander{target.Kubernetes: eachWithKubectlErrors(clusters.Expand)}
-	return openers, expanders, func() { clusters.Close(); hosts.Close() }
+	return openers, expanders, func() { clusters.Close(); hosts.Close(); containers.Close() }
 }
 
 // byHost opens targets of this host by one opener, and those of other hosts by another.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"porthole.dev/porthole/internal/container"
 	"porthole.dev/porthole/internal/kube"
 	"porthole.dev/porthole/internal/route"
 	"porthole.dev/porthole/internal/target"
@@ -89,6 +90,8 @@ func (s textStyle) ready(e route.Event) string {
 func (s textStyle) carried(e route.Event) string {
 	text := fmt.Sprintf("porthole: %s: %s ", e.Target, e.Remote.Named())
 	switch {
+	case errors.Is(e.Err, container.ErrHostNetwork):
+		return fmt.Sprintf("porthole: %s: %s", e.Target, describe(e.Err, s.verbose))
 	case e.Via == target.ViaRelay && e.Found:
 		text = fmt.Sprintf("porthole: %s: connections go through the relay that is there: pod %s", e.Target, e.Pod)
 	case e.Via == target.ViaRelay:

@@ -190,9 +190,14 @@ func flagError(cmd *cobra.Command, err error) error {
 
 // targetAndPorts splits a word that is both, such as svc/web:8080:80 or host://db:5432.
 func targetAndPorts(word string) (name, ports string, ok bool) {
-	rest, remote := strings.CutPrefix(word, "host://")
-	if _, err := netip.ParseAddr(rest); remote && err == nil { // all colons are the address'
-		return "", "", false
+	scheme, rest, ok := strings.Cut(word, "://")
+	switch s := target.Scheme(scheme); {
+	case !ok || s != target.RemoteHost && !s.InEngine():
+		rest = word
+	case s == target.RemoteHost:
+		if _, err := netip.ParseAddr(rest); err == nil { // all colons are the address'
+			return "", "", false
+		}
 	}
 	from := strings.Index(rest, "]") + 1 // behind an IPv6 address in brackets
 	name, ports, _ = strings.Cut(rest[from:], ":")
@@ -300,28 +305,18 @@ func (f *forwarding) reverseForms(err error) error {
 	return err
 }
 
-// engines are the commands that print the process of a container, by the scheme that somebody may write.
-var engines = map[string]string{
-	"docker": "docker inspect -f '{{.State.Pid}}' ", "podman": "podman inspect -f '{{.State.Pid}}' ",
-	"nerdctl":    "nerdctl inspect -f '{{.State.Pid}}' ",
-	"containerd": "crictl inspect --output go-template --template '{{.info.pid}}' ",
-	"cri-o":      "crictl inspect --output go-template --template '{{.info.pid}}' ",
-}
-
-// ofContainer returns the line that asks the engine for the container's process.
-func (f *forwarding) ofContainer(arg, engine, name string) string {
-	const place = "pid://PID"
-	line := f.typed.with(arg, place).line(f.cmd)
-	return strings.Replace(line, place, `"pid://$(`+engines[engine]+safetext.Quote(name)+`)"`, 1)
+// engines are the schemes of containers by the programs of their engines, which somebody may write in place of them.
+var engines = map[string]target.Scheme{
+	"docker": target.Docker, "podman": target.Podman, "nerdctl": target.Containerd, "ctr": target.Containerd, "crictl": target.CRI, "cri-o": target.CRI,
 }
 
 // targetHint adds the next step to the error of an argument that is no target.
 func (f *forwarding) targetHint(arg string, err error) error {
-	scheme, name, _ := strings.Cut(arg, "://")
-	if engines[scheme] == "" || name == "" {
+	program, name, _ := strings.Cut(arg, "://")
+	if engines[program] == "" || string(engines[program]) == program || name == "" {
 		return err
 	}
-	return hintedError{err, "by the container's process: " + f.ofContainer(arg, scheme, name)}
+	return hintedError{err, f.typed.with(arg, string(engines[program])+"://"+name).line(f.cmd)}
 }
 
 // advise adds the line that was probably meant to the error of a target that was typed.
@@ -353,9 +348,9 @@ func (f *forwarding) adviseHere(arg string, err error) error {
 	if isNumber(arg) {
 		return hintedError{err, next + "a process: " + f.typed.with(arg, "pid://"+arg).line(f.cmd)}
 	}
-	for _, engine := range []string{"docker", "podman", "nerdctl"} {
-		if isProgram(engine) {
-			return hintedError{err, next + "a container of this host: " + f.ofContainer(arg, engine, arg)}
+	for _, program := range []string{"docker", "podman", "nerdctl"} {
+		if isProgram(program) {
+			return hintedError{err, next + "a container: " + f.typed.with(arg, string(engines[program])+"://"+arg).line(f.cmd)}
 		}
 	}
 	return err

@@ -1,0 +1,97 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"porthole.dev/porthole/internal/container"
+	"porthole.dev/porthole/internal/netns"
+	"porthole.dev/porthole/internal/safetext"
+	"porthole.dev/porthole/internal/target"
+)
+
+// engineHint returns the hint for a container, or its engine, that cannot be reached.
+func engineHint(err error) string {
+	var engine *container.EngineError
+	var missing *container.NotFoundError
+	var ambiguous *container.AmbiguousError
+	var state *container.StateError
+	switch {
+	case errors.As(err, &engine):
+		return brokenEngineHint(engine)
+	case errors.As(err, &missing):
+		return missingHint(missing)
+	case errors.As(err, &ambiguous):
+		return "more digits of the ID, or the name, say which is meant"
+	case errors.As(err, &state):
+		return stateHint(state)
+	}
+	return ""
+}
+
+// programOf is what a person calls an engine by.
+func programOf(scheme target.Scheme) string {
+	switch scheme {
+	case target.Containerd:
+		return "nerdctl"
+	case target.CRI:
+		return "crictl"
+	}
+	return string(scheme)
+}
+
+// brokenEngineHint returns the hint for an engine that does not answer.
+func brokenEngineHint(e *container.EngineError) string {
+	switch {
+	case errors.Is(e, container.ErrEnginePermission) && e.Group != "":
+		return fmt.Sprintf("the group %s may: `sudo usermod -aG %s $USER` and a new login, or run porthole with sudo", e.Group, safetext.Quote(e.Group))
+	case errors.Is(e, container.ErrEnginePermission):
+		return "run porthole with sudo"
+	case errors.Is(e, container.ErrNoEngine) && e.Engine == target.Podman:
+		return "`systemctl --user start podman.socket` starts it, or `podman system service`; CONTAINER_HOST names another one"
+	case errors.Is(e, container.ErrNoEngine) && e.Engine == target.Docker:
+		return "`systemctl start docker` starts it; DOCKER_HOST and --engine-context name another one"
+	case errors.Is(e, container.ErrNoContext), errors.Is(e, container.ErrContextUnread):
+		return tableHint(target.ErrEngineContext)
+	case errors.Is(e, container.ErrEngineTooOld):
+		return "porthole needs Docker 19.03 or later, or podman 3 or later"
+	}
+	return ""
+}
+
+// missingHint returns the hint for a container that is not there.
+func missingHint(e *container.NotFoundError) string {
+	list := "`" + programOf(e.Target.Scheme) + " ps -a` lists what there is"
+	switch _, _, service := e.Target.Compose(); {
+	case e.Target.Scheme == target.CRI:
+		list = "`crictl pods` lists what there is"
+	case service:
+		list = "`" + programOf(e.Target.Scheme) + " compose ls` lists projects, and `compose -p PROJECT ps -a` their services"
+	}
+	if len(e.Similar) > 0 {
+		return "did you mean " + strings.Join(e.Similar, " or ") + "? " + list
+	}
+	return list
+}
+
+// stateHint returns the hint for a container that does not run, or has no network that can be entered.
+func stateHint(e *container.StateError) string {
+	program, name := programOf(e.Target.Scheme), safetext.Quote(e.Name)
+	switch {
+	case errors.Is(e, container.ErrNotRunning) && e.State == container.Paused:
+		return fmt.Sprintf("`%s unpause %s` lets it go on", program, name)
+	case errors.Is(e, container.ErrNotRunning) && e.State == container.Restarting:
+		return fmt.Sprintf("its engine starts it again and again: `%s logs %s` may show why it ends", program, name)
+	case errors.Is(e, container.ErrNotRunning):
+		return fmt.Sprintf("`%s start %s` starts it", program, name)
+	case errors.Is(e, container.ErrOwnNetwork):
+		return "such a network is not one of this machine's kernel; publish the port, or run the container by runc"
+	case errors.Is(e, container.ErrElsewhere):
+		return "the engine is on another machine, or in a virtual one: `--via auto` starts a helper container there"
+	case errors.Is(e, netns.ErrPermission) && os.Geteuid() != 0:
+		return "the namespace is another user's: run porthole with sudo, or as the user who started the container"
+	}
+	return ""
+}

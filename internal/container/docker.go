@@ -1,0 +1,214 @@
+package container
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	cerrdefs "github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/client"
+
+	"porthole.dev/porthole/internal/target"
+)
+
+// docker is an engine that speaks Docker's API: Docker's own, and podman's.
+type docker struct {
+	scheme target.Scheme
+	host   string // such as unix:///var/run/docker.sock
+	client *client.Client
+}
+
+// The labels by which Compose's containers are found.
+var composeLabels = map[target.Scheme][]string{
+	target.Docker: {"com.docker.compose."},
+	target.Podman: {"com.docker.compose.", "io.podman.compose."},
+}
+
+// newDocker returns the engine of one of docker's contexts; "" is the current one.
+func newDocker(_ string) (engine, error) {
+	return newDockerAt(target.Docker, cmp.Or(os.Getenv("DOCKER_HOST"), client.DefaultDockerHost))
+}
+
+// newDockerAt returns an engine that speaks Docker's API at a host.
+func newDockerAt(scheme target.Scheme, host string) (*docker, error) {
+	d := &docker{scheme: scheme, host: host}
+	var err error
+	if d.client, err = client.New(client.WithHost(host)); err != nil {
+		return nil, d.failure(err)
+	}
+	return d, nil
+}
+
+// Close implements engine.
+func (d *docker) Close() error { return d.client.Close() }
+
+func (d *docker) failure(err error) error {
+	return &EngineError{Engine: d.scheme, Address: d.host, Err: err}
+}
+
+// explain says why the engine did not answer. The client hides the cause of a connection that fails, so it is tried once more.
+func (d *docker) explain(ctx context.Context, err error) error {
+	e := &EngineError{Engine: d.scheme, Address: d.host, Err: err}
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case client.IsErrConnectionFailed(err):
+		conn, cause := d.client.Dialer()(ctx)
+		if cause == nil {
+			conn.Close()
+			return e
+		}
+		e.Err = cause
+		if errors.Is(cause, syscall.EACCES) || errors.Is(cause, syscall.EPERM) {
+			e.Err, e.Group = ErrEnginePermission, groupOf(d.host)
+		} else if errors.Is(cause, os.ErrNotExist) || errors.Is(cause, syscall.ECONNREFUSED) {
+			e.Err = ErrNoEngine
+		}
+	}
+	return e
+}
+
+// find implements engine.
+func (d *docker) find(ctx context.Context, t target.Target) ([]found, error) {
+	if project, service, ok := t.Compose(); ok {
+		return d.findService(ctx, t, project, service)
+	}
+	c, err := d.inspect(ctx, t.Name)
+	switch {
+	case err == nil:
+		return []found{c}, nil
+	case client.IsErrConnectionFailed(err), ctx.Err() != nil:
+		return nil, d.explain(ctx, err)
+	}
+	return nil, d.notFound(ctx, t, err)
+}
+
+// notFound says why there is no container of a name: because there are several, or none.
+func (d *docker) notFound(ctx context.Context, t target.Target, err error) error {
+	all, listErr := d.list(ctx)
+	if listErr != nil {
+		return listErr
+	}
+	ambiguous := &AmbiguousError{Target: t}
+	for _, c := range all {
+		if strings.HasPrefix(c.ID, t.Name) {
+			ambiguous.Matches = append(ambiguous.Matches, c.Name+" ("+c.ID[:min(len(c.ID), max(12, len(t.Name)+1))]+")")
+		}
+	}
+	switch {
+	case len(ambiguous.Matches) > 1:
+		return ambiguous
+	case cerrdefs.IsNotFound(err):
+		return &NotFoundError{Target: t}
+	}
+	return d.failure(err)
+}
+
+// findService returns the containers of a service of Compose.
+func (d *docker) findService(ctx context.Context, t target.Target, project, service string) (all []found, err error) {
+	for _, label := range composeLabels[d.scheme] {
+		filters := client.Filters{}.Add("label", label+"project="+project, label+"service="+service)
+		listed, err := d.client.ContainerList(ctx, client.ContainerListOptions{All: true, Filters: filters})
+		if err != nil {
+			return nil, d.explain(ctx, err)
+		}
+		for _, summary := range listed.Items {
+			c, err := d.inspect(ctx, summary.ID)
+			if err == nil {
+				all = append(all, c)
+			} else if !cerrdefs.IsNotFound(err) {
+				return nil, d.explain(ctx, err)
+			}
+		}
+		if len(all) > 0 {
+			slices.SortFunc(all, func(a, b found) int { return cmp.Compare(a.Name, b.Name) })
+			return all, nil
+		}
+	}
+	return nil, &NotFoundError{Target: t}
+}
+
+// inspect asks for one container.
+func (d *docker) inspect(ctx context.Context, name string) (found, error) {
+	answer, err := d.client.ContainerInspect(ctx, name, client.ContainerInspectOptions{})
+	if err != nil {
+		return found{}, err
+	}
+	c := answer.Container
+	f := found{ID: c.ID, Name: strings.TrimPrefix(c.Name, "/")}
+	if c.State != nil {
+		f.State, f.PID = State(c.State.Status), max(c.State.Pid, 0)
+		f.Started, _ = time.Parse(time.RFC3339Nano, c.State.StartedAt)
+	}
+	if c.HostConfig != nil {
+		f.HostNetwork, f.Runtime = c.HostConfig.NetworkMode.IsHost(), c.HostConfig.Runtime
+	}
+	return f, nil
+}
+
+// list implements engine.
+func (d *docker) list(ctx context.Context) (all []Listed, err error) {
+	answer, err := d.client.ContainerList(ctx, client.ContainerListOptions{All: true})
+	if err != nil {
+		return nil, d.explain(ctx, err)
+	}
+	for _, c := range answer.Items {
+		all = append(all, d.listed(c))
+	}
+	return all, nil
+}
+
+func (d *docker) listed(c container.Summary) Listed {
+	l := Listed{ID: c.ID, Name: c.ID, Image: c.Image, State: State(c.State)}
+	if len(c.Names) > 0 {
+		l.Name = strings.TrimPrefix(c.Names[0], "/")
+	}
+	l.Target = target.Target{Scheme: d.scheme, Name: l.Name}
+	for _, label := range composeLabels[d.scheme] {
+		l.Project, l.Service = cmp.Or(l.Project, c.Labels[label+"project"]), cmp.Or(l.Service, c.Labels[label+"service"])
+	}
+	for _, p := range c.Ports {
+		if p.PublicPort == 0 || p.Type != "tcp" && p.Type != "udp" {
+			continue
+		}
+		published := Published{Network: target.TCP, Port: p.PrivatePort, Host: p.PublicPort}
+		if p.Type == "udp" {
+			published.Network = target.UDP
+		}
+		if p.IP.IsValid() && !p.IP.IsUnspecified() {
+			published.Address = p.IP.String()
+		}
+		l.Published = append(l.Published, published)
+	}
+	return l
+}
+
+// changes are the events after which a container may be another one, or run or not. Podman has words of its own for some.
+var changes = []string{"create", "start", "restart", "die", "died", "stop", "kill", "pause", "unpause", "destroy", "remove", "rename", "cleanup"}
+
+// watch implements engine.
+func (d *docker) watch(ctx context.Context, changed func()) error {
+	events := d.client.Events(ctx, client.EventsListOptions{Filters: client.Filters{}.Add("type", "container")})
+	select {
+	case err := <-events.Err:
+		return d.explain(ctx, err)
+	default:
+		changed()
+	}
+	for {
+		select {
+		case e := <-events.Messages:
+			if slices.Contains(changes, string(e.Action)) {
+				changed()
+			}
+		case err := <-events.Err:
+			return d.explain(ctx, err)
+		}
+	}
+}

@@ -1,0 +1,74 @@
+package container
+
+import (
+	"context"
+	"time"
+
+	"porthole.dev/porthole/internal/target"
+)
+
+// engine is what runs containers: docker, podman, containerd, or a runtime of Kubernetes by its own interface. It is called from
+// many goroutines at once.
+type engine interface {
+	// find returns the container that a target names, or, of a service, all its containers, also those that do not
+	// run: at least one. Errors: *NotFoundError, *AmbiguousError, *EngineError.
+	find(ctx context.Context, t target.Target) ([]found, error)
+	// watch calls changed once it follows the engine's events, and whenever containers may have changed, one call at a
+	// time, until ctx ends or the engine is lost, which is the error.
+	watch(ctx context.Context, changed func()) error
+	// list returns all containers, also those that do not run. Errors: *EngineError.
+	list(ctx context.Context) ([]Listed, error)
+	Close() error
+}
+
+// State is what a container does, in the engine's own word.
+type State string
+
+// The states that are told apart. Others, such as "dead", "removing" and "stopping", are no more than not running.
+const (
+	Created    State = "created" // made, and never started
+	Running    State = "running"
+	Paused     State = "paused"
+	Restarting State = "restarting" // it has ended, and the engine will start it again
+	Exited     State = "exited"
+)
+
+// found is a container as its engine describes it.
+type found struct {
+	ID    string // in full
+	Name  string // that a person would call it by
+	State State
+	// PID is the number of its first process on the engine's machine, and Started is when that began, by the engine's clock; 0
+	// and the zero value if it does not run.
+	PID     int
+	Started time.Time
+	// HostNetwork means that it has no network of its own, but its host's.
+	HostNetwork bool
+	// Runtime is what runs it, such as runc; "" if the engine does not tell.
+	Runtime string
+}
+
+// same reports whether two are one container, with one first process.
+func (c found) same(other found) bool {
+	return c.ID == other.ID && c.PID == other.PID && c.Started.Equal(other.Started)
+}
+
+// Listed is a container for a list of what can be forwarded to.
+type Listed struct {
+	Target    target.Target // that names it, by its own name
+	ID        string        // in full
+	Name      string
+	Image     string
+	State     State
+	Published []Published
+	// Project and Service are Compose's; "" for a container that is none of its.
+	Project, Service string
+}
+
+// Published is a port of a container that the engine has made reachable on its host.
+type Published struct {
+	Network target.Network // TCP or UDP
+	Port    uint16         // in the container
+	Address string         // on the host: an IP address, "" for all
+	Host    uint16         // the port there
+}

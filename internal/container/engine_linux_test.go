@@ -1,0 +1,124 @@
+package container_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"testing"
+
+	"porthole.dev/porthole/internal/container"
+	"porthole.dev/porthole/internal/route"
+	"porthole.dev/porthole/internal/target"
+	"porthole.dev/porthole/internal/testenv"
+)
+
+// eventLog keeps a route's events.
+type eventLog struct {
+	mu  sync.Mutex
+	all []route.Event
+}
+
+func (l *eventLog) add(e route.Event) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.all = append(l.all, e)
+}
+
+// kinds are the kinds of the events so far.
+func (l *eventLog) kinds() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var kinds []string
+	for _, e := range l.all {
+		kinds = append(kinds, string(e.Kind))
+	}
+	return strings.Join(kinds, " ")
+}
+
+// opener is an Opener for a test.
+func opener(t *testing.T) *container.Opener {
+	t.Helper()
+	o := &container.Opener{MaxWait: testenv.Patience}
+	t.Cleanup(o.Close)
+	return o
+}
+
+// open opens a target, until the test ends.
+func open(t *testing.T, o *container.Opener, text string) (*route.Result, *eventLog) {
+	t.Helper()
+	log := &eventLog{}
+	r, err := tryOpen(t, o, text, log.add)
+	if err != nil {
+		t.Fatalf("%s: %v", text, err)
+	}
+	t.Cleanup(func() { _ = r.Close() })
+	return r, log
+}
+
+func tryOpen(t *testing.T, o *container.Opener, text string, events func(route.Event)) (*route.Result, error) {
+	t.Helper()
+	to, err := target.Parse(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return o.Open(t.Context(), target.Forward{Target: to}, events)
+}
+
+// whoAnswers returns the host name of the container that answers a connection.
+func whoAnswers(ctx context.Context, r route.Dialer) (string, error) {
+	conn, err := r.Dial(ctx, target.TCPPort(8080))
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	if _, err := io.WriteString(conn, "GET /id HTTP/1.0\r\n\r\n"); err != nil {
+		return "", err
+	}
+	answer, err := io.ReadAll(conn)
+	if err != nil {
+		return "", err
+	}
+	_, body, ok := strings.Cut(string(answer), "\r\n\r\n")
+	if !ok {
+		return "", fmt.Errorf("answer %q", answer)
+	}
+	return strings.TrimSpace(body), nil
+}
+
+// answers fails the test unless a container of that host name answers.
+func answers(t *testing.T, r route.Dialer, want string) {
+	t.Helper()
+	if who, err := whoAnswers(t.Context(), r); err != nil || who != want {
+		t.Errorf("%q answers, %v, want %q", who, err, want)
+	}
+}
+
+// A container is reached by its name, its ID and the beginning of that, and followed when it restarts.
+func TestDocker(t *testing.T) {
+	testenv.Root(t)
+	docker := testenv.NewDocker(t)
+	t.Setenv("DOCKER_HOST", docker.Host)
+	id := docker.Run(t, []string{"--name", "web", "--hostname", "one"})
+	testenv.NoLeaks(t)
+	o := opener(t)
+	for _, name := range []string{"web", id, id[:12], id[:1]} {
+		r, log := open(t, o, "docker://"+name)
+		answers(t, r, "one")
+		if kinds := log.kinds(); kinds != "ready" {
+			t.Errorf("%s: events %s", name, kinds)
+		}
+	}
+	r, log := open(t, o, "docker://web")
+	docker.Do(t, "restart", "-t", "0", "web")
+	answers(t, r, "one")
+	testenv.Await(t, "the route tells of the restart", func() bool {
+		kinds := strings.ReplaceAll(log.kinds(), " waiting", "")
+		return kinds == "ready reconnecting ready"
+	})
+	if _, err := tryOpen(t, o, "docker://nothing", nil); !errors.Is(err, container.ErrNoContainer) {
+		t.Errorf("no container: %v", err)
+	}
+}

@@ -1,0 +1,111 @@
+package container
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"porthole.dev/porthole/internal/target"
+)
+
+// The errors that callers tell apart with errors.Is.
+var (
+	ErrNoContainer = errors.New("no such container")                                      // *NotFoundError
+	ErrAmbiguous   = errors.New("several containers have it")                             // *AmbiguousError
+	ErrNotRunning  = errors.New("it does not run")                                        // *StateError, and the next three as well
+	ErrEnded       = errors.New("it has ended")                                           // *StateError
+	ErrRemoved     = errors.New("it was removed")                                         // *StateError
+	ErrElsewhere   = errors.New("its process is not one of this machine")                 // *StateError
+	ErrOwnNetwork  = errors.New("its runtime keeps its network to itself")                // *StateError
+	ErrHostNetwork = errors.New("it has no network of its own: its ports are its host's") // *StateError
+
+	// The errors of an engine are *EngineError.
+	ErrNoEngine         = errors.New("it is not running")
+	ErrEnginePermission = errors.New("its socket is not permitted to this user")
+	ErrEngineTooOld     = errors.New("it is too old")
+	ErrNoContext        = errors.New("there is no such context")
+	ErrContextUnread    = errors.New("the context cannot be used")
+	ErrUnsupported      = errors.New("containers of this engine need Linux")
+)
+
+// EngineError is a failure of an engine, or of the way to it.
+type EngineError struct {
+	Engine  target.Scheme
+	Address string // such as unix:///var/run/docker.sock; "" if it is not known
+	Group   string // of ErrEnginePermission: whose members may; "" if there is none
+	Err     error
+}
+
+func (e *EngineError) Error() string {
+	if e.Address == "" {
+		return fmt.Sprintf("%s: %v", e.Engine, e.Err)
+	}
+	return fmt.Sprintf("%s at %s: %v", e.Engine, e.Address, e.Err)
+}
+
+// Unwrap returns Err.
+func (e *EngineError) Unwrap() error { return e.Err }
+
+// NotFoundError says that an engine has no container, or no service, of a name.
+type NotFoundError struct {
+	Target  target.Target
+	Similar []string // names that the engine has, and that are like it
+}
+
+func (e *NotFoundError) Error() string {
+	if project, service, ok := e.Target.Compose(); ok {
+		return fmt.Sprintf("no container of service %s in project %s", service, project)
+	}
+	return fmt.Sprintf("%v: %s", ErrNoContainer, e.Target.Name)
+}
+
+// Unwrap returns ErrNoContainer.
+func (e *NotFoundError) Unwrap() error { return ErrNoContainer }
+
+// AmbiguousError says that several containers' IDs begin as a name does.
+type AmbiguousError struct {
+	Target  target.Target
+	Matches []string // "NAME (the beginning of its ID)"
+}
+
+func (e *AmbiguousError) Error() string {
+	return fmt.Sprintf("the IDs of several containers begin with %s: %s", e.Target.Name, strings.Join(e.Matches, ", "))
+}
+
+// Unwrap returns ErrAmbiguous.
+func (e *AmbiguousError) Unwrap() error { return ErrAmbiguous }
+
+// StateError says that a container is there and cannot be reached.
+type StateError struct {
+	Target target.Target
+	Name   string
+	State  State
+	Err    error
+}
+
+func (e *StateError) Error() string {
+	switch {
+	case e.State == Created && errors.Is(e.Err, ErrNotRunning):
+		return fmt.Sprintf("container %s was created, and never started", e.Name)
+	case e.State == Paused && errors.Is(e.Err, ErrNotRunning):
+		return fmt.Sprintf("container %s is paused", e.Name)
+	case errors.Is(e.Err, ErrNotRunning):
+		return fmt.Sprintf("container %s does not run: it is %s", e.Name, e.State)
+	}
+	return fmt.Sprintf("container %s: %v", e.Name, e.Err)
+}
+
+// Unwrap returns Err.
+func (e *StateError) Unwrap() error { return e.Err }
+
+// WaitError says that a connection has waited for a container as long as it may.
+type WaitError struct {
+	Waited time.Duration
+	Err    error // why there was none
+}
+
+func (e *WaitError) Error() string { return fmt.Sprintf("waited %v in vain: %v", e.Waited, e.Err) }
+
+// Unwrap returns Err.
+func (e *WaitError) Unwrap() error { return e.Err }

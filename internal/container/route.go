@@ -1,0 +1,360 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"porthole.dev/porthole/internal/backoff"
+	"porthole.dev/porthole/internal/netns"
+	"porthole.dev/porthole/internal/pipe"
+	"porthole.dev/porthole/internal/route"
+	"porthole.dev/porthole/internal/target"
+)
+
+// Route leads to a container of an engine, or to those of a service in turn. It follows them: when one restarts, or is
+// made again under its name, connections wait for it, and go on there.
+type Route struct {
+	opener *Opener
+	engine *sharedEngine
+	target target.Target // by ID once it turns out that the name is the beginning of one
+	via    target.Via
+	events func(route.Event) // called by begin and keep alone
+	looks  chan struct{}     // asks keep to look for the containers
+
+	life context.Context // ends with the container, whose end is its cause, or with Close
+	end  context.CancelCauseFunc
+	work sync.WaitGroup
+
+	byID   bool   // the container is not followed to another one
+	lost   bool   // told
+	told   string // the last reason, so that each is told once
+	onHost bool   // told that there is no other network
+
+	mu      sync.Mutex
+	members []*member // what connections can go to
+	next    int       // the number of the next connection
+	why     error     // there are none
+	changed chan struct{}
+}
+
+// member is a container that is open.
+type member struct {
+	found
+	*route.Result
+	opened time.Time // when it was found, if another one has been there before
+	over   chan struct{}
+	ended  bool // over is closed
+}
+
+const (
+	// A look finds what events have missed: engines acknowledge that they follow events before they do.
+	lookWaiting = time.Second
+	lookRunning = 30 * time.Second
+	// settleTime is how long a container that was waited for may take until it listens.
+	settleTime  = 5 * time.Second
+	settlePause = 20 * time.Millisecond
+	// endTime is how long it may take to see that a container which refuses a connection has ended.
+	endTime = 100 * time.Millisecond
+)
+
+func newRoute(o *Opener, e *sharedEngine, f target.Forward, events func(route.Event)) *Route {
+	r := &Route{opener: o, engine: e, target: f.Target, via: f.Via, events: events, looks: make(chan struct{}, 1), changed: make(chan struct{})}
+	r.life, r.end = context.WithCancelCause(o.life)
+	return r
+}
+
+// begin finds the containers for the first time, and begins to follow them.
+func (r *Route) begin(ctx context.Context) error {
+	if err := r.look(ctx); err != nil {
+		return err
+	}
+	r.events(route.Event{Kind: route.Ready})
+	r.engine.follow(r)
+	r.work.Go(r.keep)
+	return nil
+}
+
+// poke asks for a look.
+func (r *Route) poke() {
+	select {
+	case r.looks <- struct{}{}:
+	default:
+	}
+}
+
+// keep looks for the containers whenever they may have changed, until the route ends.
+func (r *Route) keep() {
+	for r.life.Err() == nil {
+		rest := lookRunning
+		if r.count() == 0 {
+			rest = lookWaiting
+		}
+		backoff.Sleep(r.life, rest, r.looks)
+		r.tell(r.reap())
+		err := r.look(r.life)
+		if r.life.Err() != nil {
+			return
+		}
+		if r.byID && errors.Is(err, ErrNoContainer) {
+			r.end(&StateError{Target: r.target, Name: r.target.Name, Err: ErrRemoved})
+			return
+		}
+		r.tell(err)
+	}
+}
+
+// tell tells that the containers are lost, why there is none, or that there are some again.
+func (r *Route) tell(err error) {
+	running := r.count() > 0
+	switch {
+	case running && r.lost:
+		r.lost, r.told = false, ""
+		r.events(route.Event{Kind: route.Ready, Again: true})
+	case !running && !r.lost && err != nil:
+		r.lost, r.told = true, err.Error()
+		r.events(route.Event{Kind: route.Reconnecting, Err: err})
+	case !running && err != nil && r.told != err.Error():
+		r.told = err.Error()
+		r.events(route.Event{Kind: route.Waiting, Err: err})
+	}
+}
+
+func (r *Route) count() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.members)
+}
+
+// reap lets go of containers that have ended. If no other is left, the error says so.
+func (r *Route) reap() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var last *member
+	r.members = slices.DeleteFunc(r.members, func(m *member) bool {
+		if !m.ended {
+			return false
+		}
+		last = m
+		_ = m.Close()
+		return true
+	})
+	if last == nil || len(r.members) > 0 {
+		return nil
+	}
+	r.why = &StateError{Target: r.target, Name: last.Name, Err: ErrEnded}
+	return r.why
+}
+
+// look asks the engine for the containers, opens new ones and lets go of those that run no more. The error says why there are none;
+// one of the engine leaves things as they are.
+func (r *Route) look(ctx context.Context) error {
+	all, err := r.engine.find(ctx, r.target)
+	if err != nil && !errors.Is(err, ErrNoContainer) && r.count() > 0 {
+		return err
+	}
+	if len(all) == 1 && r.target.Name != all[0].Name && strings.HasPrefix(all[0].ID, r.target.Name) {
+		r.target.Name, r.byID = all[0].ID, true
+	}
+	r.drop(all)
+	for _, c := range all {
+		if c.State != Running {
+			err = cmpErr(err, &StateError{Target: r.target, Name: c.Name, State: c.State, Err: ErrNotRunning})
+		} else if !r.has(c) {
+			err = cmpErr(err, r.open(ctx, c))
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.members) > 0 {
+		return nil
+	}
+	r.why = err
+	return err
+}
+
+// cmpErr returns the first error that is not nil.
+func cmpErr(first, second error) error {
+	if first != nil {
+		return first
+	}
+	return second
+}
+
+func (r *Route) has(c found) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.ContainsFunc(r.members, func(m *member) bool { return m.same(c) && !m.ended })
+}
+
+// drop lets go of members that are not among those that run. Their connections stay.
+func (r *Route) drop(all []found) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.members = slices.DeleteFunc(r.members, func(m *member) bool {
+		if slices.ContainsFunc(all, func(c found) bool { return c.State == Running && m.same(c) }) {
+			return false
+		}
+		m.finish()
+		_ = m.Close()
+		return true
+	})
+}
+
+// finish says that the member is over. The route's lock is held.
+func (m *member) finish() {
+	if !m.ended {
+		m.ended = true
+		close(m.over)
+	}
+}
+
+// open opens a container, and lets connections go to it.
+func (r *Route) open(ctx context.Context, c found) error {
+	opened, err := r.opener.openContainer(ctx, r.engine, r.via, c)
+	if err != nil {
+		return &StateError{Target: r.target, Name: c.Name, State: c.State, Err: err}
+	}
+	if c.HostNetwork && !r.onHost {
+		r.onHost = true
+		r.events(route.Event{Kind: route.Carried, Via: target.ViaNative, Err: ErrHostNetwork})
+	}
+	m := &member{found: c, Result: opened, over: make(chan struct{})}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.lost {
+		m.opened = time.Now()
+	}
+	r.members = append(r.members, m)
+	close(r.changed)
+	r.changed = make(chan struct{})
+	r.work.Go(func() { r.awaitEnd(m) })
+	return nil
+}
+
+// awaitEnd waits until a member's process has ended, or the member is over for another reason.
+func (r *Route) awaitEnd(m *member) {
+	ctx, cancel := context.WithCancel(r.life)
+	defer cancel()
+	go func() { <-m.over; cancel() }()
+	_ = m.Wait(ctx)
+	r.mu.Lock()
+	m.finish()
+	r.mu.Unlock()
+	r.poke()
+}
+
+// member returns what the next connection goes to. While there is none it waits.
+func (r *Route) member(ctx context.Context) (*member, error) {
+	for {
+		r.mu.Lock()
+		for range r.members {
+			m := r.members[r.next%len(r.members)]
+			r.next++
+			if !m.ended {
+				r.mu.Unlock()
+				return m, nil
+			}
+		}
+		changed := r.changed
+		r.mu.Unlock()
+		select {
+		case <-changed:
+		case <-r.life.Done():
+			return nil, context.Cause(r.life)
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// errWaited ends a wait for a container.
+var errWaited = errors.New("waited in vain")
+
+// use calls f with a container, and again with the next one if it ends meanwhile. While there is none it waits, at
+// most for MaxWait. Errors: *WaitError, what the end of the route was, and those of f.
+func (r *Route) use(ctx context.Context, f func(*member) error) error {
+	limited, cancel := context.WithTimeoutCause(ctx, r.opener.MaxWait, errWaited)
+	defer cancel()
+	for {
+		m, err := r.member(limited)
+		if errors.Is(err, errWaited) {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			return &WaitError{Waited: r.opener.MaxWait, Err: r.why}
+		}
+		if err != nil {
+			return err
+		}
+		if err = f(m); err == nil || !m.passes(limited, err) {
+			return err
+		}
+	}
+}
+
+// passes waits until it is clear whether a failure is that of a container which ends or begins, and not of the connection.
+func (m *member) passes(ctx context.Context, err error) bool {
+	rest := endTime
+	switch {
+	case errors.Is(err, netns.ErrExited):
+		rest = settleTime
+	case errors.Is(err, syscall.ECONNREFUSED) && time.Since(m.opened) < settleTime:
+		backoff.Sleep(ctx, settlePause, m.over)
+		return ctx.Err() == nil
+	case !errors.Is(err, syscall.ECONNREFUSED):
+		rest = 0
+	}
+	backoff.Sleep(ctx, rest, m.over)
+	select {
+	case <-m.over:
+		return ctx.Err() == nil
+	default:
+		return false
+	}
+}
+
+// Dial implements route.Dialer.
+func (r *Route) Dial(ctx context.Context, to target.Address) (conn pipe.Conn, err error) {
+	err = r.use(ctx, func(m *member) error {
+		conn, err = m.Dial(ctx, to)
+		return err
+	})
+	return conn, err
+}
+
+// Bind is a route.Binder to one of the containers. What it listens on is closed when that ends.
+func (r *Route) Bind(ctx context.Context, at target.Endpoint) (l *route.Listener, err error) {
+	err = r.use(ctx, func(m *member) error {
+		if m.Result.Bind == nil {
+			return target.ErrUnsupported
+		}
+		if l, err = m.Result.Bind(ctx, at); err == nil {
+			go func() { <-m.over; _ = l.Close() }()
+		}
+		return err
+	})
+	return l, err
+}
+
+// Wait implements route.Route. Only a container that was named by its ID can be gone for good.
+func (r *Route) Wait(ctx context.Context) error {
+	select {
+	case <-r.life.Done():
+		return context.Cause(r.life)
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// Close implements route.Route.
+func (r *Route) Close() error {
+	r.end(nil)
+	r.engine.leave(r)
+	r.work.Wait()
+	r.drop(nil)
+	return nil
+}

@@ -1,0 +1,224 @@
+package testenv
+
+import (
+	"archive/tar"
+	"bytes"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Engine is a real container engine, with sockets and folders of its own, which no other engine of the machine sees. It takes root.
+// Its containers have no network but a loopback of their own, and an image Image with busybox.
+type Engine struct {
+	Host string // such as unix:///tmp/docker1/docker.sock
+	Dir  string // for its files
+
+	cli     []string // the command that a person would use
+	env     []string
+	command []string // that serves Host
+	pidFile string   // that the engine writes; "" if it is the command's own process
+	serving *exec.Cmd
+	stop    io.Closer
+}
+
+// Image is the name of the image of all engines.
+const Image = "porthole-test:latest"
+
+// Web is what a container runs that serves its host name as /id at port 8080 of its loopback.
+var Web = []string{"sh", "-c", "mkdir -p /www && hostname > /www/id && exec httpd -f -p 127.0.0.1:8080 -h /www"}
+
+// untilClosed runs a command until standard input ends, also because whoever has started it is gone.
+const untilClosed = `"$@" </dev/null & child=$!; read line; kill -TERM $child; wait $child`
+
+// NewDocker starts Docker's engine, until the test ends.
+func NewDocker(t testing.TB) *Engine {
+	t.Helper()
+	Root(t)
+	docker, bin := Program(t, "docker.io", "usr/bin/docker")
+	dockerd, sbin := Program(t, "docker.io", "usr/sbin/dockerd")
+	_, containerd := Program(t, "containerd", "usr/bin/containerd")
+	_, runc := Program(t, "runc", "usr/sbin/runc")
+	e := newEngine(t, "docker", bin, sbin, containerd, runc)
+	e.cli = []string{docker, "-H", e.Host}
+	e.pidFile = filepath.Join(e.Dir, "pid")
+	e.command = []string{dockerd, "--data-root", e.Dir + "/data", "--exec-root", e.Dir + "/exec", "-H", e.Host, "--pidfile", e.pidFile,
+		"--bridge=none", "--iptables=false", "--ip6tables=false", "--storage-driver=vfs", "--group", "nogroup"}
+	e.begin(t)
+	return e
+}
+
+// newEngine makes an engine's folder, and its environment with the folders of programs.
+func newEngine(t testing.TB, name string, bin ...string) *Engine {
+	t.Helper()
+	dir, err := os.MkdirTemp("", name) // a test's own would make a path that is too long for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	path := "PATH=" + strings.Join(append(bin, os.Getenv("PATH")), ":")
+	return &Engine{Host: "unix://" + dir + "/" + name + ".sock", Dir: dir, env: append(os.Environ(), path, "HOME="+dir, "XDG_RUNTIME_DIR="+dir)}
+}
+
+// begin starts the engine, and ends it and its containers with the test.
+func (e *Engine) begin(t testing.TB) {
+	t.Helper()
+	e.Start(t)
+	t.Cleanup(func() {
+		if e.serving == nil {
+			e.Start(t)
+		}
+		if ids := strings.Fields(e.Do(t, "ps", "-aq")); len(ids) > 0 {
+			e.Do(t, append([]string{"rm", "-f"}, ids...)...)
+		}
+		e.Stop(t)
+	})
+	cmd := e.Command("import", "-", Image)
+	cmd.Stdin = busybox(t)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("import an image: %v: %s", err, out)
+	}
+}
+
+// Start starts the engine, after Stop or Kill.
+func (e *Engine) Start(t testing.TB) {
+	t.Helper()
+	log, err := os.OpenFile(filepath.Join(e.Dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	e.serving = exec.Command("sh", append([]string{"-c", untilClosed, "sh"}, e.command...)...)
+	e.serving.Env, e.serving.Stdout, e.serving.Stderr = e.env, log, log
+	if e.stop, err = e.serving.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.serving.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if !within(Patience, e.answers) {
+		text, _ := os.ReadFile(log.Name())
+		t.Fatalf("%s does not answer:\n%s", e.command[0], text)
+	}
+}
+
+// answers reports whether somebody listens on the engine's socket.
+func (e *Engine) answers() bool {
+	conn, err := net.DialTimeout("unix", strings.TrimPrefix(e.Host, "unix://"), time.Second)
+	if err != nil {
+		return false
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	if _, err := io.WriteString(conn, "GET /_ping HTTP/1.0\r\nHost: engine\r\n\r\n"); err != nil {
+		return false
+	}
+	answer, _ := io.ReadAll(conn)
+	return bytes.Contains(answer, []byte("200 OK"))
+}
+
+// Stop ends the engine.
+func (e *Engine) Stop(t testing.TB) {
+	t.Helper()
+	_ = e.stop.Close()
+	_ = e.serving.Wait()
+	e.serving = nil
+}
+
+// Kill kills the engine at once. Its containers go on.
+func (e *Engine) Kill(t testing.TB) {
+	t.Helper()
+	text, err := os.ReadFile(e.pidFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	e.Stop(t)
+	_ = os.Remove(e.pidFile)
+}
+
+// Command is the engine's own command with arguments, such as "ps".
+func (e *Engine) Command(args ...string) *exec.Cmd {
+	cmd := exec.Command(e.cli[0], append(append([]string(nil), e.cli[1:]...), args...)...)
+	cmd.Env = e.env
+	return cmd
+}
+
+// Do runs the engine's own command, and returns what it prints.
+func (e *Engine) Do(t testing.TB, args ...string) string {
+	t.Helper()
+	cmd := e.Command(args...)
+	var errs strings.Builder
+	cmd.Stderr = &errs
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%s: %v: %s", strings.Join(args, " "), err, errs.String())
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// Run starts a container, with options such as --name, and returns its ID. It runs Web if no command is given.
+func (e *Engine) Run(t testing.TB, options []string, command ...string) (id string) {
+	t.Helper()
+	if command == nil {
+		command = Web
+	}
+	args := append([]string{"run", "-d", "--network", "none"}, options...)
+	return e.Do(t, append(append(args, Image), command...)...)
+}
+
+// PID returns the number of a container's first process.
+func (e *Engine) PID(t testing.TB, name string) int {
+	t.Helper()
+	pid, err := strconv.Atoi(e.Do(t, "inspect", "-f", "{{.State.Pid}}", name))
+	if err != nil || pid == 0 {
+		t.Fatalf("%s: process %d, %v", name, pid, err)
+	}
+	return pid
+}
+
+// busybox is an image's only layer, as a tar archive.
+func busybox(t testing.TB) io.Reader {
+	t.Helper()
+	program, _ := Program(t, "busybox-static", "bin/busybox")
+	text, err := os.ReadFile(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	write := func(h *tar.Header, text []byte) {
+		if err := w.WriteHeader(h); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, dir := range []string{"bin", "dev", "etc", "proc", "run", "sys", "tmp"} {
+		write(&tar.Header{Name: dir + "/", Typeflag: tar.TypeDir, Mode: 0o755}, nil)
+	}
+	write(&tar.Header{Name: "bin/busybox", Mode: 0o755, Size: int64(len(text))}, text)
+	for _, name := range []string{"sh", "sleep", "hostname", "mkdir", "httpd", "cat", "nc"} {
+		write(&tar.Header{Name: "bin/" + name, Typeflag: tar.TypeSymlink, Linkname: "busybox", Mode: 0o777}, nil)
+	}
+	write(&tar.Header{Name: "etc/passwd", Mode: 0o644, Size: 30}, []byte(fmt.Sprintf("%-29s\n", "root:x:0:0::/:/bin/sh")))
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return &b
+}
