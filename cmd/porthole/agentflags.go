@@ -94,7 +94,7 @@ func (f *forwarding) onlyWithTarget(flags *pflag.FlagSet) error {
 	if f.file == "" {
 		return nil
 	}
-	for _, name := range []string{"address", "pin", "each", "via", "container", "engine-context"} {
+	for _, name := range []string{"address", "pin", "each", "via", "container", "all", "except", "engine-context"} {
 		if flags.Changed(name) {
 			return usageError{fmt.Errorf("forward: a file has %s for each of its forwards: --%s goes with a target", name, name)}
 		}

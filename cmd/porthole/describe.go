@@ -16,6 +16,7 @@ import (
 	"strings"
 	"syscall"
 
+	"porthole.dev/porthole/internal/container"
 	"porthole.dev/porthole/internal/demo"
 	"porthole.dev/porthole/internal/forward"
 	"porthole.dev/porthole/internal/kube"
@@ -135,6 +136,7 @@ var hints = []struct {
 	{target.ErrRemoteHost, "for example `porthole forward host://db.internal 5432`, or host://10.0.0.7, host://[fd00::7]"},
 	{target.ErrPort, "ports are [[ADDRESS:]LOCAL:]REMOTE, as 8080:80, :80, 8000-8010, 5353:53/udp, 5432:/run/x.sock, ./x.sock:5432 or 5432:HOST:5432, with numbers from 1 to 65535"},
 	{target.ErrUnsupported, "Kubernetes forwards only TCP ports of pods; with `--via auto` all else goes through porthole on the node, or an agent in the pod"},
+	{target.ErrAll, "for example `porthole forward pid://4947 --all --except 22,9000-9010`"},
 	{target.ErrNoHost, "names are looked up as the target would: in its /etc/hosts, and by the name servers of its /etc/resolv.conf"},
 	{target.ErrLookup, "the target's /etc/resolv.conf names the servers (for netns://NAME, /etc/netns/NAME/resolv.conf does, and for host:// that of the relay's pod); an IP address needs no lookup"},
 	{target.ErrEach, "`--each sts/db 5432` has db-0 at port 5432 and db-1 at 5433; `--each=addresses` has db-0 at 127.0.0.2 and db-1 at 127.0.0.3"},
@@ -148,6 +150,8 @@ var hints = []struct {
 	{netns.ErrExited, "start it again and forward to its new process, or give its namespace a name: `ip netns attach NAME PID`"},
 	{netns.ErrNotNamespace, "a namespace's file is bound in /run/netns, or is /proc/PID/ns/net"},
 	{netns.ErrPermission, "it takes CAP_SYS_ADMIN over the namespace: run porthole with sudo, and outside of any container"},
+	{container.ErrSameNetwork, "leave out --all, and forward to single ports at local ports of another number, as 8081:8080"},
+	{netns.ErrNoSockDiag, "`modprobe inet_diag tcp_diag` may help; ports by their numbers can be forwarded in any case"},
 	{netns.ErrUnsupported, "run porthole on the Linux host of the process"},
 	{forward.ErrTwice, "give each forward a local port of its own, or `:REMOTE` for any free one"},
 	{forward.ErrNotSocket, "move it away, or take another path"},
@@ -199,7 +203,7 @@ var hints = []struct {
 	{node.ErrFolder, "run it with sudo, or take a path in a folder that exists and is yours"},
 	{node.ErrListen, "`ss -ltnp` shows who listens; --metrics-address and --streaming-address take other ones"},
 	{node.ErrLoopback, "--streaming-anywhere lets it be; whoever can read the traffic can then read the forwards"},
-	{node.ErrPorts, "for example 80,443,8000-9000"},
+	{target.ErrPortSet, "for example 80,443,8000-9000"},
 	{node.ErrPaths, "for example /run/postgresql/.s.PGSQL.5432,/tmp/*.sock; * is anything within one folder, and there is no .. or / at the end"},
 	{node.ErrBackend, "native, or socat"},
 	{node.ErrNoNode, "`systemctl status porthole` shows whether it runs; --events names another socket"},

@@ -44,6 +44,10 @@ Kubernetes forwards TCP ports of pods. All else goes through "porthole node" on 
 pod's node, or through an agent, an ephemeral container that is started in the pod
 and stays there: --via decides, and docs/agents.md says what that takes.
 
+With --all in the place of ports, every TCP port that listens at the target, now or
+later, gets a local port of the same number, or the next one that is free; it goes when
+nothing listens any more. What listens on an address of its own is reached there.
+
 Connections reach what listens on 127.0.0.1 or ::1 inside. The session goes on
 when the pod is replaced, the API server restarts or the network is away: a
 connection made meanwhile waits, up to --wait. Only a process that exits is gone
@@ -72,6 +76,7 @@ const forwardExample = `  porthole forward kuard 8080                  # localho
   porthole forward pid://4947 :/run/x.sock     # a Unix socket, at a free local port
   porthole forward kuard 5353:53/udp           # by an agent, if the node has no porthole
   porthole forward --container db pod/shop :/run/x.sock
+  porthole forward pid://4947 --all --except 22  # whatever listens, now or later
   porthole forward --host ssh://box pid://4947 8080
   porthole forward svc/db :5432 -- sh -c 'psql -h localhost -p $PORTHOLE_PORT'
   porthole forward -f forwards.yaml            # many targets at once`
@@ -124,6 +129,8 @@ type forwarding struct {
 	verbose    bool
 	pin        bool
 	each       string
+	all        bool
+	except     string
 	via        string
 	container  string
 	wait       time.Duration
@@ -165,6 +172,8 @@ func (f *forwarding) flags(cmd *cobra.Command) {
 	flags.BoolVar(&f.pin, "pin", false, "stay with one pod for as long as it is there")
 	flags.StringVar(&f.each, "each", "", "forward to each pod of the target by itself, at consecutive `ports` or addresses")
 	flags.Lookup("each").NoOptDefVal = string(target.EachPorts)
+	flags.BoolVar(&f.all, "all", false, "in the place of ports: every TCP port that listens at the target, now or later; not for a cluster's")
+	flags.StringVar(&f.except, "except", "", "`ports` that --all leaves out, as 22,9000-9010")
 	flags.IntVar(&f.maxTunnels, "max-tunnels", 64, "how many tunnels to a pod there may be at once; beyond, connections share")
 	flags.StringVar(&f.via, "via", target.ViaAuto.String(), "what carries connections to pods: "+oneOf(target.Vias())+"; to containers: "+oneOf(target.EngineVias()))
 	flags.StringVar(&f.container, "container", "", "the container of the pod whose Unix sockets are meant, for an agent")
@@ -202,7 +211,7 @@ func (f *forwarding) parse(args []string) (err error) {
 	switch {
 	case f.file != "" && len(args) > 0:
 		return errors.New("forward: want either a file or a target")
-	case f.file == "" && len(args) < 2:
+	case f.file == "" && len(args) < 2 && !(f.all && len(args) == 1):
 		return fmt.Errorf("%s: want a target and at least one port", f.cmd.Name())
 	case f.command != nil && len(f.command) == 0:
 		return fmt.Errorf("%s: want a command after --", f.cmd.Name())
@@ -247,6 +256,11 @@ func (f *forwarding) parseArgs(args []string) (err error) {
 	if err := f.parseVia(&only); err != nil {
 		return err
 	}
+	if only.All = f.all; f.cmd.Flags().Changed("except") {
+		if only.Except, err = target.ParsePortSet(f.except); err != nil {
+			return fmt.Errorf("forward: --except %w", err)
+		}
+	}
 	parse := target.ParsePorts
 	if only.Target.Scheme == target.Kubernetes && !f.reverse {
 		parse = target.ParseNamedPorts
@@ -261,6 +275,9 @@ func (f *forwarding) parseArgs(args []string) (err error) {
 	f.forwards = []target.Forward{only}
 	if err := only.CheckPorts(); err != nil {
 		return f.reverseForms(err)
+	}
+	if err := only.CheckAll(); err != nil {
+		return fmt.Errorf("forward: --%w", err)
 	}
 	if err := only.CheckVia(); err != nil {
 		return fmt.Errorf("%s: --%w", f.cmd.Name(), err)

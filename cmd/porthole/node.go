@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"porthole.dev/porthole/internal/node"
+	"porthole.dev/porthole/internal/target"
 )
 
 const nodeLong = `Serve the node's end of port-forwarding: stand between the kubelet and its
@@ -159,10 +160,10 @@ func parseSize(text string) (int, error) {
 func (o *nodeOptions) parse(stderr io.Writer) (err error) {
 	o.Backend, o.Version, o.DataPath = node.Backend(o.backend), version(), o.dataPath
 	o.KeepURLs = !o.repairURLs
-	if o.Policy.Allow, err = node.ParsePorts(o.allow); err != nil {
+	if o.Policy.Allow, err = target.ParsePortSet(o.allow); err != nil {
 		return err
 	}
-	if o.Policy.Deny, err = node.ParsePorts(o.deny); err != nil {
+	if o.Policy.Deny, err = target.ParsePortSet(o.deny); err != nil {
 		return err
 	}
 	if o.Policy.AllowUnix, err = node.ParsePaths(o.unix); err != nil {

@@ -82,7 +82,7 @@ func (p *printer) event(e route.Event) {
 	if l.out, l.err = p.style.line(e); l == (lines{}) {
 		return
 	}
-	if e.Kind == route.Listening {
+	if e.Kind == route.Listening || e.Kind == route.Gone {
 		p.lines <- l // never dropped, because scripts wait for it; no connection does yet
 		return
 	}

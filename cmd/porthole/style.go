@@ -27,7 +27,9 @@ func (s textStyle) line(e route.Event) (out, err string) {
 	}
 	switch e.Kind {
 	case route.Listening:
-		return s.listening(e), ""
+		return s.listening("Forwarding", e), ""
+	case route.Gone:
+		return s.listening("No longer forwarding", e), ""
 	case route.Opened:
 		return fmt.Sprintf("Handling connection for %s%s", e.Listen.Short(), ofMember(e)), ""
 	case route.Failed:
@@ -58,13 +60,14 @@ func ofMember(e route.Event) string {
 	return " of " + e.Member
 }
 
-func (s textStyle) listening(e route.Event) string {
+// listening says what is listened on, or is no longer.
+func (s textStyle) listening(verb string, e route.Event) string {
 	to := e.Remote
 	to.Port = cmp.Or(e.PodPort, to.Port)
 	if e.Reverse {
-		return fmt.Sprintf("Forwarding from %s of %s -> %s here", e.Listen, e.Target, to)
+		return fmt.Sprintf(verb+" from %s of %s -> %s here", e.Listen, e.Target, to)
 	}
-	line := fmt.Sprintf("Forwarding from %s -> %s", e.Listen, to)
+	line := fmt.Sprintf(verb+" from %s -> %s", e.Listen, to)
 	if s.many {
 		line += " of " + e.Target
 	}
@@ -168,7 +171,7 @@ type jsonStyle struct{}
 // jsonEvent is an event as `-o json` prints it. Empty fields are left out.
 type jsonEvent struct {
 	Time      time.Time `json:"time"`
-	Event     string    `json:"event"` // listening, waiting, ready, carried, opened, closed, reconnecting, ended, draining or error
+	Event     string    `json:"event"` // listening, gone, waiting, ready, carried, opened, closed, reconnecting, ended, draining or error
 	Target    string    `json:"target,omitempty"`
 	Pod       string    `json:"pod,omitempty"`     // of ready: where connections go; of reconnecting: where they went; with --each: whose event it is
 	Reverse   bool      `json:"reverse,omitempty"` // listen is at the target, and remote is here

@@ -27,7 +27,10 @@ func Open(_ context.Context, f target.Forward, events func(route.Event)) (*route
 		return nil, fmt.Errorf("target %s: %w", f.Target, target.ErrUnknown)
 	}
 	if err == nil {
-		if err = ns.Check(); err != nil {
+		if err = ns.Check(); err == nil && f.All {
+			err = checkOtherNetwork(ns, f.Target)
+		}
+		if err != nil {
 			ns.Close()
 		}
 	}
@@ -38,9 +41,21 @@ func Open(_ context.Context, f target.Forward, events func(route.Event)) (*route
 		if f.Target.Scheme == target.NetNS {
 			bind = atPath(f.Target.Path, bind)
 		}
-		return &route.Result{Route: ns, Ports: f.Ports, Bind: bind}, nil
-	case f.Target.Scheme == target.PID, errors.Is(err, netns.ErrPermission), errors.Is(err, netns.ErrUnsupported):
+		return &route.Result{Route: ns, Ports: f.Ports, Bind: bind, Listening: ns.WatchListening}, nil
+	case f.Target.Scheme == target.PID, errors.Is(err, netns.ErrPermission), errors.Is(err, netns.ErrUnsupported), errors.Is(err, ErrSameNetwork):
 		err = &route.FinalError{Err: err}
 	}
 	return nil, err
+}
+
+// checkOtherNetwork returns ErrSameNetwork for the namespace that this process is in.
+func checkOtherNetwork(ns *netns.Namespace, of target.Target) error {
+	theirs, err := ns.ID()
+	if err != nil {
+		return err
+	}
+	if own, err := netns.Here().ID(); err == nil && own == theirs {
+		return fmt.Errorf("%s: %w", of, ErrSameNetwork)
+	}
+	return nil
 }

@@ -19,6 +19,8 @@ var (
 	ErrElsewhere   = errors.New("its process is not one of this machine")                 // *StateError
 	ErrOwnNetwork  = errors.New("its runtime keeps its network to itself")                // *StateError
 	ErrHostNetwork = errors.New("it has no network of its own: its ports are its host's") // *StateError
+	// ErrSameNetwork: all ports of the network that porthole itself is in are asked for, those that it listens on among them.
+	ErrSameNetwork = errors.New("it uses the network that porthole is in, where all that listens is reached already")
 
 	// The errors of an engine are *EngineError.
 	ErrNoEngine         = errors.New("it is not running")

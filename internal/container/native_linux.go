@@ -41,7 +41,7 @@ func openNative(_ context.Context, c found) (*route.Result, error) {
 	case err != nil:
 		return nil, err
 	}
-	return &route.Result{Route: ns, Bind: ns.Bind}, nil
+	return &route.Result{Route: ns, Bind: ns.Bind, Listening: ns.WatchListening}, nil
 }
 
 // isProcessOf reports whether the process that the engine names is the container's: its cgroup has the container's

@@ -59,12 +59,12 @@ func (o *Opener) Open(ctx context.Context, f target.Forward, events func(route.E
 		_ = r.Close()
 		return nil, final(err)
 	}
-	return &route.Result{Route: r, Ports: f.Ports, Bind: r.Bind}, nil
+	return &route.Result{Route: r, Ports: f.Ports, Bind: r.Bind, Listening: r.Listening}, nil
 }
 
 // final marks the errors that do not pass by themselves.
 func final(err error) error {
-	for _, lasting := range []error{netns.ErrPermission, netns.ErrUnsupported, ErrUnsupported, ErrEngineTooOld, ErrOwnNetwork} {
+	for _, lasting := range []error{netns.ErrPermission, netns.ErrUnsupported, ErrUnsupported, ErrEngineTooOld, ErrOwnNetwork, ErrSameNetwork} {
 		if errors.Is(err, lasting) {
 			return &route.FinalError{Err: err}
 		}

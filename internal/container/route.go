@@ -23,6 +23,7 @@ type Route struct {
 	engine *sharedEngine
 	target target.Target // by ID once it turns out that the name is the beginning of one
 	via    target.Via
+	all    bool              // ports, but not those of porthole's own network
 	events func(route.Event) // called by begin and keep alone
 	looks  chan struct{}     // asks keep to look for the containers
 
@@ -63,7 +64,7 @@ const (
 )
 
 func newRoute(o *Opener, e *sharedEngine, f target.Forward, events func(route.Event)) *Route {
-	r := &Route{opener: o, engine: e, target: f.Target, via: f.Via, events: events, looks: make(chan struct{}, 1), changed: make(chan struct{})}
+	r := &Route{opener: o, engine: e, target: f.Target, via: f.Via, all: f.All, events: events, looks: make(chan struct{}, 1), changed: make(chan struct{})}
 	r.life, r.end = context.WithCancelCause(o.life)
 	return r
 }
@@ -219,6 +220,12 @@ func (r *Route) open(ctx context.Context, c found) error {
 	if err != nil {
 		return &StateError{Target: r.target, Name: c.Name, State: c.State, Err: err}
 	}
+	if ns, native := opened.Route.(*netns.Namespace); native && r.all {
+		if err := checkOtherNetwork(ns, r.target); err != nil {
+			opened.Close()
+			return err
+		}
+	}
 	if c.HostNetwork && !r.onHost {
 		r.onHost = true
 		r.events(route.Event{Kind: route.Carried, Via: target.ViaNative, Err: ErrHostNetwork})
@@ -338,6 +345,33 @@ func (r *Route) Bind(ctx context.Context, at target.Endpoint) (l *route.Listener
 		return err
 	})
 	return l, err
+}
+
+// Listening tells what listens in one of the containers, and in the next one when that has ended. Meanwhile
+// connections wait, and nothing is told.
+func (r *Route) Listening(ctx context.Context, tell func([]target.Socket)) error {
+	for {
+		m, err := r.member(ctx)
+		if err != nil {
+			return err
+		}
+		if m.Result.Listening == nil {
+			return target.ErrUnsupported
+		}
+		watching, cancel := context.WithCancel(ctx)
+		go func() {
+			defer cancel()
+			select {
+			case <-m.over:
+			case <-watching.Done():
+			}
+		}()
+		err = m.Result.Listening(watching, tell)
+		cancel()
+		if ctx.Err() != nil || !m.passes(ctx, err) {
+			return err
+		}
+	}
 }
 
 // Wait implements route.Route. Only a container that was named by its ID can be gone for good.

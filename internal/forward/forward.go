@@ -43,6 +43,9 @@ type Forwarder struct {
 	Drain time.Duration
 	// Now ends Drain early when it is closed; nil is never.
 	Now <-chan struct{}
+	// Later, if set, has listeners that come while Run serves. Whoever sends one may close it: its connections
+	// live on, and Run serves the others.
+	Later <-chan *route.Listener
 
 	copier pipe.Copier
 	live   sync.Map // *connection, of those that drain waits for
@@ -57,7 +60,6 @@ const defaultDialTimeout = 30 * time.Second
 func (f *Forwarder) Run(ctx context.Context, listeners []*route.Listener) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
-	defer context.AfterFunc(ctx, func() { CloseAll(listeners) })()
 
 	// Connections outlive ctx by the time to drain.
 	conns, reset := context.WithCancel(context.WithoutCancel(ctx))
@@ -65,22 +67,39 @@ func (f *Forwarder) Run(ctx context.Context, listeners []*route.Listener) error 
 	var failure error
 	var accepting, serving sync.WaitGroup
 	var once sync.Once
+	serve := func(l *route.Listener) {
+		defer context.AfterFunc(ctx, func() { _ = l.Close() })()
+		accept := f.accept
+		if l.Packets != nil {
+			accept = f.receive
+		}
+		if err := accept(ctx, conns, l, &serving); err != nil && (f.Later == nil || !errors.Is(err, net.ErrClosed)) {
+			once.Do(func() { failure = err })
+			stop(err)
+		}
+	}
 	for _, l := range listeners {
-		accepting.Go(func() {
-			accept := f.accept
-			if l.Packets != nil {
-				accept = f.receive
-			}
-			if err := accept(ctx, conns, l, &serving); err != nil {
-				once.Do(func() { failure = err })
-				stop(err)
-			}
-		})
+		accepting.Go(func() { serve(l) })
+	}
+	if f.Later != nil {
+		accepting.Go(func() { f.serveLater(ctx, func(l *route.Listener) { accepting.Go(func() { serve(l) }) }) })
 	}
 	accepting.Wait()
 	f.drain(&serving, reset)
 	f.copier.Close()
 	return failure
+}
+
+// serveLater serves the listeners that come later, until ctx ends.
+func (f *Forwarder) serveLater(ctx context.Context, serve func(*route.Listener)) {
+	for {
+		select {
+		case l := <-f.Later:
+			serve(l)
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 const (

@@ -57,7 +57,11 @@ func (d *decoder) manifest(root *yaml.Node) *Manifest {
 
 // forward reads one forward. Parts of it that are wrong are left out.
 func (d *decoder) forward(v value) target.Forward {
-	fields := d.fields(v, "a forward", keysOf[target.Forward](), "target", "ports")
+	required := []string{"target", "ports"}
+	if v.hasKey("all") {
+		required = required[:1]
+	}
+	fields := d.fields(v, "a forward", keysOf[target.Forward](), required...)
 	f := target.Forward{Line: v.line}
 	f.Name = d.name(fields["name"])
 	f.Target = d.target(fields["target"])
@@ -71,11 +75,51 @@ func (d *decoder) forward(v value) target.Forward {
 	f.Container = parsed(d, fields["container"], "container", target.ParseContainer)
 	f.EngineContext = d.text(fields["engineContext"], "engineContext")
 	f.Ports = d.ports(fields["ports"], f)
+	f.All = d.boolean(fields["all"], "all")
+	f.Except = d.except(fields["except"])
+	d.checkAll(v, f, fields)
 	if at := fields["host"]; at.given() && f.Target.Scheme.InCluster() {
 		d.failf(at, "host is for pid://, netns:// and containers, which %q is not", f.Target.String())
 	}
 	d.checkScheme(f, fields)
 	return f
+}
+
+// except reads the ports that all leaves out.
+func (d *decoder) except(v value) (except target.PortSet) {
+	for _, item := range d.list(v, "except") {
+		if !item.isCounting() && !item.isText() || len(item.node.Value) > maxText {
+			d.failf(item, "except: want a port such as 22 or \"9000-9010\", not %s", item.kind())
+			continue
+		}
+		ports, err := target.ParsePortSet(item.node.Value)
+		if err == nil && len(ports) != 1 {
+			err = fmt.Errorf("%q: %w", clip(item.node.Value), target.ErrPortSet)
+		}
+		if err != nil {
+			d.failf(item, "except: %w", err)
+		}
+		except = append(except, ports...)
+	}
+	return except
+}
+
+// checkAll reports what does not go together with all, at v, or where it is written.
+func (d *decoder) checkAll(v value, f target.Forward, fields map[string]value) {
+	except, ports := fields["except"], fields["ports"]
+	switch {
+	case f.Target.Scheme == "":
+	case !f.All && fields["all"].given() && !ports.given():
+		d.failf(v, "a forward has no ports")
+	case !f.All && except.given():
+		d.failf(except, "except is what all leaves out: %w", target.ErrAll)
+	case f.All && ports.given():
+		d.failf(ports, "ports are all ports where all is true: %w", target.ErrAll)
+	case f.All:
+		if err := f.CheckAll(); err != nil {
+			d.fail(fields["all"], err)
+		}
+	}
 }
 
 // checkScheme reports what goes with other schemes than that of the forward's target.

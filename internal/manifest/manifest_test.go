@@ -58,6 +58,7 @@ forwards:
 func accepted() map[string]string {
 	return map[string]string{
 		"JSON":                  `{"forwards": [{"target": "a", "ports": [80]}]}`,
+		"all ports":             `{"forwards": [{"target": "pid://1", "all": true, "except": [22, "9000-9010"]}]}`,
 		"a byte order mark":     "\ufeffforwards: [{target: a, ports: [80]}]",
 		"Windows' ends of line": "forwards:\r\n- target: a\r\n  ports: [80]\r\n",
 		"one document, marked":  "---\nforwards: [{target: a, ports: [80]}]\n...\n",
@@ -125,11 +126,11 @@ func wrongShapes() []rejected {
 		{name: "unknown keys", text: one("ports: [80]\n  nam: x\n  Context: y\n  color: z"), want: []string{
 			`4:3: unknown key "nam": did you mean name?`,
 			`5:3: unknown key "Context": did you mean context?`,
-			`6:3: unknown key "color": known are name, target, host, context, namespace, ports, address, pin, each, via, container, engineContext`}},
+			`6:3: unknown key "color": known are name, target, host, context, namespace, ports, all, except, address, pin, each, via, container, engineContext`}},
 		{name: "unknown key at the top", text: "forward: []\n", want: []string{
 			`1:1: unknown key "forward": did you mean forwards?`}},
 		{name: "an empty key", text: one("ports: [80]\n  '': x"), want: []string{
-			`4:3: unknown key "": known are name, target, host, context, namespace, ports, address, pin, each, via, container, engineContext`}},
+			`4:3: unknown key "": known are name, target, host, context, namespace, ports, all, except, address, pin, each, via, container, engineContext`}},
 		{name: "no text", text: "forwards:\n- target: 8\n  ports: [80]\n  name: true\n  context: [a]\n  namespace: {a: b}\n", want: []string{
 			"2:11: target: want text, not the number 8: put it in quotes",
 			"4:9: name: want text, not true: put it in quotes",
@@ -140,6 +141,18 @@ func wrongShapes() []rejected {
 		{name: "empty text", text: "forwards:\n- target: ''\n  ports: [80]\n  name: ''\n  context: ''\n  namespace: ''\n  address: ['']\n", want: []string{
 			"2:11: target: the text is empty", "4:9: name: the text is empty", "5:12: context: the text is empty",
 			"6:14: namespace: the text is empty", "7:13: address: the text is empty"}},
+		{name: "all", text: "forwards:\n- {target: 'pid://1', all: true, ports: [80]}\n- {target: 'pid://1', except: [80], ports: [81]}\n- {target: 'pid://1', all: false}\n", want: []string{
+			"2:41: ports are all ports where all is true: all takes a target of a host, and no ports",
+			"3:31: except is what all leaves out: all takes a target of a host, and no ports",
+			"4:3: a forward has no ports"}},
+		{name: "all of a cluster", text: "forwards:\n- {target: a, all: true}\n", lax: true, want: []string{
+			"2:20: all: what listens at pod/a is not watched: all takes a target of a host, and no ports"}},
+		{name: "except", text: "forwards:\n- {target: 'pid://1', all: true, except: [0, a, 8-7, '1,2', [1]]}\n", lax: true, want: []string{
+			`2:43: except: want a port such as 22 or "9000-9010", not the number 0`,
+			`2:46: except: ports "a": "a": not a list of ports`,
+			`2:49: except: ports "8-7": "8-7": not a list of ports`,
+			`2:54: except: "1,2": not a list of ports`,
+			`2:61: except: want a port such as 22 or "9000-9010", not a list`}},
 		{name: "pin", text: one("ports: [80]\n  pin: yes"), want: []string{`4:8: pin: want true or false, not the text "yes"`}},
 		{name: "quoted pin", text: one("ports: [80]\n  pin: 'true'"), want: []string{`4:8: pin: want true or false, not the text "true"`}},
 		{name: "one port", text: one("ports: 8080"), want: []string{"3:10: ports: want a list, not the number 8080"}},
@@ -289,8 +302,8 @@ func wrongTexts() []rejected {
 		{name: "a merge key", text: one("ports: [80]\n  <<: {name: a}"), want: []string{
 			"4:3: merge keys are not supported: write the keys out"}},
 		{name: "keys of another type", text: one("ports: [80]\n  1: a\n  [b]: c"), want: []string{
-			"4:3: want a key, one of name, target, host, context, namespace, ports, address, pin, each, via, container, engineContext, not the number 1",
-			"5:3: want a key, one of name, target, host, context, namespace, ports, address, pin, each, via, container, engineContext, not a list"}},
+			"4:3: want a key, one of name, target, host, context, namespace, ports, all, except, address, pin, each, via, container, engineContext, not the number 1",
+			"5:3: want a key, one of name, target, host, context, namespace, ports, all, except, address, pin, each, via, container, engineContext, not a list"}},
 		{name: "types of other programs", text: one("ports: [!port 80, !!binary aGk=]\n  pin: !!bool 1"), want: []string{
 			`3:11: want a port such as 8080 or "8080:80", not a value of type "!port"`,
 			`3:21: want a port such as 8080 or "8080:80", not a value of type "!!binary"`,
@@ -364,7 +377,7 @@ func FuzzRead(f *testing.F) {
 			return
 		}
 		for i, forward := range m.Forwards {
-			if len(forward.Ports) == 0 || len(forward.Addresses) == 0 || forward.Line < 1 || forward.Target.Scheme == "" {
+			if (len(forward.Ports) == 0) != forward.All || len(forward.Addresses) == 0 || forward.Line < 1 || forward.Target.Scheme == "" {
 				t.Errorf("forward %d: %+v", i, forward)
 			}
 		}

@@ -97,7 +97,7 @@ func TestSchemaAsksForTheSameKeys(t *testing.T) {
 	sample := map[string]any{"name": "db", "target": "svc/db", "context": "c", "namespace": "n",
 		"ports": []any{80}, "address": []any{"localhost"}, "pin": false, "each": "ports", "via": "agent", "container": "db"}
 	for key := range forward.Properties {
-		if key == "host" || key == "engineContext" { // not with a cluster; TestSchemaHasTheFormOfHosts and TestContainers have them
+		if slices.Contains([]string{"host", "engineContext", "all", "except"}, key) { // not with a cluster; tests of their own have them
 			continue
 		}
 		if sample[key] == nil {
@@ -110,8 +110,8 @@ func TestSchemaAsksForTheSameKeys(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err = read(string(text))
-		if required := slices.Contains(forward.Required, key); required != (err != nil) {
-			t.Errorf("without %s: %v, and to the schema required is %v", key, err, required)
+		if refused := validate(top, string(text)); (refused != nil) != (err != nil) {
+			t.Errorf("without %s: %v, and the schema says %v", key, err, refused)
 		}
 	}
 }
@@ -147,6 +147,10 @@ func TestSchemaExamples(t *testing.T) {
 		}
 		if key == "engineContext" {
 			with["target"] = "docker://a"
+		}
+		if key == "except" {
+			with["target"], with["all"] = "pid://1", true
+			delete(with, "ports")
 		}
 		text, err := yaml.Dump(map[string]any{"forwards": []any{with}})
 		if err != nil {

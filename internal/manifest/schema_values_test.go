@@ -118,6 +118,21 @@ func TestSchemaHasTheFormOfPorts(t *testing.T) {
 	}
 }
 
+// TestSchemaHasAll holds that the schema takes all and except where Read takes them, and ports elsewhere.
+func TestSchemaHasAll(t *testing.T) {
+	schema := compile(t)
+	for _, all := range []string{"", ", all: true", ", all: false"} {
+		for _, ports := range []string{"", ", ports: [80]"} {
+			for _, except := range []string{"", ", except: [22]"} {
+				same(t, schema, "forwards: [{target: 'pid://1'"+all+ports+except+"}]")
+			}
+		}
+	}
+	for _, except := range []string{"0", "1", "65535", "65536", "'0'", "'1'", "'1-2'", "'1-'", "'-2'", "a", "'1,2'", "' 1'", "'01'", "'1-2-3'", "''"} {
+		same(t, schema, "forwards: [{target: 'pid://1', all: true, except: ["+except+"]}]")
+	}
+}
+
 // TestSchemaHasTheFormOfHosts holds that the schema takes what Read takes, and refuses what is no URL of ssh.
 func TestSchemaHasTheFormOfHosts(t *testing.T) {
 	schema := compile(t)
@@ -218,6 +233,11 @@ const compared = "$schema $defs $ref title description examples default type add
 var comparedAt = map[string]string{
 	"/$defs/forward/properties/name":      "maxLength pattern",
 	"/$defs/forward/properties/namespace": "maxLength pattern",
+	"/$defs/forward":                      "if then else",
+	"/$defs/forward/if/properties/all":    "const",
+	"/$defs/ports":                        "anyOf",
+	"/$defs/ports/anyOf/0":                "minimum maximum",
+	"/$defs/ports/anyOf/1":                "pattern",
 	"/$defs/port":                         "anyOf",
 	"/$defs/forward/properties/host":      "pattern",
 	"/$defs/forward/properties/each":      "enum",

@@ -32,6 +32,19 @@ func (v value) part(n *yaml.Node) value {
 
 func (v value) given() bool { return v.node != nil }
 
+// hasKey reports whether v is a mapping with a key.
+func (v value) hasKey(key string) bool {
+	if v.node.Kind != yaml.MappingNode {
+		return false
+	}
+	for i := 0; i < len(v.node.Content); i += 2 {
+		if v.part(v.node.Content[i]).node.Value == key {
+			return true
+		}
+	}
+	return false
+}
+
 func (v value) isText() bool {
 	// YAML 1.2 has no dates: an unquoted one is text.
 	tag := v.node.ShortTag()

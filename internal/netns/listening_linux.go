@@ -27,18 +27,16 @@ const (
 // listen, UDP sockets that are bound and not connected, and Unix sockets that listen at a path, which is one
 // of the program's that made them. It does not look for their processes; see NameProcesses.
 // Errors: those of Do, and ErrNoSockDiag.
-func (ns *Namespace) Listening() ([]target.Socket, error) { return ns.list(dumps) }
-
-func (ns *Namespace) list(dumps []dump) (sockets []target.Socket, err error) {
-	fd := -1
-	err = ns.Do(func() (err error) {
-		fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)
-		return os.NewSyscallError("socket", err)
-	})
+func (ns *Namespace) Listening() (sockets []target.Socket, err error) {
+	fd, err := ns.Socket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_SOCK_DIAG)
 	if err != nil {
 		return nil, err
 	}
 	defer unix.Close(fd)
+	// The kernel has an answer ready whenever one is read, so that no thread is held for long.
+	if err := unix.SetNonblock(fd, false); err != nil {
+		return nil, os.NewSyscallError("fcntl", err)
+	}
 	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: dumpTime}); err != nil {
 		return nil, os.NewSyscallError("setsockopt", err)
 	}
@@ -59,13 +57,14 @@ func (ns *Namespace) list(dumps []dump) (sockets []target.Socket, err error) {
 }
 
 // WatchListening tells what Listening returns, with the processes, at first and whenever it has changed, half a
-// second later at most, until ctx ends or the namespace cannot be entered. The error is that, or the context's.
+// second later at most, until ctx ends or the namespace cannot be entered. Where there is none at a path for now,
+// nothing listens. The error is why the namespace cannot be entered, or the context's.
 func (ns *Namespace) WatchListening(ctx context.Context, tell func([]target.Socket)) error {
 	look := time.NewTicker(lookTime)
 	defer look.Stop()
 	for last, first := []target.Socket(nil), true; ; first = false {
 		now, err := ns.Listening()
-		if err != nil {
+		if err != nil && (first || !errors.Is(err, ErrNotExist) && !errors.Is(err, ErrNotNamespace)) {
 			return err
 		}
 		if first || !slices.Equal(now, last) {

@@ -215,7 +215,7 @@ func TestNativeReset(t *testing.T) {
 }
 
 func TestRouteDenied(t *testing.T) {
-	deny, _ := ParsePorts("22")
+	deny, _ := target.ParsePortSet("22")
 	r := &sandboxDialer{sandbox: &sandbox{}, policy: Policy{Deny: deny}}
 	_, err := r.Dial(t.Context(), target.TCPPort(22))
 	if !errors.Is(err, tunnel.ErrDenied) || resultOf(err) != resultDenied {

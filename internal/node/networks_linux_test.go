@@ -40,7 +40,7 @@ func TestForwardUDP(t *testing.T) {
 	testenv.NoLeaks(t)
 	pod := testenv.NewPod(t)
 	port := testenv.EchoUDP(pod.ListenUDP(t, "127.0.0.1:0"))
-	deny, _ := ParsePorts("22")
+	deny, _ := target.ParsePortSet("22")
 	r := startNode(t, pod, Node{Policy: Policy{Deny: deny}})
 	records := follow(t, r.Events)
 	if got, err := r.exchange(t, target.Address{Network: target.UDP, Port: port}, "hello"); got != "hello" {

@@ -27,8 +27,6 @@ var (
 	ErrListen = errors.New("cannot listen")
 	// ErrLoopback: others can reach the address, which is not allowed.
 	ErrLoopback = errors.New("not a loopback address")
-	// ErrPorts: not a list of ports.
-	ErrPorts = errors.New("not a list of ports")
 	// ErrPaths: not a list of absolute paths.
 	ErrPaths = errors.New("not a list of absolute paths")
 	// ErrReverse: no value of Reverse.

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/testenv"
 )
 
@@ -85,7 +86,7 @@ func TestPassedThrough(t *testing.T) {
 // cannot hold, unless somebody has said so. The node's network is denied in any case.
 func TestPassedThroughPolicy(t *testing.T) {
 	testenv.NoLeaks(t)
-	deny, _ := ParsePorts("22")
+	deny, _ := target.ParsePortSet("22")
 	r := startNode(t, testenv.NewPod(t), Node{PassThrough: []string{"mine"}, Policy: Policy{Deny: deny, DenyHostNetwork: true}})
 	r.runtime.add("gvisor", gvisorInfo).RuntimeHandler = "gvisor"
 	r.runtime.add("byhand", gvisorInfo).RuntimeHandler = "mine"

@@ -4,9 +4,9 @@ import (
 	"fmt"
 	"path"
 	"slices"
-	"strconv"
 	"strings"
 
+	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/tunnel"
 )
 
@@ -16,9 +16,9 @@ type Policy struct {
 	// forward reaches whatever listens on the node's loopback.
 	DenyHostNetwork bool
 	// Allow are the only ports that can be reached; empty means all.
-	Allow Ports
+	Allow target.PortSet
 	// Deny are ports that are not, even if Allow has them.
-	Deny Ports
+	Deny target.PortSet
 	// AllowReverse says where may be listened in pods, for the way back. Allow and Deny hold there too.
 	AllowReverse Reverse
 	// AllowUnix are the only Unix sockets that can be reached; empty means none.
@@ -109,77 +109,3 @@ type deniedError string
 func (e deniedError) Error() string { return string(e) }
 
 func (deniedError) Unwrap() error { return tunnel.ErrDenied }
-
-// Ports is a list of port ranges.
-type Ports []portRange
-
-type portRange struct{ first, last uint16 }
-
-// maxRanges limits the cost of checking a connection.
-const maxRanges = 1000
-
-// ParsePorts reads a list such as "80,443,8000-9000", or "" for none. The error
-// wraps ErrPorts.
-func ParsePorts(list string) (Ports, error) {
-	if list == "" {
-		return nil, nil
-	}
-	var ports Ports
-	for item := range strings.SplitSeq(list, ",") {
-		r, ok := parseRange(item)
-		if !ok || len(ports) == maxRanges {
-			return nil, fmt.Errorf("ports %q: %q: %w", list, item, ErrPorts)
-		}
-		ports = append(ports, r)
-	}
-	return ports, nil
-}
-
-func parseRange(item string) (r portRange, ok bool) {
-	first, last, isRange := strings.Cut(item, "-")
-	if !isRange {
-		last = first
-	}
-	if r.first, ok = parsePort(first); !ok {
-		return r, false
-	}
-	r.last, ok = parsePort(last)
-	return r, ok && r.first <= r.last
-}
-
-// parsePort reads a port in its canonical form: digits, without sign, space or leading zero.
-func parsePort(s string) (uint16, bool) {
-	n, err := strconv.ParseUint(s, 10, 16)
-	return uint16(n), err == nil && n > 0 && s[0] != '0'
-}
-
-// Contain says whether port is in the list.
-func (p Ports) Contain(port uint16) bool {
-	for _, r := range p {
-		if r.first <= port && port <= r.last {
-			return true
-		}
-	}
-	return false
-}
-
-// String is the list in ParsePorts' form.
-func (p Ports) String() string {
-	items := make([]string, len(p))
-	for i, r := range p {
-		items[i] = strconv.Itoa(int(r.first))
-		if r.last != r.first {
-			items[i] += "-" + strconv.Itoa(int(r.last))
-		}
-	}
-	return strings.Join(items, ",")
-}
-
-// MarshalText implements encoding.TextMarshaler, in String's form.
-func (p Ports) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
-
-// UnmarshalText implements encoding.TextUnmarshaler, by ParsePorts.
-func (p *Ports) UnmarshalText(text []byte) (err error) {
-	*p, err = ParsePorts(string(text))
-	return err
-}

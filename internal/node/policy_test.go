@@ -5,60 +5,9 @@ import (
 	"strings"
 	"testing"
 
+	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/tunnel"
 )
-
-func TestParsePorts(t *testing.T) {
-	for list, in := range map[string][]uint16{
-		"":                 {},
-		"80":               {80},
-		"80,443,8000-9000": {80, 443, 8000, 8500, 9000},
-		"1-65535":          {1, 22, 65535},
-		"7-7":              {7},
-	} {
-		ports, err := ParsePorts(list)
-		if err != nil {
-			t.Errorf("ParsePorts(%q): %v", list, err)
-		}
-		for _, port := range in {
-			if !ports.Contain(port) {
-				t.Errorf("%q does not contain %d", list, port)
-			}
-		}
-	}
-	ports, _ := ParsePorts("80,443,8000-9000")
-	for _, port := range []uint16{0, 1, 79, 81, 442, 444, 7999, 9001, 65535} {
-		if ports.Contain(port) {
-			t.Errorf("%s contains %d", ports, port)
-		}
-	}
-}
-
-func TestParsePortsWrong(t *testing.T) {
-	for _, list := range []string{
-		"0", "65536", "-1", "80,", ",80", "80,,81", "http", "9000-8000", "1-2-3", "-", "80-", " 80", "+80", "080", "0-10", "1-0x10",
-	} {
-		if ports, err := ParsePorts(list); !errors.Is(err, ErrPorts) {
-			t.Errorf("ParsePorts(%q) = %v, %v, want ErrPorts", list, ports, err)
-		}
-	}
-}
-
-func FuzzParsePorts(f *testing.F) {
-	for _, list := range []string{"", "80", "80,443,8000-9000", "1-65535", "9-8"} {
-		f.Add(list)
-	}
-	f.Fuzz(func(t *testing.T, list string) {
-		ports, err := ParsePorts(list)
-		if err != nil {
-			return
-		}
-		again, err := ParsePorts(ports.String())
-		if err != nil || again.String() != ports.String() {
-			t.Errorf("ParsePorts(%q) = %v, which parses as %v, %v", list, ports, again, err)
-		}
-	})
-}
 
 func TestParsePaths(t *testing.T) {
 	for list, want := range map[string]int{"": 0, "/run/x.sock": 1, "/run/postgresql/.s.PGSQL.*,/tmp/*.sock": 2, "/*": 1} {
@@ -105,8 +54,8 @@ func TestPolicyUnix(t *testing.T) {
 }
 
 func TestPolicy(t *testing.T) {
-	web, _ := ParsePorts("80,8000-9000")
-	ssh, _ := ParsePorts("22")
+	web, _ := target.ParsePortSet("80,8000-9000")
+	ssh, _ := target.ParsePortSet("22")
 	for _, test := range []struct {
 		policy      Policy
 		hostNetwork bool

@@ -84,7 +84,7 @@ func askInPod(t *testing.T, pod *testenv.Pod, to target.Address) error {
 func TestReverse(t *testing.T) {
 	testenv.NoLeaks(t)
 	pod := testenv.NewPod(t)
-	deny, _ := ParsePorts("8022")
+	deny, _ := target.ParsePortSet("8022")
 	r := startNode(t, pod, Node{Policy: Policy{AllowReverse: ReverseLoopback, Deny: deny}})
 	records := follow(t, r.Events)
 	for _, network := range []target.Network{target.TCP, target.UDP} {
@@ -120,7 +120,7 @@ func TestReverse(t *testing.T) {
 
 // What the operator has not allowed is denied, by the flag's name, and nothing is listened on.
 func TestReverseDenied(t *testing.T) {
-	allow, _ := ParsePorts("8080")
+	allow, _ := target.ParsePortSet("8080")
 	for name, test := range map[string]struct {
 		policy Policy
 		at     string

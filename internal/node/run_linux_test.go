@@ -310,7 +310,7 @@ func scrape(t *testing.T, address string) string {
 
 // What the client of a connection that cannot be is told, the stock one here.
 func TestForwardFails(t *testing.T) {
-	deny, _ := ParsePorts("22")
+	deny, _ := target.ParsePortSet("22")
 	for _, test := range []struct {
 		name   string
 		node   Node

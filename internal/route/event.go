@@ -13,6 +13,7 @@ type Kind string
 const (
 	// A session tells of its listeners, and of what never becomes or is no longer one.
 	Listening Kind = "listening" // a listener is bound
+	Gone      Kind = "gone"      // a listener is closed, because nothing listens at Remote any more
 	Ended     Kind = "ended"     // the target, or its Member, is gone for good, or cannot be reached at all; Err says why
 
 	// A route tells of its target, and a session of one that could not be opened.

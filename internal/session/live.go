@@ -110,6 +110,12 @@ func (s *Session) serve(ctx context.Context, st *State, to *route.Result, ready 
 	watch.Go(func() { gone(to.Wait(ctx)) })
 	defer watch.Wait()
 	defer gone(nil)
+	if f.All {
+		if err := s.carryAll(ctx, st, to, ready); ctx.Err() == nil {
+			gone(err) // also where the target itself would be found again: a process must not be
+		}
+		return true, s.endOf(ctx, f)
+	}
 	var again relisten
 	for {
 		listeners, err := s.bind(ctx, f, to)
@@ -124,10 +130,8 @@ func (s *Session) serve(ctx context.Context, st *State, to *route.Result, ready 
 			forward.CloseAll(listeners)
 		}
 		switch {
-		case ctx.Err() != nil && !s.retries(f):
-			return true, fmt.Errorf("%s: %w", f, context.Cause(ctx))
 		case ctx.Err() != nil:
-			return true, context.Cause(ctx)
+			return true, s.endOf(ctx, f)
 		case f.Reverse && again.begun:
 			if !bound {
 				s.report(ctx, report{state: st, err: err})
@@ -140,6 +144,14 @@ func (s *Session) serve(ctx context.Context, st *State, to *route.Result, ready 
 		s.report(ctx, report{state: st, err: err})
 		s.pause(ctx)
 	}
+}
+
+// endOf returns why a forward's target is gone for good.
+func (s *Session) endOf(ctx context.Context, f target.Forward) error {
+	if s.retries(f) {
+		return context.Cause(ctx)
+	}
+	return fmt.Errorf("%s: %w", f, context.Cause(ctx))
 }
 
 // carrier returns what carries a forward's connections: from here to the target, or on the way back from

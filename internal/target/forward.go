@@ -2,8 +2,12 @@ package target
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 )
+
+// ErrAll means that a forward cannot have All, or Except, and what else it has.
+var ErrAll = errors.New("all takes a target of a host, and no ports")
 
 // Forward is one target and the ports of it to make reachable, as an entry of a file
 // has them, or a command line. The tags of its fields are the keys of the file.
@@ -19,8 +23,12 @@ type Forward struct {
 	// if Target is InCluster, and Pin, Each and Container only if it is an object of Kubernetes.
 	Context   string `yaml:"context"`
 	Namespace string `yaml:"namespace"`
-	// Ports has at least one. Only targets in Kubernetes have ports by name.
+	// Ports has at least one, unless All is set. Only targets in Kubernetes have ports by name.
 	Ports []Port `yaml:"ports"`
+	// All forwards every TCP port that listens at the target, now or later, but for those of Except. It is
+	// for targets of a host, which are not InCluster.
+	All    bool    `yaml:"all"`
+	Except PortSet `yaml:"except"`
 	// Addresses are what ports without an address of their own listen on, as
 	// ParseAddress returns them; localhost alone if none was given.
 	Addresses []string `yaml:"address"`
@@ -63,6 +71,21 @@ func (f Forward) CheckPorts() error {
 		case p.Network == Unix:
 			return fmt.Errorf("port %q: a Unix socket of %s cannot be reached: %w", p, f.Target, ErrPort)
 		}
+	}
+	return nil
+}
+
+// CheckAll reports what does not go together with All, or takes it. Errors: ErrAll.
+func (f Forward) CheckAll() error {
+	switch {
+	case !f.All && len(f.Except) > 0:
+		return fmt.Errorf("except %s: it says which ports all leaves out: %w", f.Except, ErrAll)
+	case !f.All:
+		return nil
+	case f.Target.Scheme.InCluster():
+		return fmt.Errorf("all: what listens at %s is not watched: %w", f.Target, ErrAll)
+	case len(f.Ports) > 0:
+		return fmt.Errorf("all: port %s is among all ports: %w", f.Ports[0], ErrAll)
 	}
 	return nil
 }
