@@ -47,7 +47,7 @@ var arrows = map[string]string{
 	"forward":   "backoff nonblock pipe route target",
 	"session":   "backoff forward nonblock pipe route target",
 	"cri":       "",
-	"container": "backoff cri forward netns nonblock pipe proc resolver route target",
+	"container": "backoff cri forward netns nonblock pipe proc resolver route spdy spelling ssh target tunnel",
 	"manifest":  "spelling target",
 
 	"portforward": "backoff forward nonblock pipe spdy route target tunnel",

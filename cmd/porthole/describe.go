@@ -291,6 +291,8 @@ func sshHint(err error) string {
 	switch {
 	case errors.As(err, &there) && errors.Is(err, exec.ErrNotFound):
 		return "porthole runs the system's ssh: install OpenSSH's client, and `ssh -V` has to find it"
+	case errors.As(err, &failed) && failed.Missing() && failed.Command != "":
+		return fmt.Sprintf("%s has to be installed there, in the PATH of `%s`", failed.Command, safetext.QuoteAll(append([]string{"ssh"}, append(sshArgs(failed.Host, "-p"), "env")...)...))
 	case errors.As(err, &failed) && failed.Missing():
 		return fmt.Sprintf("porthole has to be there too: `%s` copies it, and `--remote-command ./porthole` names it", copyTo(failed.Host))
 	case errors.As(err, &failed):

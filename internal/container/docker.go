@@ -4,9 +4,11 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -14,6 +16,8 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 
+	"porthole.dev/porthole/internal/spelling"
+	"porthole.dev/porthole/internal/ssh"
 	"porthole.dev/porthole/internal/target"
 )
 
@@ -22,6 +26,7 @@ type docker struct {
 	scheme target.Scheme
 	host   string // such as unix:///var/run/docker.sock
 	client *client.Client
+	spoken atomic.Bool // the version of the API is agreed upon
 }
 
 // The labels by which Compose's containers are found.
@@ -31,16 +36,27 @@ var composeLabels = map[target.Scheme][]string{
 }
 
 // newDocker returns the engine of one of docker's contexts; "" is the current one.
-func newDocker(_ string) (engine, error) {
-	return newDockerAt(target.Docker, cmp.Or(os.Getenv("DOCKER_HOST"), client.DefaultDockerHost))
-}
+func newDocker(name string) (engine, error) { return newDockerAt(target.Docker, name, dockerHost) }
 
-// newDockerAt returns an engine that speaks Docker's API at a host.
-func newDockerAt(scheme target.Scheme, host string) (*docker, error) {
-	d := &docker{scheme: scheme, host: host}
-	var err error
-	if d.client, err = client.New(client.WithHost(host)); err != nil {
+// newPodman returns the engine of one of podman's connections; "" is the current one.
+func newPodman(name string) (engine, error) { return newDockerAt(target.Podman, name, podmanHost) }
+
+// newDockerAt returns an engine that speaks Docker's API, which host finds.
+func newDockerAt(scheme target.Scheme, name string, find func(string) (engineHost, error)) (engine, error) {
+	host, err := find(name)
+	if err != nil {
+		return nil, &EngineError{Engine: scheme, Err: err}
+	}
+	d := &docker{scheme: scheme, host: host.url}
+	options, err := host.options(scheme)
+	if err != nil {
 		return nil, d.failure(err)
+	}
+	if scheme == target.Docker {
+		options = append(options, client.WithAPIVersionFromEnv())
+	}
+	if d.client, err = client.New(options...); err != nil {
+		return nil, d.failure(fmt.Errorf("%w: %w", ErrContextUnread, err))
 	}
 	return d, nil
 }
@@ -55,9 +71,15 @@ func (d *docker) failure(err error) error {
 // explain says why the engine did not answer. The client hides the cause of a connection that fails, so it is tried once more.
 func (d *docker) explain(ctx context.Context, err error) error {
 	e := &EngineError{Engine: d.scheme, Address: d.host, Err: err}
+	var host *ssh.HostError
+	var command *ssh.Error
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
+	case errors.As(err, &host):
+		e.Err = host
+	case errors.As(err, &command):
+		e.Err = command
 	case client.IsErrConnectionFailed(err):
 		conn, cause := d.client.Dialer()(ctx)
 		if cause == nil {
@@ -74,8 +96,27 @@ func (d *docker) explain(ctx context.Context, err error) error {
 	return e
 }
 
+// greet agrees upon a version of the API, once.
+func (d *docker) greet(ctx context.Context) error {
+	if d.spoken.Load() {
+		return nil
+	}
+	answer, err := d.client.Ping(ctx, client.PingOptions{NegotiateAPIVersion: true})
+	switch {
+	case err != nil && answer.APIVersion != "" && cerrdefs.IsInvalidArgument(err):
+		return d.failure(fmt.Errorf("%w: its API is %s, and porthole needs %s", ErrEngineTooOld, answer.APIVersion, client.MinAPIVersion))
+	case err != nil:
+		return d.explain(ctx, err)
+	}
+	d.spoken.Store(true)
+	return nil
+}
+
 // find implements engine.
 func (d *docker) find(ctx context.Context, t target.Target) ([]found, error) {
+	if err := d.greet(ctx); err != nil {
+		return nil, err
+	}
 	if project, service, ok := t.Compose(); ok {
 		return d.findService(ctx, t, project, service)
 	}
@@ -105,9 +146,20 @@ func (d *docker) notFound(ctx context.Context, t target.Target, err error) error
 	case len(ambiguous.Matches) > 1:
 		return ambiguous
 	case cerrdefs.IsNotFound(err):
-		return &NotFoundError{Target: t}
+		missing := &NotFoundError{Target: t}
+		if near, ok := spelling.Nearest(t.Name, names(all)); ok {
+			missing.Similar = []string{near}
+		}
+		return missing
 	}
 	return d.failure(err)
+}
+
+func names(all []Listed) (names []string) {
+	for _, c := range all {
+		names = append(names, c.Name)
+	}
+	return names
 }
 
 // findService returns the containers of a service of Compose.
@@ -154,6 +206,9 @@ func (d *docker) inspect(ctx context.Context, name string) (found, error) {
 
 // list implements engine.
 func (d *docker) list(ctx context.Context) (all []Listed, err error) {
+	if err := d.greet(ctx); err != nil {
+		return nil, err
+	}
 	answer, err := d.client.ContainerList(ctx, client.ContainerListOptions{All: true})
 	if err != nil {
 		return nil, d.explain(ctx, err)

@@ -96,29 +96,41 @@ func answers(t *testing.T, r route.Dialer, want string) {
 	}
 }
 
-// A container is reached by its name, its ID and the beginning of that, and followed when it restarts.
-func TestDocker(t *testing.T) {
-	testenv.Root(t)
-	docker := testenv.NewDocker(t)
-	t.Setenv("DOCKER_HOST", docker.Host)
-	id := docker.Run(t, []string{"--name", "web", "--hostname", "one"})
-	testenv.NoLeaks(t)
-	o := opener(t)
-	for _, name := range []string{"web", id, id[:12], id[:1]} {
-		r, log := open(t, o, "docker://"+name)
-		answers(t, r, "one")
-		if kinds := log.kinds(); kinds != "ready" {
-			t.Errorf("%s: events %s", name, kinds)
-		}
-	}
-	r, log := open(t, o, "docker://web")
-	docker.Do(t, "restart", "-t", "0", "web")
-	answers(t, r, "one")
-	testenv.Await(t, "the route tells of the restart", func() bool {
-		kinds := strings.ReplaceAll(log.kinds(), " waiting", "")
-		return kinds == "ready reconnecting ready"
+// each runs a test with Docker's engine and with podman's.
+func each(t *testing.T, test func(t *testing.T, e *testenv.Engine, scheme string)) {
+	t.Run("docker", func(t *testing.T) {
+		e := testenv.NewDocker(t)
+		t.Setenv("DOCKER_HOST", e.Host)
+		test(t, e, "docker://")
 	})
-	if _, err := tryOpen(t, o, "docker://nothing", nil); !errors.Is(err, container.ErrNoContainer) {
-		t.Errorf("no container: %v", err)
-	}
+	t.Run("podman", func(t *testing.T) {
+		e := testenv.NewPodman(t)
+		t.Setenv("CONTAINER_HOST", e.Host)
+		test(t, e, "podman://")
+	})
+}
+
+// A container is reached by its name, its ID and the beginning of that, and followed when it restarts.
+func TestContainer(t *testing.T) {
+	each(t, func(t *testing.T, e *testenv.Engine, scheme string) {
+		id := e.Run(t, []string{"--name", "web", "--hostname", "one"})
+		testenv.NoLeaks(t)
+		o := opener(t)
+		for _, name := range []string{"web", id, id[:12], id[:1]} {
+			r, log := open(t, o, scheme+name)
+			answers(t, r, "one")
+			if kinds := log.kinds(); kinds != "ready" {
+				t.Errorf("%s: events %s", name, kinds)
+			}
+		}
+		r, log := open(t, o, scheme+"web")
+		e.Do(t, "restart", "-t", "0", "web")
+		answers(t, r, "one")
+		testenv.Await(t, "the route tells of the restart", func() bool {
+			return strings.ReplaceAll(log.kinds(), " waiting", "") == "ready reconnecting ready"
+		})
+		if _, err := tryOpen(t, o, scheme+"nothing", nil); !errors.Is(err, container.ErrNoContainer) {
+			t.Errorf("no container: %v", err)
+		}
+	})
 }

@@ -93,6 +93,8 @@ func newEngine(key engineKey) (engine, error) {
 	switch key.scheme {
 	case target.Docker:
 		return newDocker(key.context)
+	case target.Podman:
+		return newPodman(key.context)
 	}
 	return nil, fmt.Errorf("%s: %w", key.scheme, target.ErrUnknown)
 }

@@ -1,6 +1,7 @@
 package ssh
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -27,12 +28,13 @@ const (
 	statusNotRunnable = 126 // the shell: it cannot be executed
 )
 
-// Error means that there was no greeting of an agent: ssh has ended, or something else came.
+// Error means that there was no greeting of an agent, or no answer of another command: ssh has ended, or something else came.
 type Error struct {
-	Host   target.Host
-	Status int    // ssh's exit status, which is the remote command's unless it is 255
-	Output string // the last that ssh printed, which the other host may have chosen
-	Err    error
+	Host    target.Host
+	Command string // of Dial: the program that should run there; "" is the agent
+	Status  int    // ssh's exit status, which is the remote command's unless it is 255
+	Output  string // the last that ssh printed, which the other host may have chosen
+	Err     error
 }
 
 func (e *Error) Error() string {
@@ -40,7 +42,7 @@ func (e *Error) Error() string {
 	if i := strings.LastIndexByte(line, '\n'); i >= 0 {
 		line = line[i+1:]
 	}
-	what := "the agent has not started"
+	what := cmp.Or(e.Command, "the agent") + " has not started"
 	if e.Status == statusSSH {
 		what = "ssh failed"
 	}

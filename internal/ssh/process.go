@@ -25,7 +25,7 @@ const (
 	endTime = 500 * time.Millisecond
 )
 
-// process is an ssh that runs an agent on another host: what it reads and writes is the tunnel.
+// process is an ssh that runs a command on another host, such as an agent: what it reads and writes is the tunnel.
 type process struct {
 	io.Writer     // to its standard input
 	*bufio.Reader // of its standard output
@@ -39,7 +39,7 @@ type process struct {
 }
 
 // arguments are those of ssh. The user's own configuration counts, but for what would do
-// something else beside the agent or in its place.
+// something else beside the command or in its place.
 func arguments(host target.Host, remoteCommand string) []string {
 	args := []string{"-T", "-a", "-x", "-e", "none", "-o", "ClearAllForwardings=yes", "-o", "RemoteCommand=none", "-o", "PermitLocalCommand=no"}
 	if host.User != "" {
@@ -48,12 +48,12 @@ func arguments(host target.Host, remoteCommand string) []string {
 	if host.Port != 0 {
 		args = append(args, "-p", strconv.Itoa(int(host.Port)))
 	}
-	return append(args, "--", host.Name, remoteCommand+" agent --stdio")
+	return append(args, "--", host.Name, remoteCommand)
 }
 
 // start runs ssh and waits for the agent's greeting. ctx ends the wait.
 func start(ctx context.Context, program string, host target.Host, remoteCommand string, mine tunnel.Greeting) (*process, error) {
-	p, err := run(program, arguments(host, remoteCommand))
+	p, err := run(program, arguments(host, remoteCommand+" agent --stdio"))
 	if err != nil {
 		return nil, &HostError{host, fmt.Errorf("start ssh: %w", err)}
 	}

@@ -3,6 +3,7 @@ package testenv
 import (
 	"archive/tar"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -52,6 +53,49 @@ func NewDocker(t testing.TB) *Engine {
 	e.pidFile = filepath.Join(e.Dir, "pid")
 	e.command = []string{dockerd, "--data-root", e.Dir + "/data", "--exec-root", e.Dir + "/exec", "-H", e.Host, "--pidfile", e.pidFile,
 		"--bridge=none", "--iptables=false", "--ip6tables=false", "--storage-driver=vfs", "--group", "nogroup"}
+	e.begin(t)
+	return e
+}
+
+// podmanSettings are those of containers.conf(5), for machines whose cgroups and limits cannot be changed.
+const podmanSettings = `[containers]
+default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
+[engine]
+runtime = "runc"
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+conmon_path = ["%[1]s"]
+tmp_dir = "%[2]s/tmp"
+`
+
+// podmanStorage is storage.conf(5).
+const podmanStorage = `[storage]
+driver = "vfs"
+graphroot = "%[1]s/graph"
+runroot = "%[1]s/run"
+`
+
+// NewPodman starts podman's service, until the test ends. The commands of Do do without it, as podman does.
+func NewPodman(t testing.TB) *Engine {
+	t.Helper()
+	Root(t)
+	podman, bin := Program(t, "podman", "usr/bin/podman")
+	conmon, _ := Program(t, "conmon", "usr/bin/conmon")
+	_, runc := Program(t, "runc", "usr/sbin/runc")
+	e := newEngine(t, "podman", bin, runc)
+	for name, text := range map[string]string{
+		"containers.conf": fmt.Sprintf(podmanSettings, conmon, e.Dir), "storage.conf": fmt.Sprintf(podmanStorage, e.Dir),
+		".config/containers/policy.json": `{"default": [{"type": "insecureAcceptAnything"}]}`, "registries.conf": "",
+	} {
+		path := filepath.Join(e.Dir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(text), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	e.env = append(e.env, "CONTAINERS_CONF="+e.Dir+"/containers.conf", "CONTAINERS_STORAGE_CONF="+e.Dir+"/storage.conf",
+		"CONTAINERS_REGISTRIES_CONF="+e.Dir+"/registries.conf")
+	e.cli = []string{podman}
+	e.command = []string{podman, "system", "service", "--time=0", e.Host}
 	e.begin(t)
 	return e
 }
@@ -136,7 +180,25 @@ func (e *Engine) Stop(t testing.TB) {
 // Kill kills the engine at once. Its containers go on.
 func (e *Engine) Kill(t testing.TB) {
 	t.Helper()
-	text, err := os.ReadFile(e.pidFile)
+	pid := e.pid(t)
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	e.Stop(t)
+	if e.pidFile != "" {
+		_ = os.Remove(e.pidFile)
+	}
+}
+
+// pid is the number of the engine's process: what it writes itself, or the only child of what runs it.
+func (e *Engine) pid(t testing.TB) int {
+	t.Helper()
+	path := e.pidFile
+	if path == "" {
+		shell := e.serving.Process.Pid
+		path = fmt.Sprintf("/proc/%d/task/%d/children", shell, shell)
+	}
+	text, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,11 +206,7 @@ func (e *Engine) Kill(t testing.TB) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	e.Stop(t)
-	_ = os.Remove(e.pidFile)
+	return pid
 }
 
 // Command is the engine's own command with arguments, such as "ps".

@@ -1,0 +1,96 @@
+package container
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/docker/go-connections/tlsconfig"
+	"github.com/moby/moby/client"
+
+	"porthole.dev/porthole/internal/ssh"
+	"porthole.dev/porthole/internal/target"
+)
+
+// engineHost is where an engine with Docker's API listens, as its settings say.
+type engineHost struct {
+	url      string      // unix://PATH, tcp://HOST:PORT, ssh://[USER@]HOST[:PORT][/PATH] or npipe://PATH
+	tls      *tls.Config // of tcp; nil for none
+	identity string      // of ssh: the file of a private key; "" leaves that to ssh
+}
+
+// options are those of the client. ssh takes a program at the other end, which copies its standard streams to the
+// engine's socket.
+func (h engineHost) options(scheme target.Scheme) ([]client.Opt, error) {
+	if !strings.HasPrefix(h.url, "ssh://") {
+		if h.tls == nil {
+			return []client.Opt{client.WithHost(h.url)}, nil
+		}
+		secure := &http.Client{Transport: &http.Transport{TLSClientConfig: h.tls}, CheckRedirect: client.CheckRedirect}
+		return []client.Opt{client.WithHTTPClient(secure), client.WithHost(h.url)}, nil
+	}
+	host, command, err := h.dialStdio(scheme)
+	if err != nil {
+		return nil, err
+	}
+	return []client.Opt{client.WithHost("http://" + client.DummyHost), client.WithDialContext(
+		func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return ssh.Dial(ctx, "ssh", host, h.identity, command)
+		})}, nil
+}
+
+// dialStdio splits an address of ssh into the host, and the command there: docker's or podman's own, for the socket at
+// the address' path if it has one.
+func (h engineHost) dialStdio(scheme target.Scheme) (host target.Host, command string, err error) {
+	u, err := url.Parse(h.url)
+	if err != nil {
+		return target.Host{}, "", fmt.Errorf("%w: %w", ErrContextUnread, err)
+	}
+	path := strings.TrimSuffix(u.Path, "/")
+	u.Path, u.RawPath = "", ""
+	if host, err = target.ParseHost(u.String()); err != nil {
+		return target.Host{}, "", fmt.Errorf("%w: %w", ErrContextUnread, err)
+	}
+	if strings.Contains(path, "'") || u.RawQuery != "" {
+		return target.Host{}, "", fmt.Errorf("%w: the path of %s", ErrContextUnread, h.url)
+	}
+	command = "docker system dial-stdio"
+	switch {
+	case scheme == target.Podman && path != "":
+		command = "podman --remote --url 'unix://" + path + "' system dial-stdio"
+	case scheme == target.Podman:
+		command = "podman system dial-stdio"
+	case path != "":
+		command = "docker --host 'unix://" + path + "' system dial-stdio"
+	}
+	return host, command, nil
+}
+
+// tlsInFolder reads what a connection by TLS takes: those of ca.pem, cert.pem and key.pem that a folder has.
+func tlsInFolder(dir string, skipVerify bool) (*tls.Config, error) {
+	file := func(name string) string {
+		if path := filepath.Join(dir, name); exists(path) {
+			return path
+		}
+		return ""
+	}
+	config, err := tlsconfig.Client(tlsconfig.Options{
+		CAFile: file("ca.pem"), CertFile: file("cert.pem"), KeyFile: file("key.pem"),
+		InsecureSkipVerify: skipVerify, ExclusiveRootPools: true, MinVersion: tls.VersionTLS12,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrContextUnread, err)
+	}
+	return config, nil
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
