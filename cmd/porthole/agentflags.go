@@ -112,7 +112,7 @@ func (f *forwarding) parseVia(only *target.Forward) (err error) {
 			return fmt.Errorf("%s: --container %w", f.cmd.Name(), err)
 		}
 	}
-	for name, goes := range map[string]bool{"via": only.Target.Scheme.InCluster() || only.Target.Scheme.InEngine(), "container": only.Target.Scheme == target.Kubernetes} {
+	for name, goes := range map[string]bool{"via": only.Target.Scheme.InCluster() || only.Target.Scheme.InEngine(), "container": only.Target.Scheme == target.Kubernetes || only.Target.Scheme == target.CRI} {
 		if !goes && f.cmd.Flags().Changed(name) {
 			return fmt.Errorf("%s: --%s is for pods, services and workloads, which %s is not", f.cmd.Name(), name, only.Target)
 		}

@@ -17,12 +17,17 @@ func engineHint(err error) string {
 	var engine *container.EngineError
 	var missing *container.NotFoundError
 	var ambiguous *container.AmbiguousError
+	var inPod *container.PodContainerError
 	var state *container.StateError
 	switch {
 	case errors.As(err, &engine):
 		return brokenEngineHint(engine)
 	case errors.As(err, &missing):
 		return missingHint(missing)
+	case errors.As(err, &inPod):
+		return "--container names one of them; without it, all of the pod's are looked in"
+	case errors.As(err, &ambiguous) && ambiguous.Pods:
+		return "cri://NAMESPACE/NAME says which is meant"
 	case errors.As(err, &ambiguous):
 		return "more digits of the ID, or the name, say which is meant"
 	case errors.As(err, &state):
@@ -31,15 +36,17 @@ func engineHint(err error) string {
 	return ""
 }
 
-// programOf is what a person calls an engine by.
-func programOf(scheme target.Scheme) string {
-	switch scheme {
-	case target.Containerd:
+// programOf is what a person calls the engine of a target by, with the option for its namespace.
+func programOf(t target.Target) string {
+	switch {
+	case t.Scheme == target.Containerd && t.Namespace != "":
+		return "nerdctl -n " + safetext.Quote(t.Namespace)
+	case t.Scheme == target.Containerd:
 		return "nerdctl"
-	case target.CRI:
+	case t.Scheme == target.CRI:
 		return "crictl"
 	}
-	return string(scheme)
+	return string(t.Scheme)
 }
 
 // brokenEngineHint returns the hint for an engine that does not answer.
@@ -53,6 +60,18 @@ func brokenEngineHint(e *container.EngineError) string {
 		return "`systemctl --user start podman.socket` starts it, or `podman system service`; CONTAINER_HOST names another one"
 	case errors.Is(e, container.ErrNoEngine) && e.Engine == target.Docker:
 		return "`systemctl start docker` starts it; DOCKER_HOST and --engine-context name another one"
+	case errors.Is(e, container.ErrNoEngine) && e.Engine == target.Containerd:
+		return "`systemctl start containerd` starts it; CONTAINERD_ADDRESS, or address in nerdctl.toml, names another one, as /run/k3s/containerd/containerd.sock"
+	case errors.Is(e, container.ErrNoEngine) && e.Engine == target.CRI:
+		return "CONTAINER_RUNTIME_ENDPOINT, or runtime-endpoint in /etc/crictl.yaml, names the runtime's socket; `ps -e` shows whether it runs"
+	case errors.Is(e, container.ErrNoInterface) && e.Engine == target.Containerd:
+		return "CONTAINERD_ADDRESS, or address in nerdctl.toml, names containerd's own socket"
+	case errors.Is(e, container.ErrNoInterface):
+		return "it has to serve version 1 of the CRI: containerd from 1.6 on, where disabled_plugins in its config.toml does not name cri, or CRI-O; CONTAINER_RUNTIME_ENDPOINT names another one"
+	case errors.Is(e, container.ErrEndpoint):
+		return "engines of other hosts are reached with --host ssh://HOST, where porthole asks the engine there"
+	case errors.Is(e, container.ErrUnsupported):
+		return "on Linux hosts it works, also from here: --host ssh://HOST, where porthole has to be too"
 	case errors.Is(e, container.ErrNoContext), errors.Is(e, container.ErrContextUnread):
 		return tableHint(target.ErrEngineContext)
 	case errors.Is(e, container.ErrEngineTooOld):
@@ -63,12 +82,12 @@ func brokenEngineHint(e *container.EngineError) string {
 
 // missingHint returns the hint for a container that is not there.
 func missingHint(e *container.NotFoundError) string {
-	list := "`" + programOf(e.Target.Scheme) + " ps -a` lists what there is"
+	list := "`" + programOf(e.Target) + " ps -a` lists what there is"
 	switch _, _, service := e.Target.Compose(); {
 	case e.Target.Scheme == target.CRI:
 		list = "`crictl pods` lists what there is"
 	case service:
-		list = "`" + programOf(e.Target.Scheme) + " compose ls` lists projects, and `compose -p PROJECT ps -a` their services"
+		list = "`" + programOf(e.Target) + " compose ls` lists projects, and `compose -p PROJECT ps -a` their services"
 	}
 	if len(e.Similar) > 0 {
 		return "did you mean " + strings.Join(e.Similar, " or ") + "? " + list
@@ -78,14 +97,20 @@ func missingHint(e *container.NotFoundError) string {
 
 // stateHint returns the hint for a container that does not run, or has no network that can be entered.
 func stateHint(e *container.StateError) string {
-	program, name := programOf(e.Target.Scheme), safetext.Quote(e.Name)
+	program, name := programOf(e.Target), safetext.Quote(e.Name)
 	switch {
 	case errors.Is(e, container.ErrNotRunning) && e.State == container.Paused:
 		return fmt.Sprintf("`%s unpause %s` lets it go on", program, name)
 	case errors.Is(e, container.ErrNotRunning) && e.State == container.Restarting:
 		return fmt.Sprintf("its engine starts it again and again: `%s logs %s` may show why it ends", program, name)
+	case errors.Is(e, container.ErrNotRunning) && e.Target.Scheme == target.CRI:
+		return "the kubelet makes it anew if it is to run; `crictl pods` shows the pods of this node"
 	case errors.Is(e, container.ErrNotRunning):
 		return fmt.Sprintf("`%s start %s` starts it", program, name)
+	case errors.Is(e, container.ErrNoNetwork):
+		return "if the runtime is cri-dockerd: `docker ps` lists the pod's containers, for docker://"
+	case errors.Is(e, container.ErrElsewhere) && (e.Target.Scheme == target.Containerd || e.Target.Scheme == target.CRI):
+		return "the engine is in another PID namespace, or on another machine: run porthole there, or reach it with --host ssh://HOST"
 	case errors.Is(e, container.ErrOwnNetwork):
 		return "such a network is not one of this machine's kernel; publish the port, or run the container by runc"
 	case errors.Is(e, container.ErrElsewhere):

@@ -176,7 +176,7 @@ func (f *forwarding) flags(cmd *cobra.Command) {
 	flags.StringVar(&f.except, "except", "", "`ports` that --all leaves out, as 22,9000-9010")
 	flags.IntVar(&f.maxTunnels, "max-tunnels", 64, "how many tunnels to a pod there may be at once; beyond, connections share")
 	flags.StringVar(&f.via, "via", target.ViaAuto.String(), "what carries connections to pods: "+oneOf(target.Vias())+"; to containers: "+oneOf(target.EngineVias()))
-	flags.StringVar(&f.container, "container", "", "the container of the pod whose Unix sockets are meant, for an agent")
+	flags.StringVar(&f.container, "container", "", "the container of the pod whose Unix sockets are meant, for an agent or cri://")
 	f.sharedFlags(flags)
 	f.agent.addRelay(flags)
 }

@@ -139,7 +139,7 @@ func (d *docker) notFound(ctx context.Context, t target.Target, err error) error
 	ambiguous := &AmbiguousError{Target: t}
 	for _, c := range all {
 		if strings.HasPrefix(c.ID, t.Name) {
-			ambiguous.Matches = append(ambiguous.Matches, c.Name+" ("+c.ID[:min(len(c.ID), max(12, len(t.Name)+1))]+")")
+			ambiguous.Matches = append(ambiguous.Matches, shortMatch(c.Name, c.ID, t.Name))
 		}
 	}
 	switch {

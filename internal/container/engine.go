@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"porthole.dev/porthole/internal/pipe"
 	"porthole.dev/porthole/internal/target"
 )
 
@@ -31,6 +32,7 @@ const (
 	Paused     State = "paused"
 	Restarting State = "restarting" // it has ended, and the engine will start it again
 	Exited     State = "exited"
+	NoTask     State = "without a task" // of containerd, where starting a container makes one
 )
 
 // found is a container as its engine describes it.
@@ -46,6 +48,12 @@ type found struct {
 	HostNetwork bool
 	// Runtime is what runs it, such as runc; "" if the engine does not tell.
 	Runtime string
+	// NetNS is the path that its network namespace is bound to, for where there is no process to be found; "" for none.
+	NetNS string
+	// dialUnix connects to a Unix socket of a pod, in whichever of its containers, or in one alone; nil where PID's root has it.
+	dialUnix func(ctx context.Context, container string, to target.Address) (pipe.Conn, error)
+	// container is the name of the one of the pod's containers whose Unix sockets are meant; "" for all.
+	container string
 }
 
 // same reports whether two are one container, with one first process.
@@ -71,4 +79,9 @@ type Published struct {
 	Port    uint16         // in the container
 	Address string         // on the host: an IP address, "" for all
 	Host    uint16         // the port there
+}
+
+// shortMatch is a container among several whose IDs begin as text: its name, and its ID as far as it takes to tell.
+func shortMatch(name, id, text string) string {
+	return name + " (" + id[:min(len(id), max(12, len(text)+1))] + ")"
 }

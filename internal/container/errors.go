@@ -1,6 +1,7 @@
 package container
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -17,6 +18,7 @@ var (
 	ErrEnded       = errors.New("it has ended")                                           // *StateError
 	ErrRemoved     = errors.New("it was removed")                                         // *StateError
 	ErrElsewhere   = errors.New("its process is not one of this machine")                 // *StateError
+	ErrNoNetwork   = errors.New("the runtime does not tell where its network is")         // *StateError
 	ErrOwnNetwork  = errors.New("its runtime keeps its network to itself")                // *StateError
 	ErrHostNetwork = errors.New("it has no network of its own: its ports are its host's") // *StateError
 	// ErrSameNetwork: all ports of the network that porthole itself is in are asked for, those that it listens on among them.
@@ -24,6 +26,8 @@ var (
 
 	// The errors of an engine are *EngineError.
 	ErrNoEngine         = errors.New("it is not running")
+	ErrNoAnswer         = errors.New("it does not answer")
+	ErrNoInterface      = errors.New("what listens there does not serve this interface")
 	ErrEnginePermission = errors.New("its socket is not permitted to this user")
 	ErrEngineTooOld     = errors.New("it is too old")
 	ErrNoContext        = errors.New("there is no such context")
@@ -59,19 +63,36 @@ func (e *NotFoundError) Error() string {
 	if project, service, ok := e.Target.Compose(); ok {
 		return fmt.Sprintf("no container of service %s in project %s", service, project)
 	}
-	return fmt.Sprintf("%v: %s", ErrNoContainer, e.Target.Name)
+	return fmt.Sprintf("no such %s: %s", kind(e.Target), e.Target.Name)
 }
 
 // Unwrap returns ErrNoContainer.
 func (e *NotFoundError) Unwrap() error { return ErrNoContainer }
 
+// PodContainerError says that no container of a name runs in a pod. It is an ErrNoContainer.
+type PodContainerError struct {
+	Name    string
+	Running []string // the names of those that run
+}
+
+func (e *PodContainerError) Error() string {
+	return fmt.Sprintf("the pod has no running container %s, but %s", e.Name, cmp.Or(strings.Join(e.Running, ", "), "none"))
+}
+
+// Unwrap returns ErrNoContainer.
+func (e *PodContainerError) Unwrap() error { return ErrNoContainer }
+
 // AmbiguousError says that several containers' IDs begin as a name does.
 type AmbiguousError struct {
 	Target  target.Target
 	Matches []string // "NAME (the beginning of its ID)"
+	Pods    bool     // they are pods of that name in several namespaces
 }
 
 func (e *AmbiguousError) Error() string {
+	if e.Pods {
+		return fmt.Sprintf("several pods are called %s: %s", e.Target.Name, strings.Join(e.Matches, ", "))
+	}
 	return fmt.Sprintf("the IDs of several containers begin with %s: %s", e.Target.Name, strings.Join(e.Matches, ", "))
 }
 
@@ -87,19 +108,28 @@ type StateError struct {
 }
 
 func (e *StateError) Error() string {
+	what := kind(e.Target) + " " + e.Name
 	switch {
 	case e.State == Created && errors.Is(e.Err, ErrNotRunning):
-		return fmt.Sprintf("container %s was created, and never started", e.Name)
+		return what + " was created, and never started"
 	case e.State == Paused && errors.Is(e.Err, ErrNotRunning):
-		return fmt.Sprintf("container %s is paused", e.Name)
+		return what + " is paused"
 	case errors.Is(e.Err, ErrNotRunning):
-		return fmt.Sprintf("container %s does not run: it is %s", e.Name, e.State)
+		return fmt.Sprintf("%s does not run: it is %s", what, e.State)
 	}
-	return fmt.Sprintf("container %s: %v", e.Name, e.Err)
+	return fmt.Sprintf("%s: %v", what, e.Err)
 }
 
 // Unwrap returns Err.
 func (e *StateError) Unwrap() error { return e.Err }
+
+// kind is what a target's name is one of.
+func kind(t target.Target) string {
+	if t.Scheme == target.CRI {
+		return "pod"
+	}
+	return "container"
+}
 
 // WaitError says that a connection has waited for a container as long as it may.
 type WaitError struct {

@@ -5,43 +5,74 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"porthole.dev/porthole/internal/cri"
 	"porthole.dev/porthole/internal/netns"
+	"porthole.dev/porthole/internal/pipe"
 	"porthole.dev/porthole/internal/proc"
 	"porthole.dev/porthole/internal/route"
+	"porthole.dev/porthole/internal/target"
 )
 
 // openNative opens the network namespace of a container's process. The engine may be on another machine, whatever its
 // socket looks like, and a number may be another process' by now: what is opened has to be the container's before
 // and after. Errors: ErrElsewhere, ErrEnded, those of netns.
 func openNative(_ context.Context, c found) (*route.Result, error) {
-	if ownNetwork(c.Runtime) {
+	if cri.OwnKernelByName(c.Runtime) {
 		return nil, fmt.Errorf("%w: %s", ErrOwnNetwork, c.Runtime)
 	}
-	if !isProcessOf(c) {
-		return nil, ErrElsewhere
-	}
-	ns, err := netns.OpenPID(c.PID)
-	if err == nil && !isProcessOf(c) {
-		err = netns.ErrNoProcess
-	}
+	ns, err := openNamespace(c)
 	if err == nil {
-		err = ns.Check()
-	}
-	if err != nil && ns != nil {
-		ns.Close()
+		if err = ns.Check(); err != nil {
+			ns.Close()
+		}
 	}
 	switch {
-	case errors.Is(err, netns.ErrNoProcess), errors.Is(err, netns.ErrExited):
+	case errors.Is(err, netns.ErrNoProcess), errors.Is(err, netns.ErrExited), errors.Is(err, netns.ErrNotExist):
 		return nil, ErrEnded
 	case err != nil:
 		return nil, err
 	}
-	return &route.Result{Route: ns, Bind: ns.Bind, Listening: ns.WatchListening}, nil
+	result := &route.Result{Route: ns, Bind: ns.Bind, Listening: ns.WatchListening}
+	if c.dialUnix != nil {
+		result.Route = inPod{ns, c}
+	}
+	return result, nil
+}
+
+// openNamespace opens it by the process, or else by its path. Errors: ErrElsewhere, those of netns.
+func openNamespace(c found) (*netns.Namespace, error) {
+	if !isProcessOf(c) {
+		if c.NetNS != "" {
+			return netns.OpenPath(c.NetNS)
+		}
+		return nil, ErrElsewhere
+	}
+	ns, err := netns.OpenPID(c.PID)
+	if err == nil && !isProcessOf(c) {
+		ns.Close()
+		err = netns.ErrNoProcess
+	}
+	return ns, err
+}
+
+// inPod is a Route to a pod's network, and to the Unix sockets of its containers.
+type inPod struct {
+	route.Route
+	found
+}
+
+// Dial implements route.Dialer.
+func (r inPod) Dial(ctx context.Context, to target.Address) (pipe.Conn, error) {
+	if to.Network == target.Unix {
+		return r.dialUnix(ctx, r.container, to)
+	}
+	return r.Route.Dial(ctx, to)
 }
 
 // isProcessOf reports whether the process that the engine names is the container's: its cgroup has the container's
@@ -50,7 +81,7 @@ func isProcessOf(c found) bool {
 	if c.PID <= 0 {
 		return false
 	}
-	if inContainer(fmt.Sprintf("/proc/%d/cgroup", c.PID), c.ID) {
+	if inContainer(fmt.Sprintf("/proc/%d/cgroup", c.PID), c.ID) || hasShim(c.PID, c.ID) {
 		return true
 	}
 	stat, err := proc.ReadStat(c.PID)
@@ -66,6 +97,16 @@ func isProcessOf(c found) bool {
 	return c.Started.Sub(began).Abs() < startSlack
 }
 
+// hasShim reports whether a process' parent is containerd's shim of a container, as it is where containers have no cgroups.
+func hasShim(pid int, id string) bool {
+	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	_, rest, _ := strings.Cut(string(status), "\nPPid:\t")
+	parent, _, _ := strings.Cut(rest, "\n")
+	line, err := os.ReadFile("/proc/" + parent + "/cmdline")
+	program, _, _ := strings.Cut(string(line), "\x00")
+	return err == nil && strings.HasPrefix(filepath.Base(program), "containerd-shim") && strings.Contains(string(line), "\x00-id\x00"+id+"\x00")
+}
+
 const (
 	clockTicks = 100 // a second: USER_HZ of all of Linux' architectures (proc_pid_stat(5))
 	startSlack = 2 * time.Second
@@ -78,14 +119,4 @@ func bootTime() (time.Time, error) {
 		return time.Time{}, os.NewSyscallError("clock_gettime", err)
 	}
 	return time.Now().Add(-time.Duration(up.Nano())), nil
-}
-
-// ownNetwork reports whether a runtime keeps a container's network in a kernel of its own: gVisor's and Kata's do.
-func ownNetwork(runtime string) bool {
-	for _, own := range []string{"runsc", "gvisor", "kata", "kata-runtime"} {
-		if strings.Contains(runtime, own) {
-			return true
-		}
-	}
-	return false
 }

@@ -52,7 +52,7 @@ func (o *Opener) Open(ctx context.Context, f target.Forward, events func(route.E
 	o.once.Do(o.init)
 	e, err := o.engine(engineKey{f.Target.Scheme, f.EngineContext})
 	if err != nil {
-		return nil, err
+		return nil, final(err)
 	}
 	r := newRoute(o, e, f, events)
 	if err := r.begin(ctx); err != nil {
@@ -95,6 +95,10 @@ func newEngine(key engineKey) (engine, error) {
 		return newDocker(key.context)
 	case target.Podman:
 		return newPodman(key.context)
+	case target.Containerd:
+		return newContainerd()
+	case target.CRI:
+		return newCRI()
 	}
 	return nil, fmt.Errorf("%s: %w", key.scheme, target.ErrUnknown)
 }

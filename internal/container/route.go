@@ -22,6 +22,7 @@ type Route struct {
 	opener *Opener
 	engine *sharedEngine
 	target target.Target // by ID once it turns out that the name is the beginning of one
+	only   string        // the container of a pod whose Unix sockets are meant; "" for all
 	via    target.Via
 	all    bool              // ports, but not those of porthole's own network
 	events func(route.Event) // called by begin and keep alone
@@ -64,7 +65,7 @@ const (
 )
 
 func newRoute(o *Opener, e *sharedEngine, f target.Forward, events func(route.Event)) *Route {
-	r := &Route{opener: o, engine: e, target: f.Target, via: f.Via, all: f.All, events: events, looks: make(chan struct{}, 1), changed: make(chan struct{})}
+	r := &Route{opener: o, engine: e, target: f.Target, only: f.Container, via: f.Via, all: f.All, events: events, looks: make(chan struct{}, 1), changed: make(chan struct{})}
 	r.life, r.end = context.WithCancelCause(o.life)
 	return r
 }
@@ -216,6 +217,7 @@ func (m *member) finish() {
 
 // open opens a container, and lets connections go to it.
 func (r *Route) open(ctx context.Context, c found) error {
+	c.container = r.only
 	opened, err := r.opener.openContainer(ctx, r.engine, r.via, c)
 	if err != nil {
 		return &StateError{Target: r.target, Name: c.Name, State: c.State, Err: err}

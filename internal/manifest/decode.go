@@ -138,7 +138,10 @@ func (d *decoder) checkScheme(f target.Forward, fields map[string]value) {
 		refuse("docker:// and podman://", "engineContext")
 		d.checkVia(f, fields)
 	case f.Target.Scheme.InEngine():
-		refuse("targets of Kubernetes", "context", "namespace", "pin", "each", "container")
+		refuse("targets of Kubernetes", "context", "namespace", "pin", "each")
+		if f.Target.Scheme != target.CRI {
+			refuse("pods", "container")
+		}
 		if err := f.CheckEngine(); err != nil {
 			d.fail(fields["engineContext"], err)
 		}

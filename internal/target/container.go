@@ -12,6 +12,8 @@ var (
 	ErrEngineTarget = errors.New("want docker://NAME, docker://PROJECT/SERVICE, podman://NAME, containerd://[NAMESPACE/]ID or cri://POD")
 	// ErrEngineVia is returned for what cannot carry connections to a container of an engine.
 	ErrEngineVia = errors.New("want " + strings.Join(EngineVias(), ", "))
+	// ErrContainerHere is returned for a container of a pod of another host.
+	ErrContainerHere = errors.New("a pod's container can be named for pods of this host only")
 	// ErrEngineContext is returned for a context of an engine that has none.
 	ErrEngineContext = errors.New("a context is one of docker or podman, and of this host")
 )

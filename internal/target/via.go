@@ -67,13 +67,15 @@ func (v Via) String() string {
 // CheckVia reports what cannot carry connections to the target and its ports: a remote host has neither a pod
 // nor a node, only a node and an agent can listen in a pod, the stock protocol carries TCP to pods alone, and a
 // relay is not where a pod's Unix sockets are. What opens a container on another host decides itself. Errors: ErrVia,
-// ErrEngineVia, ErrRelayOnly, ErrReverseVia, ErrViaPort, ErrNoSocket.
+// ErrEngineVia, ErrContainerHere, ErrRelayOnly, ErrReverseVia, ErrViaPort, ErrNoSocket.
 func (f Forward) CheckVia() error {
 	switch {
 	case f.Target.Scheme.InEngine() && f.Via != ViaAuto && f.Host != (Host{}):
 		return fmt.Errorf("via %s: porthole on %s decides: %w", f.Via, f.Host, ErrEngineVia)
 	case f.Target.Scheme.InEngine() && !slices.Contains(EngineVias(), f.Via.String()):
 		return fmt.Errorf("via %s: %s is no pod: %w", f.Via, f.Target, ErrEngineVia)
+	case f.Target.Scheme.InEngine() && f.Container != "" && f.Host != (Host{}):
+		return fmt.Errorf("container %s: porthole on %s looks in all containers of %s: %w", f.Container, f.Host, f.Target, ErrContainerHere)
 	case f.Target.Scheme.InEngine():
 		return nil
 	case f.Via == ViaNative:

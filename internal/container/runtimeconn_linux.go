@@ -1,0 +1,127 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+
+	"porthole.dev/porthole/internal/target"
+)
+
+const (
+	// answerTime is how long an engine may take for an answer.
+	answerTime = 10 * time.Second
+	// reconnectPause is between two attempts to connect. A connect to a Unix socket costs microseconds.
+	reconnectPause = 100 * time.Millisecond
+	// maxAnswer is the largest answer that is read, in bytes; containerd itself stops at 16 MiB.
+	maxAnswer = 32 << 20
+)
+
+// runtimeConn is a connection to an engine that speaks gRPC at a Unix socket. It is made when it is first used, and
+// again when it was lost.
+type runtimeConn struct {
+	*grpc.ClientConn
+	engine target.Scheme
+	path   string
+
+	failure atomic.Pointer[error] // why the last attempt to connect failed
+	peer    atomic.Int64          // the number of the process that listens, as it is seen from here; 0 for none
+}
+
+func newRuntimeConn(engine target.Scheme, path string) (*runtimeConn, error) {
+	c := &runtimeConn{engine: engine, path: path}
+	conn, err := grpc.NewClient("passthrough:///"+path,
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(c.dial),
+		grpc.WithAuthority("localhost"),
+		grpc.WithNoProxy(),
+		grpc.WithDisableServiceConfig(),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: reconnectPause, Multiplier: 1, MaxDelay: reconnectPause},
+			MinConnectTimeout: answerTime,
+		}))
+	if err != nil {
+		return nil, c.engineError(err)
+	}
+	c.ClientConn = conn
+	return c, nil
+}
+
+func (c *runtimeConn) dial(ctx context.Context, _ string) (net.Conn, error) {
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", c.path)
+	if err != nil {
+		c.failure.Store(&err)
+		return nil, err
+	}
+	c.peer.Store(int64(peerOf(conn.(*net.UnixConn))))
+	return conn, nil
+}
+
+// peerOf returns the process that listens at the other end, by its number in this process' PID namespace, or 0 if it
+// is in none that is seen from here (SO_PEERCRED of unix(7)).
+func peerOf(conn *net.UnixConn) (pid int) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	_ = raw.Control(func(fd uintptr) {
+		if peer, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
+			pid = int(peer.Pid)
+		}
+	})
+	return pid
+}
+
+// limited ends a question that the engine does not answer.
+func limited(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, answerTime, ErrNoAnswer)
+}
+
+// explain says why a question failed, of which ctx is the context. It returns nil for nil.
+func (c *runtimeConn) explain(ctx context.Context, err error) error {
+	var told *EngineError
+	switch code := status.Code(err); {
+	case err == nil, errors.As(err, &told):
+		return err
+	case errors.Is(context.Cause(ctx), ErrNoAnswer):
+		return c.engineError(ErrNoAnswer)
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case code == codes.Unimplemented:
+		return c.engineError(ErrNoInterface)
+	case code == codes.Unavailable && c.failure.Load() != nil:
+		return c.connectError(*c.failure.Load())
+	}
+	if s, ok := status.FromError(err); ok { // without gRPC's own words
+		err = errors.New(s.Message())
+	}
+	return c.engineError(err)
+}
+
+// connectError names the usual reasons why a socket cannot be connected to.
+func (c *runtimeConn) connectError(err error) error {
+	e := c.engineError(err)
+	switch {
+	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ENOTDIR):
+		e.Err = ErrNoEngine
+	case errors.Is(err, os.ErrPermission):
+		e.Err, e.Group = ErrEnginePermission, groupOf(c.path)
+	}
+	return e
+}
+
+func (c *runtimeConn) engineError(err error) *EngineError {
+	return &EngineError{Engine: c.engine, Address: "unix://" + c.path, Err: err}
+}
