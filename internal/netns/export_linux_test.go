@@ -34,3 +34,9 @@ func setnsWithoutPidfd(fd, nstype int) error {
 	}
 	return unix.Setns(fd, nstype)
 }
+
+// HelperProgram is the program of helpers for this processor.
+func HelperProgram() []byte { return helperProgram }
+
+// HelperName is what a helper is called where it is installed.
+const HelperName = helperName

@@ -26,7 +26,7 @@ const (
 // Listening returns what can be connected to in the namespace, sorted by target.CompareSockets: TCP sockets that
 // listen, UDP sockets that are bound and not connected, and Unix sockets that listen at a path, which is one
 // of the program's that made them. It does not look for their processes; see NameProcesses.
-// Errors: those of Do, and ErrNoSockDiag.
+// Errors: those of Socket, and ErrNoSockDiag.
 func (ns *Namespace) Listening() (sockets []target.Socket, err error) {
 	fd, err := ns.Socket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_SOCK_DIAG)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -33,6 +34,10 @@ type Namespace struct {
 	// entering lets one thread inside at a time: an entry takes microseconds,
 	// and a burst must not make the runtime start a thread for each.
 	entering sync.Mutex
+
+	// helper makes sockets where this process may not enter; nil until one is needed. entering guards it.
+	helper *helper
+	helped atomic.Bool // it has made one, and entering is not tried any more
 }
 
 // OpenPID opens the network namespace of a process, without going in. Errors:
@@ -79,10 +84,13 @@ func newNamespace(ns *Namespace) (_ *Namespace, err error) {
 	return ns, nil
 }
 
-// Check makes sure that the namespace can be entered, by going in and out. Errors:
-// those of opening, and ErrPermission.
+// Check makes sure that the namespace can be entered, by making a socket there. Errors:
+// those of Socket.
 func (ns *Namespace) Check() error {
-	err := ns.Do(func() error { return nil })
+	fd, err := ns.Socket(unix.AF_INET, unix.SOCK_DGRAM, unix.IPPROTO_UDP)
+	if err == nil {
+		err = unix.Close(fd)
+	}
 	if ns.process != nil && err != nil {
 		return fmt.Errorf("process %d: %w", ns.process.pid, err)
 	}
@@ -92,6 +100,9 @@ func (ns *Namespace) Check() error {
 // Close gives back the descriptors. Connections made through ns stay open.
 func (ns *Namespace) Close() error {
 	var errs []error
+	if ns.helper != nil {
+		errs = append(errs, ns.helper.Close())
+	}
 	if ns.process != nil {
 		errs = append(errs, ns.process.Close())
 	}
@@ -116,13 +127,25 @@ func (ns *Namespace) Wait(ctx context.Context) error {
 }
 
 // Socket makes a socket that belongs to the namespace for good, as socket(2) does; it does not block, and is closed
-// on exec. Errors: those of opening, ErrPermission, and an *os.SyscallError.
+// on exec. Where this process may not enter, a helper does: see helperSocket. Errors: those of opening,
+// ErrPermission, and an *os.SyscallError.
 func (ns *Namespace) Socket(domain, kind, protocol int) (fd int, err error) {
-	err = ns.Do(func() (err error) {
-		fd, err = unix.Socket(domain, kind|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, protocol)
-		return os.NewSyscallError("socket", err)
-	})
-	return fd, err
+	if !ns.helped.Load() {
+		err = ns.Do(func() (err error) {
+			fd, err = socket(domain, kind, protocol)
+			return err
+		})
+		if !errors.Is(err, ErrPermission) {
+			return fd, err
+		}
+	}
+	return ns.helperSocket(domain, kind, protocol)
+}
+
+// socket makes a socket in the network namespace of the calling thread.
+func socket(domain, kind, protocol int) (fd int, err error) {
+	fd, err = unix.Socket(domain, kind|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, protocol)
+	return fd, os.NewSyscallError("socket", err)
 }
 
 // Do calls f on a thread that is inside the namespace: sockets that f makes

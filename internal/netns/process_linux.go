@@ -105,22 +105,31 @@ func (p *process) enter() error {
 			return err
 		}
 	}
-	dir, err := p.directory()
-	if errors.Is(err, ErrNoProcess) {
-		return ErrExited
-	}
+	ns, err := p.openNetwork()
 	if err != nil {
 		return err
+	}
+	defer ns.Close()
+	return p.kernel.setNamespace(ns)
+}
+
+// openNetwork opens the process' network namespace. Errors: ErrExited, ErrPermission.
+func (p *process) openNetwork() (*os.File, error) {
+	dir, err := p.directory()
+	if errors.Is(err, ErrNoProcess) {
+		return nil, ErrExited
+	}
+	if err != nil {
+		return nil, err
 	}
 	ns, err := openBelow(dir, "ns/net")
 	switch {
 	case errors.Is(err, os.ErrPermission) && !p.exited():
-		return ErrPermission
+		return nil, fmt.Errorf("%w: %w", ErrPermission, p.explainAccess(err))
 	case err != nil:
-		return ErrExited // ESRCH, or ENOENT of a zombie
+		return nil, ErrExited // ESRCH, or ENOENT of a zombie
 	}
-	defer ns.Close()
-	return p.kernel.setNamespace(ns)
+	return ns, nil
 }
 
 // exited says whether the process has, reaped or not.

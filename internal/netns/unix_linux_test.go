@@ -23,10 +23,9 @@ import (
 	"porthole.dev/porthole/internal/testenv"
 )
 
-// rooted is a process of another user, with a directory as its root and a network namespace of its own.
+// rooted is a process of another user, if this is root, with a directory as its root and a network namespace of its own.
 func rooted(t *testing.T) (ns *netns.Namespace, root string) {
 	t.Helper()
-	testenv.Root(t)
 	root = t.TempDir()
 	if err := os.Chmod(root, 0o755); err != nil {
 		t.Fatal(err)
@@ -34,7 +33,10 @@ func rooted(t *testing.T) (ns *netns.Namespace, root string) {
 	// What it has open keeps running in the new root: a loader and libraries are not needed.
 	cmd := exec.Command("/proc/self/exe", "-test.run=^TestRootedProcess$")
 	cmd.Env = append(os.Environ(), "ROOTED="+root)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
+	cmd.SysProcAttr = testenv.NewNetwork()
+	if os.Geteuid() != 0 {
+		cmd.Env = append(cmd.Env, "ROOTED_USER=same")
+	}
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -60,7 +62,11 @@ func TestRootedProcess(t *testing.T) {
 	if root == "" {
 		return
 	}
-	for _, err := range []error{unix.Chroot(root), os.Chdir("/"), syscall.Setgroups([]int{4001, 4002}), syscall.Setgid(4000), syscall.Setuid(4000)} {
+	steps := []error{unix.Chroot(root), os.Chdir("/")}
+	if os.Getenv("ROOTED_USER") == "" {
+		steps = append(steps, syscall.Setgroups([]int{4001, 4002}), syscall.Setgid(4000), syscall.Setuid(4000))
+	}
+	for _, err := range steps {
 		if err != nil {
 			fmt.Println(err)
 			os.Exit(1)

@@ -3,6 +3,7 @@ package testenv
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"slices"
@@ -24,12 +25,11 @@ type Pod struct {
 	cmd *exec.Cmd
 }
 
-// NewPod starts a Pod that ends with the test.
+// NewPod starts a Pod that ends with the test. An ordinary user's is in a user namespace of its own.
 func NewPod(t testing.TB) *Pod {
 	t.Helper()
-	Root(t)
 	cmd := exec.Command("sleep", "1000")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
+	cmd.SysProcAttr = NewNetwork()
 	if err := cmd.Start(); err != nil {
 		t.Fatal("start a process in a namespace of its own:", err)
 	}
@@ -41,10 +41,22 @@ func NewPod(t testing.TB) *Pod {
 	}
 	p.NS = ns
 	t.Cleanup(func() { _ = ns.Close() })
-	if err := ns.Do(loopbackUp); err != nil {
+	if err := loopbackUp(ns); err != nil {
 		t.Fatal("set lo up:", err)
 	}
 	return p
+}
+
+// NewNetwork starts a process in a network namespace of its own, which takes a user namespace unless this is root.
+func NewNetwork() *syscall.SysProcAttr {
+	if os.Geteuid() == 0 {
+		return &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
+	}
+	return &syscall.SysProcAttr{
+		Cloneflags:  unix.CLONE_NEWNET | unix.CLONE_NEWUSER,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}},
+	}
 }
 
 // Kill ends the Pod's process and reaps it. Listeners made inside continue.
@@ -56,28 +68,51 @@ func (p *Pod) Kill() {
 // Listen listens inside the namespace, until the test ends.
 func (p *Pod) Listen(t testing.TB, address string) net.Listener {
 	t.Helper()
-	var l net.Listener
-	err := p.NS.Do(func() (err error) {
-		l, err = net.Listen("tcp", address)
-		return err
-	})
+	f := p.bind(t, unix.SOCK_STREAM, unix.IPPROTO_TCP, address)
+	defer f.Close()
+	l, err := net.FileListener(f)
 	if err != nil {
-		t.Fatal("listen inside the namespace:", err)
+		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = l.Close() })
 	return l
 }
 
+// bind makes a socket inside that is bound, and listens if it is one for connections; one of IPv6 is for IPv4 too,
+// as with package net.
+func (p *Pod) bind(t testing.TB, kind, protocol int, address string) *os.File {
+	t.Helper()
+	at := netip.MustParseAddrPort(address)
+	family, to := unix.AF_INET, unix.Sockaddr(&unix.SockaddrInet4{Port: int(at.Port())})
+	if at.Addr().Is4() {
+		to.(*unix.SockaddrInet4).Addr = at.Addr().As4()
+	} else {
+		family, to = unix.AF_INET6, &unix.SockaddrInet6{Port: int(at.Port()), Addr: at.Addr().As16()}
+	}
+	fd, err := p.NS.Socket(family, kind, protocol)
+	if err == nil && family == unix.AF_INET6 {
+		err = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 0)
+	}
+	if err == nil {
+		err = unix.Bind(fd, to)
+	}
+	if err == nil && kind == unix.SOCK_STREAM {
+		err = unix.Listen(fd, 4096)
+	}
+	if err != nil {
+		t.Fatalf("listen on %s inside the namespace: %v", address, err)
+	}
+	return os.NewFile(uintptr(fd), address)
+}
+
 // ListenUDP makes a socket for datagrams inside the namespace, until the test ends.
 func (p *Pod) ListenUDP(t testing.TB, address string) net.PacketConn {
 	t.Helper()
-	var c net.PacketConn
-	err := p.NS.Do(func() (err error) {
-		c, err = net.ListenPacket("udp", address)
-		return err
-	})
+	f := p.bind(t, unix.SOCK_DGRAM, unix.IPPROTO_UDP, address)
+	defer f.Close()
+	c, err := net.FilePacketConn(f)
 	if err != nil {
-		t.Fatal("listen inside the namespace:", err)
+		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.Close() })
 	return c
@@ -116,13 +151,19 @@ func (p *Pod) AwaitConnecting(t testing.TB, port uint16) {
 // Port is the port that l listens on.
 func Port(l net.Listener) uint16 { return l.Addr().(*net.TCPAddr).AddrPort().Port() }
 
-// loopbackUp sets lo up in the namespace of the calling thread.
-func loopbackUp() error {
-	lo, err := netlink.LinkByName("lo")
+// loopbackUp sets lo up (netdevice(7)).
+func loopbackUp(ns *netns.Namespace) error {
+	fd, err := ns.Socket(unix.AF_INET, unix.SOCK_DGRAM, unix.IPPROTO_UDP)
 	if err != nil {
 		return err
 	}
-	return netlink.LinkSetUp(lo)
+	defer unix.Close(fd)
+	lo, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	lo.SetUint16(unix.IFF_UP)
+	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo)
 }
 
 // The addresses of the two ends of Join: IPv4, IPv6 and link-local.
