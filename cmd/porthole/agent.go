@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -27,6 +28,9 @@ ssh. It opens what the other end asks for, with the permissions of the user who 
 it, and ends with its standard input. It listens on nothing but what "porthole reverse"
 asks for, and leaves nothing behind.
 
+With --here it opens what it reaches itself, and no targets: so it runs in the helper
+containers of "porthole forward docker://NAME", on the streams of the engine's attach.
+
 In pods it is started with --listen, as the entry point of porthole's image, by
 "porthole forward" where Kubernetes cannot carry what was asked for. It has no rights
 beyond its container's. Everything in the pod can connect to its port, so that only the
@@ -36,6 +40,7 @@ is the first line that it prints. The traffic is TLS 1.3.`
 // agentOptions are the flags of "porthole agent".
 type agentOptions struct {
 	stdio         bool
+	here          bool
 	listen        string
 	clientKey     string
 	container     string
@@ -57,10 +62,7 @@ func newAgent() *cobra.Command {
 			case o.stdio == (o.listen != ""):
 				return usageError{errors.New("agent: want either --stdio or --listen ADDRESS:PORT")}
 			case o.stdio:
-				containers := &container.Opener{Version: version()}
-				defer containers.Close()
-				a := &agent.Agent{Version: version(), Openers: hostOpeners(containers)}
-				return a.Serve(cmd.Context(), agent.Stdio())
+				return o.serveStdio(cmd.Context())
 			}
 			return o.serve(cmd)
 		},
@@ -68,14 +70,34 @@ func newAgent() *cobra.Command {
 	flags := cmd.Flags()
 	flags.SortFlags = false
 	flags.BoolVar(&o.stdio, "stdio", false, "serve on the standard streams")
+	flags.BoolVar(&o.here, "here", false, "with --stdio, reach what this program does, as it is with --listen, and no targets of the host")
 	flags.StringVar(&o.listen, "listen", "", "serve on a loopback address and port, as 127.0.0.1:4711")
 	flags.StringVar(&o.clientKey, "client-key", "", "public key of the only client that is let in; required with --listen")
 	flags.StringVar(&o.container, "container-id", "", "container whose Unix sockets are reached, in the same process namespace")
-	flags.DurationVar(&o.exitAfter, "exit-after", 0, "end so long after the last client has gone, as 60s")
+	flags.DurationVar(&o.exitAfter, "exit-after", 0, "end so long after the last client has gone, as 60s, or with --stdio, has fallen silent")
 	flags.BoolVar(&o.denyLinkLocal, "deny-link-local", false, "refuse names that lead to link-local addresses, where metadata servers are")
 	flags.DurationVar(&o.idleTime, "idle-time", 0, "give memory back when nothing was used for so long; 10m by default")
 	_ = flags.MarkHidden("idle-time") // for tests, which cannot wait
 	return cmd
+}
+
+// serveStdio serves the other end of the standard streams.
+func (o *agentOptions) serveStdio(ctx context.Context) error {
+	if err := o.check(); err != nil {
+		return usageError{err}
+	}
+	a := &agent.Agent{Version: version(), Silence: o.exitAfter}
+	if !o.here {
+		containers := &container.Opener{Version: version()}
+		defer containers.Close()
+		a.Openers = hostOpeners(containers)
+		return a.Serve(ctx, agent.Stdio())
+	}
+	if err := agent.Protect(); err != nil {
+		return err
+	}
+	a.Dialer, a.Bind = o.inside(), forward.Bind
+	return a.Serve(ctx, agent.Stdio())
 }
 
 // serve serves on a port. The first line on stdout is for the client, and the only one.
@@ -115,23 +137,35 @@ func (o *agentOptions) parse() (s *agent.TLSServer, at netip.AddrPort, err error
 	if err != nil {
 		return nil, at, fmt.Errorf("agent: --client-key: %w", err)
 	}
-	if o.container != "" && !container.ValidID(o.container) {
-		return nil, at, fmt.Errorf("agent: --container-id %q: want the ID alone, without the runtime's name", o.container)
+	if err := o.check(); err != nil {
+		return nil, at, err
 	}
-	if o.exitAfter < 0 {
-		return nil, at, fmt.Errorf("agent: --exit-after %v: want 0 or more", o.exitAfter)
-	}
-	here := netns.Here()
-	if o.denyLinkLocal {
-		here.RefuseNames(container.LinkLocal)
-	}
-	inside := &container.Inside{ID: o.container, Namespace: here}
 	return &agent.TLSServer{
-		Agent:     &agent.Agent{Version: version(), Dialer: inside, Bind: forward.Bind},
+		Agent:     &agent.Agent{Version: version(), Dialer: o.inside(), Bind: forward.Bind},
 		Client:    client,
 		ExitAfter: o.exitAfter,
 		IdleTime:  o.idleTime,
 	}, at, nil
+}
+
+// check checks the flags that --stdio and --listen share.
+func (o *agentOptions) check() error {
+	switch {
+	case o.container != "" && !container.ValidID(o.container):
+		return fmt.Errorf("agent: --container-id %q: want the ID alone, without the runtime's name", o.container)
+	case o.exitAfter < 0:
+		return fmt.Errorf("agent: --exit-after %v: want 0 or more", o.exitAfter)
+	}
+	return nil
+}
+
+// inside leads to what this program reaches itself.
+func (o *agentOptions) inside() *container.Inside {
+	here := netns.Here()
+	if o.denyLinkLocal {
+		here.RefuseNames(container.LinkLocal)
+	}
+	return &container.Inside{ID: o.container, Namespace: here}
 }
 
 // hostOpeners returns what opens the targets that are on a host.

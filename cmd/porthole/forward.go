@@ -143,6 +143,7 @@ type forwarding struct {
 	host          string
 	remoteCommand string
 	engineContext string
+	agentBinary   string
 	agent         agentFlags
 
 	cmd       *cobra.Command
@@ -200,6 +201,7 @@ func (f *forwarding) sharedFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&f.host, "host", "", "another host that pid://, netns:// and containers are of, ssh://[USER@]HOST[:PORT]; it needs porthole too")
 	flags.StringVar(&f.remoteCommand, "remote-command", "porthole", `porthole on the other host, as a shell there reads it: "sudo /opt/porthole"`)
 	flags.StringVar(&f.engineContext, "engine-context", "", "a context of docker, or a connection of podman, that containers are of; the current one by default")
+	flags.StringVar(&f.agentBinary, "agent-binary", "", "porthole for Linux that a helper container runs, as a `file`; by default this program, or porthole-linux-ARCH beside it")
 	f.config.AddFlags(flags)
 	f.kubectl.add(flags)
 }

@@ -24,7 +24,7 @@ func (f *forwarding) openers() (openers map[target.Scheme]route.Opener, expander
 		MaxTunnels: f.maxTunnels, Silence: cmp.Or(f.silence, -1), Agents: f.agent.agents(),
 	}
 	hosts := &ssh.Opener{Version: version(), RemoteCommand: f.remoteCommand, Silence: cmp.Or(f.silence, -1)}
-	containers := &container.Opener{Version: version(), MaxWait: f.wait, Silence: cmp.Or(f.silence, -1)}
+	containers := &container.Opener{Version: version(), AgentBinary: f.agentBinary, MaxWait: f.wait, Silence: cmp.Or(f.silence, -1)}
 	openers = hostOpeners(containers)
 	for scheme, here := range openers {
 		openers[scheme] = byHost(here, onOneProcessor(hosts.Open))

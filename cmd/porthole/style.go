@@ -93,6 +93,8 @@ func (s textStyle) ready(e route.Event) string {
 func (s textStyle) carried(e route.Event) string {
 	text := fmt.Sprintf("porthole: %s: %s ", e.Target, e.Remote.Named())
 	switch {
+	case e.Via == target.ViaAgent && e.Pod == "":
+		return s.helped(e)
 	case errors.Is(e.Err, container.ErrHostNetwork):
 		return fmt.Sprintf("porthole: %s: %s", e.Target, describe(e.Err, s.verbose))
 	case e.Via == target.ViaRelay && e.Found:
@@ -114,6 +116,18 @@ func (s textStyle) carried(e route.Event) string {
 		text += "; " + describe(e.Err, s.verbose)
 	case e.Err != nil:
 		text += "; its key cannot be checked: " + describe(e.Err, s.verbose)
+	}
+	return text
+}
+
+// helped says that a helper container carries connections, and why.
+func (s textStyle) helped(e route.Event) string {
+	text := fmt.Sprintf("porthole: %s: connections go through a helper container, which ends with this session", e.Target)
+	if e.Version != "" {
+		text += fmt.Sprintf("; porthole in it is version %s, and this one %s", e.Version, version())
+	}
+	if e.Err != nil {
+		text += ": " + e.Err.Error()
 	}
 	return text
 }

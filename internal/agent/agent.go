@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"porthole.dev/porthole/internal/pipe"
 	"porthole.dev/porthole/internal/proc"
@@ -26,6 +27,9 @@ type Agent struct {
 	// Dialer leads to what is reached without a target, and Bind listens there, for the way back.
 	Dialer route.Dialer
 	Bind   route.Binder
+	// Silence is after how long without a sign of life the other end of Serve's tunnel is given up,
+	// also while it greets; 0 means 4 minutes, and no limit to greeting.
+	Silence time.Duration
 }
 
 // ErrGone means that a target is not the one that was opened before.
@@ -35,7 +39,7 @@ var ErrGone = errors.New("it is not the one that was there before")
 // stream, whose Close has to end its reads and writes.
 func (a *Agent) Serve(ctx context.Context, stream io.ReadWriteCloser) error {
 	defer context.AfterFunc(ctx, func() { stream.Close() })()
-	greeted, err := a.greet(stream)
+	greeted, err := a.greetInTime(stream)
 	if err != nil {
 		return err
 	}
@@ -43,8 +47,17 @@ func (a *Agent) Serve(ctx context.Context, stream io.ReadWriteCloser) error {
 	defer copier.Close()
 	cfg := a.config()
 	cfg.Copier = &copier
+	cfg.SPDY.PingInterval, cfg.SPDY.PingTimeout = a.Silence/2, a.Silence/2
 	_ = tunnel.NewServer(greeted, cfg).Run(ctx) // the error says how the other end went away, which is how every session ends
 	return nil
+}
+
+// greetInTime is greet for a stream without deadlines.
+func (a *Agent) greetInTime(stream io.ReadWriteCloser) (io.ReadWriteCloser, error) {
+	if a.Silence > 0 {
+		defer time.AfterFunc(a.Silence, func() { stream.Close() }).Stop()
+	}
+	return a.greet(stream)
 }
 
 // greet exchanges greetings, and returns the stream of what follows.

@@ -111,6 +111,7 @@ func (o *Opener) Close() {
 	defer o.mu.Unlock()
 	for _, e := range o.engines {
 		e.work.Wait()
+		e.closeHelpers()
 		_ = e.Close()
 	}
 }

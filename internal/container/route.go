@@ -24,6 +24,7 @@ type Route struct {
 	target target.Target // by ID once it turns out that the name is the beginning of one
 	only   string        // the container of a pod whose Unix sockets are meant; "" for all
 	via    target.Via
+	ports  []target.Port
 	all    bool              // ports, but not those of porthole's own network
 	events func(route.Event) // called by begin and keep alone
 	looks  chan struct{}     // asks keep to look for the containers
@@ -32,10 +33,11 @@ type Route struct {
 	end  context.CancelCauseFunc
 	work sync.WaitGroup
 
-	byID   bool   // the container is not followed to another one
-	lost   bool   // told
-	told   string // the last reason, so that each is told once
-	onHost bool   // told that there is no other network
+	byID    bool   // the container is not followed to another one
+	lost    bool   // told
+	told    string // the last reason, so that each is told once
+	onHost  bool   // told that there is no other network
+	carried bool   // told that a helper container carries connections
 
 	mu      sync.Mutex
 	members []*member // what connections can go to
@@ -65,7 +67,7 @@ const (
 )
 
 func newRoute(o *Opener, e *sharedEngine, f target.Forward, events func(route.Event)) *Route {
-	r := &Route{opener: o, engine: e, target: f.Target, only: f.Container, via: f.Via, all: f.All, events: events, looks: make(chan struct{}, 1), changed: make(chan struct{})}
+	r := &Route{opener: o, engine: e, target: f.Target, only: f.Container, via: f.Via, ports: f.Ports, all: f.All, events: events, looks: make(chan struct{}, 1), changed: make(chan struct{})}
 	r.life, r.end = context.WithCancelCause(o.life)
 	return r
 }
@@ -218,7 +220,7 @@ func (m *member) finish() {
 // open opens a container, and lets connections go to it.
 func (r *Route) open(ctx context.Context, c found) error {
 	c.container = r.only
-	opened, err := r.opener.openContainer(ctx, r.engine, r.via, c)
+	opened, err := r.openContainer(ctx, c)
 	if err != nil {
 		return &StateError{Target: r.target, Name: c.Name, State: c.State, Err: err}
 	}

@@ -14,9 +14,10 @@ type sharedEngine struct {
 	life context.Context // of the Opener
 	work sync.WaitGroup  // what reads events
 
-	mu     sync.Mutex
-	routes map[*Route]bool
-	end    context.CancelFunc // of reading events; nil while nobody follows
+	mu      sync.Mutex
+	helpers *helperEngine // nil before the first helper
+	routes  map[*Route]bool
+	end     context.CancelFunc // of reading events; nil while nobody follows
 }
 
 // The pauses between two attempts to read events.

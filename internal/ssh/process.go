@@ -14,12 +14,13 @@ import (
 	"time"
 
 	"porthole.dev/porthole/internal/nonblock"
+	"porthole.dev/porthole/internal/tail"
 	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/tunnel"
 )
 
 const (
-	// maxOutput is how many bytes of what ssh prints are kept for an error.
+	// maxOutput is how many bytes are kept for an error of what comes instead of a greeting.
 	maxOutput = 2 << 10
 	// endTime is how long ssh may take to end once its input is closed.
 	endTime = 500 * time.Millisecond
@@ -31,7 +32,7 @@ type process struct {
 	*bufio.Reader // of its standard output
 	input, output io.Closer
 	greeting      tunnel.Greeting
-	stderr        *tail // the end of its standard error
+	stderr        *tail.Tail // the end of its standard error
 	ended         chan struct{}
 	status        error // set before ended is closed
 	kill          context.CancelFunc
@@ -81,7 +82,7 @@ func run(program string, args []string) (*process, error) {
 	life, kill := context.WithCancel(context.Background())
 	cmd := command(life, program, args)
 	cmd.WaitDelay = endTime
-	p := &process{stderr: &tail{}, ended: make(chan struct{}), kill: kill}
+	p := &process{stderr: &tail.Tail{}, ended: make(chan struct{}), kill: kill}
 	cmd.Stderr = p.stderr
 	// Not StdinPipe and StdoutPipe, which Wait closes although an end has not been read.
 	theirIn, in, err := os.Pipe()
@@ -144,24 +145,4 @@ func (p *process) explain(host target.Host, err error) error {
 		e.Output = strings.TrimSpace(string(noise.Noise[max(0, len(noise.Noise)-maxOutput):]))
 	}
 	return e
-}
-
-// tail keeps the end of what was written to it.
-type tail struct {
-	mu   sync.Mutex
-	text []byte
-}
-
-func (t *tail) Write(p []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.text = append(t.text, p...)
-	t.text = t.text[max(0, len(t.text)-maxOutput):]
-	return len(p), nil
-}
-
-func (t *tail) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return strings.TrimSpace(strings.ToValidUTF8(string(t.text), ""))
 }

@@ -13,9 +13,10 @@ import (
 const settle = 30 * time.Second
 
 // Main runs a package's tests, and fails if goroutines are left after them.
-// It is goleak.VerifyTestMain, which waits for half a second.
+// goleak.VerifyTestMain, which it is like, waits for half a second only.
 func Main(m *testing.M, options ...goleak.Option) {
 	code := m.Run()
+	removePorthole()
 	if code == 0 {
 		if err := goroutinesLeft(options...); err != nil {
 			fmt.Fprintln(os.Stderr, "goroutines left behind:", err)

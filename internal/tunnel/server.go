@@ -31,8 +31,8 @@ const (
 // ServerConfig says what a tunnel leads to. Only the fields of Proxy are needed.
 type ServerConfig struct {
 	Proxy
-	// SPDY is the configuration of the layer below. For porthole.v1, flow control and
-	// pings are set by NewServer.
+	// SPDY is the configuration of the layer below. For porthole.v1, NewServer sets flow control,
+	// and pings unless there is a PingTimeout.
 	SPDY spdy.Config
 	// IdleTime is how long the tunnel may be without connections; 0 means for ever.
 	IdleTime time.Duration
@@ -79,7 +79,10 @@ type Server struct {
 func NewServer(transport io.ReadWriteCloser, cfg ServerConfig) *Server {
 	cfg.SPDY.Server = true
 	if cfg.Accept == nil {
-		cfg.SPDY.FlowControl, cfg.SPDY.PingInterval, cfg.SPDY.PingTimeout = true, pingTime, pingTime
+		cfg.SPDY.FlowControl = true
+		if cfg.SPDY.PingTimeout == 0 {
+			cfg.SPDY.PingInterval, cfg.SPDY.PingTimeout = pingTime, pingTime
+		}
 	}
 	if cfg.Listeners == nil {
 		cfg.Listeners = &Listeners{}

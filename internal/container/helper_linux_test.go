@@ -1,0 +1,171 @@
+package container_test
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"porthole.dev/porthole/internal/container"
+	"porthole.dev/porthole/internal/pipe"
+	"porthole.dev/porthole/internal/route"
+	"porthole.dev/porthole/internal/target"
+	"porthole.dev/porthole/internal/testenv"
+)
+
+// helperOpener is an Opener for a test, with a porthole that helpers can run.
+func helperOpener(t *testing.T) *container.Opener {
+	t.Helper()
+	o := opener(t)
+	o.AgentBinary = testenv.Porthole(t)
+	return o
+}
+
+// openVia opens a target by a way, until the test ends.
+func openVia(t *testing.T, o *container.Opener, text string, via target.Via, ports ...target.Port) (*route.Result, *eventLog) {
+	t.Helper()
+	to, err := target.Parse(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := &eventLog{}
+	r, err := o.Open(t.Context(), target.Forward{Target: to, Via: via, Ports: ports}, log.add)
+	if err != nil {
+		t.Fatalf("%s via %s: %v", text, via, err)
+	}
+	t.Cleanup(func() { _ = r.Close() })
+	return r, log
+}
+
+// helperIDs are the containers of helpers in an engine, in whatever state.
+func helperIDs(t *testing.T, e *testenv.Engine) []string {
+	t.Helper()
+	return strings.Fields(e.Do(t, "ps", "-aq", "--no-trunc", "--filter", "label=porthole.dev/helper"))
+}
+
+// noHelpers fails the test if helpers' containers are left at its end, after the cleanups that are registered later.
+func noHelpers(t *testing.T, e *testenv.Engine) {
+	t.Helper()
+	t.Cleanup(func() {
+		if ids := helperIDs(t, e); len(ids) > 0 {
+			t.Errorf("helper containers are left: %v", ids)
+		}
+	})
+}
+
+// A helper container leads into its container, in all networks, until it is closed.
+func TestHelper(t *testing.T) {
+	testenv.Root(t)
+	docker := testenv.NewDocker(t)
+	t.Setenv("DOCKER_HOST", docker.Host)
+	docker.Run(t, []string{"--name", "web", "--hostname", "one"})
+	noHelpers(t, docker)
+	testenv.NoLeaks(t)
+	r, log := openVia(t, helperOpener(t), "docker://web", target.ViaAgent)
+	answers(t, r, "one")
+	if kinds := log.kinds(); kinds != "carried ready" || log.all[0].Via != target.ViaAgent {
+		t.Errorf("events %s", kinds)
+	}
+	if ids := helperIDs(t, docker); len(ids) != 1 {
+		t.Errorf("helpers %v, want 1", ids)
+	}
+	t.Run("half-close", func(t *testing.T) { halfCloses(t, docker, r) })
+	t.Run("the way back", func(t *testing.T) { listensIn(t, docker, r) })
+	t.Run("Unix socket", func(t *testing.T) { reachesSocket(t, docker, r) })
+	t.Run("killed", func(t *testing.T) {
+		docker.Do(t, append([]string{"kill"}, helperIDs(t, docker)...)...)
+		testenv.Await(t, "another helper carries", func() bool {
+			who, err := whoAnswers(t.Context(), r)
+			return err == nil && who == "one"
+		})
+	})
+	t.Run("restarted", func(t *testing.T) {
+		docker.Do(t, "restart", "-t", "0", "web")
+		testenv.Await(t, "the container answers again", func() bool {
+			who, err := whoAnswers(t.Context(), r)
+			return err == nil && who == "one"
+		})
+	})
+	t.Run("made again", func(t *testing.T) {
+		docker.Do(t, "rm", "-f", "web")
+		docker.Run(t, []string{"--name", "web", "--hostname", "two"})
+		testenv.Await(t, "the next container answers", func() bool {
+			who, err := whoAnswers(t.Context(), r)
+			return err == nil && who == "two"
+		})
+	})
+}
+
+// halfCloses sends, ends its side, and wants it back.
+func halfCloses(t *testing.T, e *testenv.Engine, r route.Dialer) {
+	const text = "the answer comes after the end of the question"
+	e.Do(t, "exec", "-d", "web", "nc", "-ll", "-p", "9000", "-e", "cat")
+	var conn pipe.Conn
+	var got []byte
+	testenv.Await(t, "nc listens", func() (ok bool) {
+		var err error
+		if conn, err = r.Dial(t.Context(), target.TCPPort(9000)); err != nil {
+			return false
+		}
+		defer conn.Close()
+		if _, err = io.WriteString(conn, text); err != nil {
+			return false
+		}
+		_ = conn.CloseWrite()
+		got, err = io.ReadAll(conn)
+		return err == nil
+	})
+	if string(got) != text {
+		t.Errorf("got %q", got)
+	}
+}
+
+// listensIn listens inside, and is reached there.
+func listensIn(t *testing.T, e *testenv.Engine, r *route.Result) {
+	l, err := r.Bind(t.Context(), target.Endpoint{AddrPort: netip.MustParseAddrPort("127.0.0.1:9100")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		conn, err := l.Streams.Accept()
+		if err != nil {
+			return
+		}
+		_, _ = io.WriteString(conn, "from here")
+		conn.Close()
+	}()
+	if got := e.Do(t, "exec", "web", "nc", "127.0.0.1", "9100"); got != "from here" {
+		t.Errorf("inside came %q", got)
+	}
+}
+
+// reachesSocket connects to a Unix socket in the container's own files, which takes a second helper.
+func reachesSocket(t *testing.T, e *testenv.Engine, r route.Dialer) {
+	l, err := net.Listen("unix", fmt.Sprintf("/proc/%d/root/run/a.sock", e.PID(t, "web")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		_, _ = io.WriteString(conn, "from the socket")
+		conn.Close()
+	}()
+	conn, err := r.Dial(t.Context(), target.Address{Network: target.Unix, Path: "/run/a.sock"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if got, err := io.ReadAll(conn); err != nil || string(got) != "from the socket" {
+		t.Errorf("got %q, %v", got, err)
+	}
+	if ids := helperIDs(t, e); len(ids) != 2 {
+		t.Errorf("helpers %v, want 2", ids)
+	}
+}
