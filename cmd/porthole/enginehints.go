@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"strings"
 
 	"porthole.dev/porthole/internal/container"
@@ -98,11 +99,14 @@ func missingHint(e *container.NotFoundError) string {
 // stateHint returns the hint for a container that does not run, or has no network that can be entered.
 func stateHint(e *container.StateError) string {
 	program, name := programOf(e.Target), safetext.Quote(e.Name)
+	pod, inPod := strings.CutPrefix(e.Name, "k8s://")
 	switch {
 	case errors.Is(e, container.ErrNotRunning) && e.State == container.Paused:
 		return fmt.Sprintf("`%s unpause %s` lets it go on", program, name)
 	case errors.Is(e, container.ErrNotRunning) && e.State == container.Restarting:
 		return fmt.Sprintf("its engine starts it again and again: `%s logs %s` may show why it ends", program, name)
+	case errors.Is(e, container.ErrNotRunning) && inPod:
+		return "it is made anew with another ID; cri://" + path.Dir(pod) + " is its pod, which is followed"
 	case errors.Is(e, container.ErrNotRunning) && e.Target.Scheme == target.CRI:
 		return "the kubelet makes it anew if it is to run; `crictl pods` shows the pods of this node"
 	case errors.Is(e, container.ErrNotRunning):

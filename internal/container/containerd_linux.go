@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -193,14 +194,21 @@ func (e *containerd) listNamespace(ctx context.Context, namespace string) (all [
 		namespace = ""
 	}
 	for _, c := range list.GetContainers() {
-		t := target.Target{Scheme: target.Containerd, Namespace: namespace, Name: nameOf(c)}
-		all = append(all, Listed{Target: t, ID: c.GetID(), Name: t.Name, Image: c.GetImage(), State: stateOf(processes[c.GetID()])})
+		t := target.Target{Scheme: target.Containerd, Namespace: namespace, Name: cmp.Or(c.GetLabels()[nameLabel], c.GetID())}
+		all = append(all, Listed{Target: t, ID: c.GetID(), Name: nameOf(c), Image: c.GetImage(), State: stateOf(processes[c.GetID()])})
 	}
 	return all, nil
 }
 
-// nameOf returns the name that people have given a container.
-func nameOf(c *containers.Container) string { return cmp.Or(c.GetLabels()[nameLabel], c.GetID()) }
+// nameOf returns the name that a person knows a container by: the one that nerdctl has given it, or prints for one of a pod.
+func nameOf(c *containers.Container) string {
+	labels := c.GetLabels()
+	pod := path.Join(labels["io.kubernetes.pod.namespace"], labels["io.kubernetes.pod.name"], labels["io.kubernetes.container.name"])
+	if labels[nameLabel] == "" && pod != "" {
+		return "k8s://" + pod
+	}
+	return cmp.Or(labels[nameLabel], c.GetID())
+}
 
 // stateOf returns the state of a container whose task is p, or that has none.
 func stateOf(p *task.Process) State {

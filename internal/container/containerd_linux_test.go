@@ -3,7 +3,9 @@ package container_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -131,6 +133,31 @@ func TestContainerdHostNetwork(t *testing.T) {
 	conn.Close()
 }
 
+// All containers are listed by names that lead to them, but for those that other engines list.
+func TestContainerdList(t *testing.T) {
+	c := containerd(t)
+	c.Run(t, "web", "one")
+	c.Run(t, "0123456789abcdef", "named", "--label", "nerdctl/name=shop")
+	image := "docker.io/library/" + testenv.Image
+	c.Do(t, "containers", "create", "--snapshotter", "native", image, "made")
+	c.Do(t, "-n", "k8s.io", "containers", "create", "--snapshotter", "native", image, "pod")
+	defer c.Do(t, "-n", "k8s.io", "containers", "rm", "pod")
+	testenv.NoLeaks(t)
+	all, err := container.ListOf(t.Context(), target.Containerd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, l := range all {
+		got = append(got, fmt.Sprintf("%s %s %s", l.Target, l.Name, l.State))
+	}
+	slices.Sort(got)
+	want := []string{"containerd://made made without a task", "containerd://shop shop running", "containerd://web web running"}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
 // What is wrong has a type of error each.
 func TestContainerdWrong(t *testing.T) {
 	c := containerd(t)
@@ -147,14 +174,14 @@ func TestContainerdWrong(t *testing.T) {
 		text string
 	}{
 		"nothing":     {container.ErrNoContainer, "no such container: nothing"},
-		"web":         {container.ErrAmbiguous, "web-1 (web-1), web-2 (web-2)"},
+		"web":         {container.ErrAmbiguous, "the IDs of several containers begin with web: web-1 (web-1), web-2 (web-2)"},
 		"other/web-1": {container.ErrNoContainer, "no such container: web-1"},
-		"made":        {container.ErrNotRunning, "container made does not run"},
+		"made":        {container.ErrNotRunning, "container made does not run: it is without a task"},
 		"web-2":       {container.ErrNotRunning, "container web-2 is paused"},
 	} {
 		_, err := tryOpen(t, o, "containerd://"+text, func(route.Event) {})
-		if !errors.Is(err, want.err) || !strings.Contains(err.Error(), want.text) {
-			t.Errorf("%s: %v", text, err)
+		if !errors.Is(err, want.err) || err.Error() != want.text {
+			t.Errorf("%s: %v, want %s", text, err, want.text)
 		}
 		var missing *container.NotFoundError
 		if text == "other/web-1" && (!errors.As(err, &missing) || !slices.Equal(missing.Similar, []string{"containerd://" + c.Namespace + "/web-1"})) {
@@ -192,6 +219,37 @@ func TestRuntimeWrong(t *testing.T) {
 			if !errors.Is(err, want) || !errors.As(err, &engine) {
 				t.Errorf("%s at %s: %v, want %v", text, socket, err, want)
 			}
+		}
+	}
+}
+
+// Whose socket it is not is told which group's members may use it, if there is one.
+func TestRuntimeNotPermitted(t *testing.T) {
+	testenv.Root(t)
+	testenv.NoLeaks(t)
+	dir, err := os.MkdirTemp("", "socket") // a test's own is closed to others
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	const nobody, daemon = 65534, 1
+	path := filepath.Join(dir, "c.sock")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for mode, group := range map[os.FileMode]string{0o600: "", 0o660: "daemon"} {
+		if err := errors.Join(os.Chown(path, 0, daemon), os.Chmod(path, mode)); err != nil {
+			t.Fatal(err)
+		}
+		err := container.DialAs(t.Context(), target.Containerd, path, nobody)
+		var engine *container.EngineError
+		if !errors.Is(err, container.ErrEnginePermission) || !errors.As(err, &engine) || engine.Group != group {
+			t.Errorf("mode %o: %v, %+v", mode, err, engine)
 		}
 	}
 }

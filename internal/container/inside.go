@@ -99,9 +99,18 @@ func firstProcess(id string) int {
 	return 0
 }
 
-// inContainer reports whether a process' list of cgroups (cgroups(7)) has one of a container, such as
-// 0::/../cri-containerd-ID.scope.
+// inContainer reports whether a process' list of cgroups (cgroups(7)) has one of a container: one that is called as it, or
+// as it behind what runtimes put before, such as 0::/../cri-containerd-ID.scope.
 func inContainer(path, id string) bool {
-	list, err := os.ReadFile(path)
-	return err == nil && strings.Contains(string(list), id)
+	list, _ := os.ReadFile(path)
+	for line := range strings.Lines(string(list)) {
+		_, rest, _ := strings.Cut(line, ":")
+		_, cgroup, _ := strings.Cut(strings.TrimSpace(rest), ":")
+		for part := range strings.FieldsFuncSeq(cgroup, func(r rune) bool { return r == '/' || r == ':' }) {
+			if part = strings.TrimSuffix(part, ".scope"); part == id || strings.HasSuffix(part, "-"+id) {
+				return true
+			}
+		}
+	}
+	return false
 }

@@ -41,6 +41,26 @@ func TestValidID(t *testing.T) {
 	}
 }
 
+// Runtimes have several forms of a cgroup's name, and an ID may be as short as a word of another one.
+func TestInContainer(t *testing.T) {
+	const id = "0123456789ab"
+	for list, want := range map[string]bool{
+		"0::/system.slice/docker-" + id + ".scope\n":                               true,
+		"4:memory:/docker/" + id + "\n0::/\n":                                      true,
+		"0::/kubepods.slice/cri-containerd-" + id + ".scope/inner\n":               true,
+		"9:name=systemd:/kubepods/burstable/pod1/" + id + "\n":                     true,
+		"9:name=systemd:/system.slice/containerd.service/a.slice:cri:" + id + "\n": true,
+		"0::/machine.slice/libpod-" + id + "c.scope\n":                             false,
+		"0::/machine.slice/libpod-conmon-x" + id + ".scope\n":                      false,
+		"12:" + id + ":/\n": false,
+		"":                  false,
+	} {
+		if got := inContainer(write(t, list), id); got != want {
+			t.Errorf("%q: %v, want %v", list, got, want)
+		}
+	}
+}
+
 // The process of a container is the first one in a cgroup that its ID names.
 func TestFirstProcess(t *testing.T) {
 	testenv.Root(t)

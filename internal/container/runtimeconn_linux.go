@@ -89,11 +89,11 @@ func limited(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeoutCause(ctx, answerTime, ErrNoAnswer)
 }
 
-// explain says why a question failed, of which ctx is the context. It returns nil for nil.
+// explain says why a question failed, of which ctx is the context. It returns errors that are not gRPC's as they are.
 func (c *runtimeConn) explain(ctx context.Context, err error) error {
-	var told *EngineError
-	switch code := status.Code(err); {
-	case err == nil, errors.As(err, &told):
+	answer, ok := status.FromError(err)
+	switch code := answer.Code(); {
+	case err == nil, !ok:
 		return err
 	case errors.Is(context.Cause(ctx), ErrNoAnswer):
 		return c.engineError(ErrNoAnswer)
@@ -104,10 +104,7 @@ func (c *runtimeConn) explain(ctx context.Context, err error) error {
 	case code == codes.Unavailable && c.failure.Load() != nil:
 		return c.connectError(*c.failure.Load())
 	}
-	if s, ok := status.FromError(err); ok { // without gRPC's own words
-		err = errors.New(s.Message())
-	}
-	return c.engineError(err)
+	return c.engineError(errors.New(answer.Message()))
 }
 
 // connectError names the usual reasons why a socket cannot be connected to.

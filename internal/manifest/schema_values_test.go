@@ -158,7 +158,7 @@ func TestContainers(t *testing.T) {
 		"{target: host://db, ports: [80], engineContext: a}":                                     "engineContext is for docker:// and podman://",
 		"{target: 'pid://1', ports: [80], engineContext: a}":                                     "engineContext is for docker:// and podman://",
 		"{target: docker://web, ports: [80], host: 'ssh://box', engineContext: a}":               "takes its own",
-		"{target: docker://web, ports: [80], container: a}":                                     "container is for pods",
+		"{target: docker://web, ports: [80], container: a}":                                      "container is for pods",
 		"{target: cri://web, host: 'ssh://box', ports: ['1:/x.sock'], container: a}":             "for pods of this host only",
 		"{target: cri://web, ports: ['1:/x.sock'], container: a}":                                "",
 		"{target: docker://web, ports: [http]}":                                                  "port",
