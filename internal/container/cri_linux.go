@@ -70,12 +70,12 @@ func (p *pods) runtime(ctx context.Context) (*podRuntime, error) {
 			p.conn = r
 			return r, nil
 		}
-		first = cmpErr(first, err)
+		first = cmp.Or(first, err)
 		if !errors.Is(err, ErrNoEngine) {
-			telling = cmpErr(telling, err)
+			telling = cmp.Or(telling, err)
 		}
 	}
-	return nil, cmpErr(telling, first)
+	return nil, cmp.Or(telling, first)
 }
 
 // newPodRuntime connects to the runtime at a socket and asks who it is. Errors: *EngineError.
@@ -199,7 +199,7 @@ func (r *podRuntime) describe(ctx context.Context, chosen *runtime.PodSandbox) (
 		f.PID, err = pidHere(int(r.peer.Load()), told.PID)
 	}
 	if f.PID == 0 && f.NetNS == "" {
-		return found{}, &StateError{Target: podTarget(chosen), Name: f.Name, State: f.State, Err: cmpErr(err, ErrNoNetwork)}
+		return found{}, &StateError{Target: podTarget(chosen), Name: f.Name, State: f.State, Err: cmp.Or(err, ErrNoNetwork)}
 	}
 	f.dialUnix = func(ctx context.Context, container string, to target.Address) (pipe.Conn, error) {
 		return r.dialUnix(ctx, s.ID, container, to)

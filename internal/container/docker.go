@@ -29,11 +29,11 @@ type docker struct {
 	spoken atomic.Bool // the version of the API is agreed upon
 }
 
-// The labels by which Compose's containers are found.
-var composeLabels = map[target.Scheme][]string{
-	target.Docker: {"com.docker.compose."},
-	target.Podman: {"com.docker.compose.", "io.podman.compose."},
-}
+// Labels of Compose's containers. podman-compose gives them too.
+const (
+	projectLabel = "com.docker.compose.project"
+	serviceLabel = "com.docker.compose.service"
+)
 
 // newDocker returns the engine of one of docker's contexts; "" is the current one.
 func newDocker(name string) (engine, error) { return newDockerAt(target.Docker, name, dockerHost) }
@@ -164,26 +164,24 @@ func names(all []Listed) (names []string) {
 
 // findService returns the containers of a service of Compose.
 func (d *docker) findService(ctx context.Context, t target.Target, project, service string) (all []found, err error) {
-	for _, label := range composeLabels[d.scheme] {
-		filters := client.Filters{}.Add("label", label+"project="+project, label+"service="+service)
-		listed, err := d.client.ContainerList(ctx, client.ContainerListOptions{All: true, Filters: filters})
-		if err != nil {
+	filters := client.Filters{}.Add("label", projectLabel+"="+project, serviceLabel+"="+service)
+	listed, err := d.client.ContainerList(ctx, client.ContainerListOptions{All: true, Filters: filters})
+	if err != nil {
+		return nil, d.explain(ctx, err)
+	}
+	for _, summary := range listed.Items {
+		c, err := d.inspect(ctx, summary.ID)
+		if err == nil {
+			all = append(all, c)
+		} else if !cerrdefs.IsNotFound(err) { // it was removed meanwhile
 			return nil, d.explain(ctx, err)
 		}
-		for _, summary := range listed.Items {
-			c, err := d.inspect(ctx, summary.ID)
-			if err == nil {
-				all = append(all, c)
-			} else if !cerrdefs.IsNotFound(err) {
-				return nil, d.explain(ctx, err)
-			}
-		}
-		if len(all) > 0 {
-			slices.SortFunc(all, func(a, b found) int { return cmp.Compare(a.Name, b.Name) })
-			return all, nil
-		}
 	}
-	return nil, &NotFoundError{Target: t}
+	if len(all) == 0 {
+		return nil, &NotFoundError{Target: t}
+	}
+	slices.SortFunc(all, func(a, b found) int { return cmp.Compare(a.Name, b.Name) })
+	return all, nil
 }
 
 // inspect asks for one container.
@@ -225,9 +223,7 @@ func (d *docker) listed(c container.Summary) Listed {
 		l.Name = strings.TrimPrefix(c.Names[0], "/")
 	}
 	l.Target = target.Target{Scheme: d.scheme, Name: l.Name}
-	for _, label := range composeLabels[d.scheme] {
-		l.Project, l.Service = cmp.Or(l.Project, c.Labels[label+"project"]), cmp.Or(l.Service, c.Labels[label+"service"])
-	}
+	l.Project, l.Service = c.Labels[projectLabel], c.Labels[serviceLabel]
 	for _, p := range c.Ports {
 		if p.PublicPort == 0 || p.Type != "tcp" && p.Type != "udp" {
 			continue

@@ -2,7 +2,6 @@ package container_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -35,7 +34,7 @@ func (l *eventLog) kinds() string {
 	for _, e := range l.all {
 		kinds = append(kinds, string(e.Kind))
 	}
-	return strings.Join(kinds, " ")
+	return strings.ReplaceAll(strings.Join(kinds, " "), " waiting", "") // whether that is seen depends on how long it takes
 }
 
 // opener is an Opener for a test.
@@ -107,30 +106,5 @@ func each(t *testing.T, test func(t *testing.T, e *testenv.Engine, scheme string
 		e := testenv.NewPodman(t)
 		t.Setenv("CONTAINER_HOST", e.Host)
 		test(t, e, "podman://")
-	})
-}
-
-// A container is reached by its name, its ID and the beginning of that, and followed when it restarts.
-func TestContainer(t *testing.T) {
-	each(t, func(t *testing.T, e *testenv.Engine, scheme string) {
-		id := e.Run(t, []string{"--name", "web", "--hostname", "one"})
-		testenv.NoLeaks(t)
-		o := opener(t)
-		for _, name := range []string{"web", id, id[:12], id[:1]} {
-			r, log := open(t, o, scheme+name)
-			answers(t, r, "one")
-			if kinds := log.kinds(); kinds != "ready" {
-				t.Errorf("%s: events %s", name, kinds)
-			}
-		}
-		r, log := open(t, o, scheme+"web")
-		e.Do(t, "restart", "-t", "0", "web")
-		answers(t, r, "one")
-		testenv.Await(t, "the route tells of the restart", func() bool {
-			return strings.ReplaceAll(log.kinds(), " waiting", "") == "ready reconnecting ready"
-		})
-		if _, err := tryOpen(t, o, scheme+"nothing", nil); !errors.Is(err, container.ErrNoContainer) {
-			t.Errorf("no container: %v", err)
-		}
 	})
 }

@@ -1,6 +1,7 @@
 package container
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -59,6 +60,8 @@ const (
 	// A look finds what events have missed: engines acknowledge that they follow events before they do.
 	lookWaiting = time.Second
 	lookRunning = 30 * time.Second
+	// findTime is how long an engine may take to answer.
+	findTime = 30 * time.Second
 	// settleTime is how long a container that was waited for may take until it listens.
 	settleTime  = 5 * time.Second
 	settlePause = 20 * time.Millisecond
@@ -157,6 +160,8 @@ func (r *Route) reap() error {
 // look asks the engine for the containers, opens new ones and lets go of those that run no more. The error says why there are none;
 // one of the engine leaves things as they are.
 func (r *Route) look(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, findTime, ErrNoAnswer)
+	defer cancel()
 	all, err := r.engine.find(ctx, r.target)
 	if err != nil && !errors.Is(err, ErrNoContainer) && r.count() > 0 {
 		return err
@@ -167,9 +172,9 @@ func (r *Route) look(ctx context.Context) error {
 	r.drop(all)
 	for _, c := range all {
 		if c.State != Running {
-			err = cmpErr(err, &StateError{Target: r.target, Name: c.Name, State: c.State, Err: ErrNotRunning})
+			err = cmp.Or[error](err, &StateError{Target: r.target, Name: c.Name, State: c.State, Err: ErrNotRunning})
 		} else if !r.has(c) {
-			err = cmpErr(err, r.open(ctx, c))
+			err = cmp.Or(err, r.open(ctx, c))
 		}
 	}
 	r.mu.Lock()
@@ -179,14 +184,6 @@ func (r *Route) look(ctx context.Context) error {
 	}
 	r.why = err
 	return err
-}
-
-// cmpErr returns the first error that is not nil.
-func cmpErr(first, second error) error {
-	if first != nil {
-		return first
-	}
-	return second
 }
 
 func (r *Route) has(c found) bool {

@@ -10,11 +10,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"porthole.dev/porthole/internal/proc"
 )
 
 // Engine is a real container engine, with sockets and folders of its own, which no other engine of the machine sees. It takes root.
@@ -64,6 +67,7 @@ default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
 runtime = "runc"
 cgroup_manager = "cgroupfs"
 events_logger = "file"
+stop_timeout = 0
 conmon_path = ["%[1]s"]
 tmp_dir = "%[2]s/tmp"
 `
@@ -120,9 +124,7 @@ func (e *Engine) begin(t testing.TB) {
 		if e.serving == nil {
 			e.Start(t)
 		}
-		if ids := strings.Fields(e.Do(t, "ps", "-aq")); len(ids) > 0 {
-			e.Do(t, append([]string{"rm", "-f"}, ids...)...)
-		}
+		e.RemoveAll(t)
 		e.Stop(t)
 	})
 	cmd := e.Command("import", "-", Image)
@@ -185,8 +187,16 @@ func (e *Engine) Kill(t testing.TB) {
 		t.Fatal(err)
 	}
 	e.Stop(t)
-	if e.pidFile != "" {
-		_ = os.Remove(e.pidFile)
+	// A number that is left may be another process' by now, and the next engine would wait for it.
+	for _, path := range []string{e.pidFile, e.Dir + "/exec/containerd/containerd.pid"} {
+		if text, err := os.ReadFile(path); err == nil {
+			pid, _ := strconv.Atoi(strings.TrimSpace(string(text)))
+			Await(t, "containerd has ended with its engine", func() bool {
+				stat, err := proc.ReadStat(pid)
+				return err != nil || stat.Exited()
+			})
+			_ = os.Remove(path)
+		}
 	}
 }
 
@@ -235,8 +245,19 @@ func (e *Engine) Run(t testing.TB, options []string, command ...string) (id stri
 	if command == nil {
 		command = Web
 	}
-	args := append([]string{"run", "-d", "--network", "none"}, options...)
-	return e.Do(t, append(append(args, Image), command...)...)
+	args := []string{"run", "-d"}
+	if !slices.Contains(options, "--network") {
+		args = append(args, "--network", "none")
+	}
+	return e.Do(t, slices.Concat(args, options, []string{Image}, command)...)
+}
+
+// RemoveAll removes all containers.
+func (e *Engine) RemoveAll(t testing.TB) {
+	t.Helper()
+	if ids := strings.Fields(e.Do(t, "ps", "-aq")); len(ids) > 0 {
+		e.Do(t, append([]string{"rm", "-f"}, ids...)...)
+	}
 }
 
 // PID returns the number of a container's first process.
