@@ -56,3 +56,9 @@ func (*Namespace) Listening() ([]target.Socket, error) { return nil, ErrUnsuppor
 
 // WatchListening returns ErrUnsupported and does not call tell.
 func (*Namespace) WatchListening(context.Context, func([]target.Socket)) error { return ErrUnsupported }
+
+// ID tells namespaces apart, of which there are none.
+type ID struct{}
+
+// ID returns ErrUnsupported.
+func (*Namespace) ID() (ID, error) { return ID{}, ErrUnsupported }
