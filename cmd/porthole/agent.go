@@ -96,7 +96,7 @@ func (o *agentOptions) serveStdio(ctx context.Context) error {
 	if err := agent.Protect(); err != nil {
 		return err
 	}
-	a.Dialer, a.Bind = o.inside(), forward.Bind
+	a.Dialer, a.Bind, a.Listening = o.inside(), forward.Bind, netns.Here().WatchProcesses
 	return a.Serve(ctx, agent.Stdio())
 }
 
@@ -141,7 +141,7 @@ func (o *agentOptions) parse() (s *agent.TLSServer, at netip.AddrPort, err error
 		return nil, at, err
 	}
 	return &agent.TLSServer{
-		Agent:     &agent.Agent{Version: version(), Dialer: o.inside(), Bind: forward.Bind},
+		Agent:     &agent.Agent{Version: version(), Dialer: o.inside(), Bind: forward.Bind, Listening: netns.Here().WatchProcesses},
 		Client:    client,
 		ExitAfter: o.exitAfter,
 		IdleTime:  o.idleTime,

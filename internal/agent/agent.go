@@ -30,6 +30,8 @@ type Agent struct {
 	// Silence is after how long without a sign of life the other end of Serve's tunnel is given up,
 	// also while it greets; 0 means 4 minutes, and no limit to greeting.
 	Silence time.Duration
+	// Listening tells what listens where Dialer leads.
+	Listening tunnel.Watch
 }
 
 // ErrGone means that a target is not the one that was opened before.
@@ -69,13 +71,16 @@ func (a *Agent) greet(stream io.ReadWriteCloser) (io.ReadWriteCloser, error) {
 	if a.Openers != nil || a.Bind != nil {
 		mine.Features = append(mine.Features, tunnel.FeatureListen)
 	}
+	if a.Openers != nil || a.Listening != nil {
+		mine.Features = append(mine.Features, tunnel.FeatureListening)
+	}
 	greeted, _, err := tunnel.GreetClient(stream, mine)
 	return greeted, err
 }
 
 // config is that of a tunnel, without its Copier.
 func (a *Agent) config() tunnel.ServerConfig {
-	cfg := tunnel.ServerConfig{Proxy: tunnel.Proxy{Dialer: a.Dialer}, Bind: a.Bind}
+	cfg := tunnel.ServerConfig{Proxy: tunnel.Proxy{Dialer: a.Dialer}, Bind: a.Bind, Listening: a.Listening}
 	if a.Openers != nil {
 		cfg.OpenTarget = a.open
 		cfg.Listeners = &tunnel.Listeners{Claim: claim, Hold: hold}
@@ -91,6 +96,7 @@ type openTarget struct {
 
 func (t openTarget) Identity() string     { return t.identity }
 func (t openTarget) Binder() route.Binder { return t.Bind }
+func (t openTarget) Watch() tunnel.Watch  { return t.Listening }
 
 // open opens a target. With an identity it is the process of that identity, or none.
 func (a *Agent) open(ctx context.Context, name, identity string) (tunnel.ServerTarget, error) {

@@ -8,10 +8,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ID tells namespaces apart for as long as they exist, and other files: the device and inode
-// (namespaces(7)).
-type ID struct{ Device, Inode uint64 }
-
 // IDOf returns the ID of the namespace that a path leads to, such as /proc/1/ns/net, or of
 // another file.
 func IDOf(path string) (ID, error) {

@@ -56,7 +56,7 @@ func (ns *Namespace) Listening() (sockets []target.Socket, err error) {
 	return sockets, nil
 }
 
-// WatchListening tells what Listening returns, with the processes, at first and whenever it has changed, half a
+// WatchListening tells what Listening returns, at first and whenever it has changed, half a
 // second later at most, until ctx ends or the namespace cannot be entered. Where there is none at a path for now,
 // nothing listens. The error is why the namespace cannot be entered, or the context's.
 func (ns *Namespace) WatchListening(ctx context.Context, tell func([]target.Socket)) error {
@@ -68,11 +68,7 @@ func (ns *Namespace) WatchListening(ctx context.Context, tell func([]target.Sock
 			return err
 		}
 		if first || !slices.Equal(now, last) {
-			named := slices.Clone(now)
-			if id, err := ns.ID(); err == nil {
-				NameProcesses(named, id)
-			}
-			tell(named)
+			tell(slices.Clone(now))
 		}
 		last = now
 		select {
@@ -81,6 +77,16 @@ func (ns *Namespace) WatchListening(ctx context.Context, tell func([]target.Sock
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// WatchProcesses is WatchListening with the processes named.
+func (ns *Namespace) WatchProcesses(ctx context.Context, tell func([]target.Socket)) error {
+	return ns.WatchListening(ctx, func(now []target.Socket) {
+		if id, err := ns.ID(); err == nil {
+			NameProcesses(now, id)
+		}
+		tell(now)
+	})
 }
 
 // ID returns the namespace's ID, as it is now.

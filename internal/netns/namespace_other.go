@@ -54,11 +54,11 @@ func (*Namespace) Dial(context.Context, target.Address) (pipe.Conn, error) {
 // Listening returns ErrUnsupported.
 func (*Namespace) Listening() ([]target.Socket, error) { return nil, ErrUnsupported }
 
-// WatchListening returns ErrUnsupported and does not call tell.
-func (*Namespace) WatchListening(context.Context, func([]target.Socket)) error { return ErrUnsupported }
+// WatchProcesses returns ErrUnsupported and does not call tell.
+func (*Namespace) WatchProcesses(context.Context, func([]target.Socket)) error { return ErrUnsupported }
 
-// ID tells namespaces apart, of which there are none.
-type ID struct{}
+// NameProcesses does nothing.
+func NameProcesses([]target.Socket, ...ID) {}
 
 // ID returns ErrUnsupported.
 func (*Namespace) ID() (ID, error) { return ID{}, ErrUnsupported }

@@ -60,3 +60,7 @@ func (permissionError) Error() string { return "not permitted to enter the netwo
 
 // Is reports that it is an os.ErrPermission too.
 func (permissionError) Is(err error) bool { return err == os.ErrPermission }
+
+// ID tells namespaces apart for as long as they exist, and other files: the device and inode
+// (namespaces(7)).
+type ID struct{ Device, Inode uint64 }

@@ -90,13 +90,14 @@ func (f *forwards) portForward(ctx context.Context, r *runtime.PortForwardReques
 	exists, unwatch := f.watch.add(s.netns)
 	dialer := &sandboxDialer{sandbox: s, backend: f.backend, policy: f.policy, unix: f.unix, dials: make(chan struct{}, maxUnixDials)}
 	path, err := f.server.Expect(portforward.PendingUpgrade{
-		Dialer:  dialer,
-		Bind:    dialer.bind,
-		Pod:     s.id,
-		Ports:   ports,
-		Events:  func(e portforward.Event) { f.record(s, e) },
-		Sandbox: exists,
-		Done:    unwatch,
+		Dialer:    dialer,
+		Bind:      dialer.bind,
+		Listening: dialer.listening,
+		Pod:       s.id,
+		Ports:     ports,
+		Events:    func(e portforward.Event) { f.record(s, e) },
+		Sandbox:   exists,
+		Done:      unwatch,
 	})
 	if err != nil {
 		unwatch()

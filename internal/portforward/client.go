@@ -146,6 +146,21 @@ func (c *Client) Listen(ctx context.Context, at target.Endpoint, session string)
 	}
 }
 
+// Listening tells what listens in the pod, by tunnel.Client.Listening: ErrUnsupported where the node is a stock one, or
+// an older one of ours.
+func (c *Client) Listening(ctx context.Context, tell func([]target.Socket)) error {
+	c.init()
+	t, err := c.tunnels.acquire(ctx)
+	if err != nil {
+		return fmt.Errorf("open tunnel: %w", err)
+	}
+	defer c.tunnels.release(t, true)
+	if t.v1 == nil {
+		return fmt.Errorf("the pod's node runs no porthole: %w", target.ErrUnsupported)
+	}
+	return t.v1.Listening(ctx, tell)
+}
+
 // Connect makes sure that there is a tunnel for a Dial to come, and returns why
 // there cannot be one: *StatusError if the server refuses.
 func (c *Client) Connect(ctx context.Context) error {

@@ -83,7 +83,7 @@ func (r *upgradeRequest) newTunnel(transport io.ReadWriteCloser, conn net.Conn, 
 		SPDY:     spdy.Config{Share: r.share, Splicer: splicer, PeerClosed: func() bool { return peerClosed(conn) }},
 		IdleTime: cmp.Or(r.server.IdleTime, defaultServerIdle),
 		Sandbox:  r.pending.Sandbox,
-		Bind:     r.pending.Bind, Listeners: &r.server.listeners,
+		Bind:     r.pending.Bind, Listeners: &r.server.listeners, Listening: r.pending.Listening,
 	}
 	if isV1(name) {
 		cfg.Proxy = r.proxy(tunnel.Protocol)

@@ -100,6 +100,11 @@ func (r *Route) Bind(ctx context.Context, at target.Endpoint) (l *route.Listener
 	return l, err
 }
 
+// Listening tells what listens at the target. While there is no tunnel it waits for one.
+func (r *Route) Listening(ctx context.Context, tell func([]target.Socket)) error {
+	return r.use(ctx, func(t *tunnel.ClientTarget) error { return t.Listening(ctx, tell) })
+}
+
 // use calls f with the target, and again in the next tunnel as long as that turns out to be lost.
 func (r *Route) use(ctx context.Context, f func(*tunnel.ClientTarget) error) error {
 	for {

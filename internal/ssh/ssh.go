@@ -87,7 +87,7 @@ func (o *Opener) Open(ctx context.Context, f target.Forward, events func(route.E
 	}
 	events(route.Event{Kind: route.Ready, Version: r.host.otherVersion()})
 	r.work.Go(func() { r.keep(t) })
-	return &route.Result{Route: r, Ports: f.Ports, Bind: r.Bind}, nil
+	return &route.Result{Route: r, Ports: f.Ports, Bind: r.Bind, Listening: r.Listening}, nil
 }
 
 // host returns the state of a host.

@@ -1,6 +1,7 @@
 package testenv
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -103,6 +104,26 @@ func (p *Pod) bind(t testing.TB, kind, protocol int, address string) *os.File {
 		t.Fatalf("listen on %s inside the namespace: %v", address, err)
 	}
 	return os.NewFile(uintptr(fd), address)
+}
+
+// ListenUnix listens at a path of this host, by a socket that is inside the namespace, until the test ends.
+func (p *Pod) ListenUnix(t testing.TB, path string) net.Listener {
+	t.Helper()
+	fd, err := p.NS.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+	if err == nil {
+		err = errors.Join(unix.Bind(fd, &unix.SockaddrUnix{Name: path}), unix.Listen(fd, 4096))
+	}
+	if err != nil {
+		t.Fatalf("listen on %s inside the namespace: %v", path, err)
+	}
+	f := os.NewFile(uintptr(fd), path)
+	defer f.Close()
+	l, err := net.FileListener(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	return l
 }
 
 // ListenUDP makes a socket for datagrams inside the namespace, until the test ends.

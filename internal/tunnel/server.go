@@ -46,6 +46,9 @@ type ServerConfig struct {
 	// Bind, if set, listens at what the tunnel leads to, for the way back; nil has that refused as
 	// unsupported. It is called from many goroutines at once.
 	Bind route.Binder
+	// Listening, if set, tells what listens at what the tunnel leads to; nil has that refused as unsupported. It is
+	// called from many goroutines at once.
+	Listening Watch
 	// Listeners are those of all tunnels of this program; nil means that there is no other.
 	Listeners *Listeners
 	// Accept, if set, handles the streams of a tunnel that speaks another protocol than
@@ -65,6 +68,7 @@ type Server struct {
 
 	targets   sync.Map // the heldTargets that are open, by the ids of their streams
 	listening atomic.Int32
+	watching  atomic.Int32
 
 	mu        sync.Mutex
 	conns     int         // with listeners

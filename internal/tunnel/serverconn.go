@@ -46,6 +46,9 @@ func (s *Server) accept(stream *spdy.Stream) {
 	case network == "listen":
 		s.acceptListen(c)
 		return
+	case network == "listening":
+		s.acceptListening(c)
+		return
 	}
 	if _, inTarget := header["In"]; inTarget {
 		t, err := s.targetIn(header)

@@ -125,6 +125,8 @@ type ServerTarget interface {
 	Wait(ctx context.Context) error
 	// Binder listens at the target; nil where that cannot be.
 	Binder() route.Binder
+	// Watch tells what listens at the target; nil where that cannot be found out.
+	Watch() Watch
 	Close() error
 }
 

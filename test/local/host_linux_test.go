@@ -68,6 +68,26 @@ func TestHost(t *testing.T) {
 	testenv.Await(t, "no agent is left", func() bool { return exec.Command("pgrep", "-f", "^"+porthole+" agent").Run() != nil })
 }
 
+// TestHostAll forwards whatever listens in a container on another host, also after the tunnel was lost.
+func TestHostAll(t *testing.T) {
+	pod := testenv.NewPod(t)
+	server := otherHost(t)
+	first := pod.Listen(t, "127.0.0.1:0")
+	go echoEach(first)
+	p := startCommand(t, overSSH(t, server, "forward", "--host", "ssh://box", fmt.Sprintf("pid://%d", pod.PID), "--all", "--address", "127.0.0.1"))
+	p.await(t, fmt.Sprintf(`^(Forwarding) from 127\S+ -> %d$`, testenv.Port(first)))
+	server.Stop()
+	if err := errors.Join(server.KillSessions(), server.Start()); err != nil {
+		t.Fatal(err)
+	}
+	second := pod.Listen(t, "127.0.0.1:0")
+	go echoEach(second)
+	p.await(t, fmt.Sprintf(`^(Forwarding) from 127\S+ -> %d$`, testenv.Port(second)))
+	first.Close()
+	p.await(t, fmt.Sprintf(`^(No longer) forwarding from 127\S+ -> %d$`, testenv.Port(first)))
+	p.interrupt(t)
+}
+
 // otherHost starts an sshd in a network namespace that a cable leads to.
 func otherHost(t *testing.T) *testenv.SSHServer {
 	t.Helper()
