@@ -47,15 +47,3 @@ func Open(_ context.Context, f target.Forward, events func(route.Event)) (*route
 	}
 	return nil, err
 }
-
-// checkOtherNetwork returns ErrSameNetwork for the namespace that this process is in.
-func checkOtherNetwork(ns *netns.Namespace, of target.Target) error {
-	theirs, err := ns.ID()
-	if err != nil {
-		return err
-	}
-	if own, err := netns.Here().ID(); err == nil && own == theirs {
-		return fmt.Errorf("%s: %w", of, ErrSameNetwork)
-	}
-	return nil
-}

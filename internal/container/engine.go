@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"porthole.dev/porthole/internal/netns"
 	"porthole.dev/porthole/internal/pipe"
 	"porthole.dev/porthole/internal/target"
 )
@@ -71,6 +72,13 @@ type Listed struct {
 	Published []Published
 	// Project and Service are Compose's; "" for a container that is none of its.
 	Project, Service string
+
+	// Set by List alone. Listening is what listens inside, nil where it cannot be seen, for which Unseen may be the reason.
+	// HostNetwork means that it is this host's network: nothing of that is listed.
+	Listening   []target.Socket
+	Unseen      error
+	HostNetwork bool
+	network     netns.ID // that Listening is of
 }
 
 // Published is a port of a container that the engine has made reachable on its host.

@@ -221,8 +221,8 @@ func (r *Route) open(ctx context.Context, c found) error {
 	if err != nil {
 		return &StateError{Target: r.target, Name: c.Name, State: c.State, Err: err}
 	}
-	if ns, native := opened.Route.(*netns.Namespace); native && r.all {
-		if err := checkOtherNetwork(ns, r.target); err != nil {
+	if r.all {
+		if err := checkOtherNetwork(opened.Route, r.target); err != nil {
 			opened.Close()
 			return err
 		}
