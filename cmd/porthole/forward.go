@@ -26,7 +26,8 @@ TARGET is one of
   host://db.internal       a host that the cluster reaches, by a name or an address
   docker://web, podman://  a container of an engine, by its name or ID
   docker://shop/web        a Compose project's service: its containers in turn
-  containerd://k8s.io/ID   a container of containerd; cri://POD a pod of this node
+  containerd://k8s.io/ID   a container of containerd, by its ID or nerdctl's name
+  cri://POD, cri://NS/POD  a pod of this node, by its container runtime
   pid://4947               the network namespace of a process of this host
   netns://blue             a namespace of this host that "ip netns" named
   netns:///run/netns/blue  a namespace by the path that it is bound to

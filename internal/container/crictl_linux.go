@@ -35,7 +35,7 @@ func criEndpoints() ([]string, error) {
 	}
 	path, err := socketPath(named)
 	if err != nil {
-		return nil, fmt.Errorf("container runtime: %w", err)
+		return nil, err
 	}
 	return []string{path}, nil
 }

@@ -44,10 +44,14 @@ type EngineError struct {
 }
 
 func (e *EngineError) Error() string {
-	if e.Address == "" {
-		return fmt.Sprintf("%s: %v", e.Engine, e.Err)
+	what := string(e.Engine)
+	if e.Engine == target.CRI {
+		what = "container runtime"
 	}
-	return fmt.Sprintf("%s at %s: %v", e.Engine, e.Address, e.Err)
+	if e.Address != "" {
+		what += " at " + e.Address
+	}
+	return fmt.Sprintf("%s: %v", what, e.Err)
 }
 
 // Unwrap returns Err.

@@ -25,7 +25,7 @@ func containerdSettings() (socket, namespace string, err error) {
 	}
 	socket, err = socketPath(cmp.Or(os.Getenv("CONTAINERD_ADDRESS"), file["address"], defaultContainerd))
 	if err != nil {
-		return "", "", fmt.Errorf("containerd: %w", err)
+		return "", "", err
 	}
 	if os.Geteuid() != 0 {
 		socket = rootlessPath(os.Getenv("XDG_RUNTIME_DIR"), socket)
