@@ -11,9 +11,6 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// ErrEndpoint is returned for an address of an engine that is none of a Unix socket.
-var ErrEndpoint = errors.New("want unix:///PATH or /PATH")
-
 // criSockets are where runtimes listen if nobody says so, in the order in which crictl looks, with k3s' and RKE2's containerd.
 var criSockets = []string{
 	defaultContainerd,

@@ -32,6 +32,7 @@ var (
 	ErrEngineTooOld     = errors.New("it is too old")
 	ErrNoContext        = errors.New("there is no such context")
 	ErrContextUnread    = errors.New("the context cannot be used")
+	ErrEndpoint         = errors.New("want unix:///PATH or /PATH") // of containerd and CRI
 	ErrUnsupported      = errors.New("containers of this engine need Linux")
 )
 
