@@ -12,9 +12,11 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"porthole.dev/porthole/internal/container"
 	"porthole.dev/porthole/internal/kube"
 	"porthole.dev/porthole/internal/leftovers"
 	"porthole.dev/porthole/internal/session"
+	"porthole.dev/porthole/internal/target"
 )
 
 const cleanLong = `List what portholes have left behind, and remove it.
@@ -23,6 +25,10 @@ Usually nothing is left. A porthole that is killed may leave
   relays      Jobs in the cluster that wait for a node or an image; others end by
               themselves a minute after their last client
   files       ready files and Unix sockets on this machine
+  helpers     containers in docker and podman that were made and never started
+
+The image of helper containers stays in an engine, so that the next one starts at
+once, and is removed here.
 
 It removes your own relays, and the files of portholes that are dead, unless somebody
 has changed them since. Relays of other users, and what a running porthole uses, are
@@ -40,9 +46,10 @@ func leftoversDir() string {
 
 // cleaning is the command line of `porthole clean`.
 type cleaning struct {
-	config *kube.Config
-	all    bool
-	dryRun bool
+	config        *kube.Config
+	engineContext string
+	all           bool
+	dryRun        bool
 	output string
 	out    io.Writer
 	errs   session.Errors
@@ -69,6 +76,7 @@ func newClean() *cobra.Command {
 	flags.BoolVarP(&c.all, "all-namespaces", "A", false, "look in all namespaces")
 	flags.BoolVar(&c.dryRun, "dry-run", false, "only list")
 	flags.StringVarP(&c.output, "output", "o", c.output, "text, or json for one object a line")
+	flags.StringVar(&c.engineContext, "engine-context", "", "a context of docker, or a connection of podman, to look in; the current ones by default")
 	c.config.AddFlags(flags)
 	return cmd
 }
@@ -79,6 +87,7 @@ func (c *cleaning) run(ctx context.Context, stderr io.Writer) error {
 		fmt.Fprintln(stderr, "porthole: HOME or XDG_CACHE_HOME has to be set, to an absolute path: no files were searched")
 	}
 	pods := c.files()
+	c.engines(ctx)
 	cluster, err := kube.Open(c.config)
 	switch {
 	case errors.Is(err, kube.ErrNoConfig) && c.config.Kubeconfig == "":
@@ -114,6 +123,28 @@ func (c *cleaning) files() (pods []string) {
 		}
 	}
 	return pods
+}
+
+// engines removes what helper containers have left in docker and podman. One that is not there has none.
+func (c *cleaning) engines(ctx context.Context) {
+	opener := &container.Opener{Version: version()}
+	defer opener.Close()
+	for _, scheme := range []target.Scheme{target.Docker, target.Podman} {
+		all, err := opener.Leftovers(ctx, scheme, c.engineContext)
+		if !errors.Is(err, container.ErrNoEngine) && !errors.Is(err, container.ErrNoContext) {
+			c.failed(err)
+		}
+		for _, left := range all {
+			what := cleaned{Kind: left.Kind, Engine: string(scheme), Name: left.Name, Removed: left.Stays == "", Why: left.Stays}
+			if what.Removed && !c.dryRun {
+				if err := left.Remove(ctx); err != nil {
+					c.failed(fmt.Errorf("remove %s: %w", what, err))
+					continue
+				}
+			}
+			c.tell(what)
+		}
+	}
 }
 
 func (c *cleaning) failed(err error) {
@@ -160,10 +191,11 @@ func (c *cleaning) cluster(ctx context.Context, cluster *kube.Cluster, used []st
 
 // cleaned is one thing that was found, as `-o json` prints it.
 type cleaned struct {
-	Kind      string `json:"kind"` // file, relay or agent
+	Kind      string `json:"kind"`             // file, relay, agent, helper, or image of helpers
+	Engine    string `json:"engine,omitempty"` // of a helper or image: docker or podman
 	Namespace string `json:"namespace,omitempty"`
 	Pod       string `json:"pod,omitempty"` // of an agent
-	Name      string `json:"name"`          // of the Job or container, or the path of the file
+	Name      string `json:"name"`          // of the Job, container or image, or the path of the file
 	State     string `json:"state,omitempty"`
 	Mine      bool   `json:"mine,omitempty"` // of an agent: it knows this user's key
 	Removed   bool   `json:"removed"`        // with --dry-run: it would be
@@ -172,6 +204,10 @@ type cleaned struct {
 
 func (w cleaned) String() string {
 	switch w.Kind {
+	case container.LeftHelper:
+		return fmt.Sprintf("helper container %s in %s", w.Name, w.Engine)
+	case container.LeftImage:
+		return fmt.Sprintf("image %s in %s", w.Name, w.Engine)
 	case "relay":
 		return fmt.Sprintf("relay %s in namespace %s", w.Name, w.Namespace)
 	case "agent":

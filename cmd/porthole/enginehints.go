@@ -20,7 +20,10 @@ func engineHint(err error) string {
 	var ambiguous *container.AmbiguousError
 	var inPod *container.PodContainerError
 	var state *container.StateError
+	var program *container.ProgramError
 	switch {
+	case errors.As(err, &program):
+		return programHint(program)
 	case errors.As(err, &engine):
 		return brokenEngineHint(engine)
 	case errors.As(err, &missing):
@@ -35,6 +38,15 @@ func engineHint(err error) string {
 		return stateHint(state)
 	}
 	return ""
+}
+
+// programHint returns the hint for an engine whose helper containers have no program.
+func programHint(e *container.ProgramError) string {
+	what := "--agent-binary FILE names a porthole that is linked statically, for linux/" + e.Architecture
+	if e.Beside == "" || e.File != "" {
+		return what + ", as the release's are"
+	}
+	return what + ", or put the release's at " + safetext.Quote(e.Beside)
 }
 
 // programOf is what a person calls the engine of a target by, with the option for its namespace.

@@ -15,9 +15,15 @@ import (
 // startTime is how long a helper's container may be there before it runs.
 const startTime = time.Minute
 
+// The kinds of Leftover.
+const (
+	LeftHelper = "helper" // a container
+	LeftImage  = "image"
+)
+
 // Leftover is a container or an image of helpers that is in an engine.
 type Leftover struct {
-	Kind  string // "container" or "image"
+	Kind  string // LeftHelper or LeftImage
 	Name  string
 	Stays string // why it has to stay; "" for what nobody uses
 	id    string
@@ -50,14 +56,14 @@ func leftIn(ctx context.Context, api *client.Client) (all []Leftover, err error)
 		return nil, err
 	}
 	for _, c := range containers.Items {
-		all = append(all, Leftover{Kind: "container", Name: c.ID[:min(len(c.ID), 12)], Stays: useOf(c), id: c.ID, api: api})
+		all = append(all, Leftover{Kind: LeftHelper, Name: c.ID[:min(len(c.ID), 12)], Stays: useOf(c), id: c.ID, api: api})
 	}
 	images, err := api.ImageList(ctx, client.ImageListOptions{Filters: filters})
 	if err != nil {
 		return nil, err
 	}
 	for _, i := range images.Items {
-		left := Leftover{Kind: "image", Name: i.ID, id: i.ID, api: api}
+		left := Leftover{Kind: LeftImage, Name: i.ID, id: i.ID, api: api}
 		if len(i.RepoTags) > 0 {
 			left.Name = i.RepoTags[0]
 		}
@@ -82,7 +88,7 @@ func useOf(c container.Summary) string {
 
 // Remove removes it from its engine, unless somebody has begun to use it.
 func (l Leftover) Remove(ctx context.Context) (err error) {
-	if l.Kind == "image" {
+	if l.Kind == LeftImage {
 		_, err = l.api.ImageRemove(ctx, l.id, client.ImageRemoveOptions{})
 	} else {
 		_, err = l.api.ContainerRemove(ctx, l.id, client.ContainerRemoveOptions{})

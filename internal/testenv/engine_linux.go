@@ -46,6 +46,13 @@ const untilClosed = `"$@" </dev/null & child=$!; read line; kill -TERM $child; w
 // NewDocker starts Docker's engine, until the test ends.
 func NewDocker(t testing.TB) *Engine {
 	t.Helper()
+	e := newDocker(t)
+	e.begin(t)
+	return e
+}
+
+func newDocker(t testing.TB) *Engine {
+	t.Helper()
 	Root(t)
 	docker, bin := Program(t, "docker.io", "usr/bin/docker")
 	dockerd, sbin := Program(t, "docker.io", "usr/sbin/dockerd")
@@ -56,7 +63,6 @@ func NewDocker(t testing.TB) *Engine {
 	e.pidFile = filepath.Join(e.Dir, "pid")
 	e.command = []string{dockerd, "--data-root", e.Dir + "/data", "--exec-root", e.Dir + "/exec", "-H", e.Host, "--pidfile", e.pidFile,
 		"--bridge=none", "--iptables=false", "--ip6tables=false", "--storage-driver=vfs", "--group", "nogroup"}
-	e.begin(t)
 	return e
 }
 

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -21,6 +22,7 @@ type SSHServer struct {
 	Address string   // to listen on, an IP address
 	Port    uint16   // likewise
 	Dir     string   // for its files
+	Env     []string // of its sessions, as NAME=VALUE; nil for the usual
 	Within  []string // a command that starts another, such as nsenter with its options; nil for none
 
 	cmd *exec.Cmd
@@ -102,14 +104,18 @@ func (s *SSHServer) prepare() error {
 	}
 	user, userErr := os.ReadFile(s.File("user.pub"))
 	host, hostErr := os.ReadFile(s.File("host.pub"))
+	environment := ""
+	if s.Env != nil {
+		environment = "SetEnv " + strings.Join(s.Env, " ") + "\n"
+	}
 	write := func(name, format string, args ...any) error {
 		return os.WriteFile(s.File(name), fmt.Appendf(nil, format, args...), 0o600)
 	}
 	return errors.Join(userErr, hostErr,
 		write("authorized", "%s", user),
 		write("known", "[%s]:%d %s", s.Address, s.Port, host),
-		write("sshd_config", "Port %d\nListenAddress %s\nHostKey %s\nAuthorizedKeysFile %s\nStrictModes no\nPidFile none\nUsePAM no\nPermitRootLogin yes\nMaxStartups 100\n",
-			s.Port, s.Address, s.File("host"), s.File("authorized")),
+		write("sshd_config", "Port %d\nListenAddress %s\nHostKey %s\nAuthorizedKeysFile %s\nStrictModes no\nPidFile none\nUsePAM no\nPermitRootLogin yes\nMaxStartups 100\n%s",
+			s.Port, s.Address, s.File("host"), s.File("authorized"), environment),
 		write("config", "Host box\nHostName %s\nPort %d\nUser root\nIdentityFile %s\nUserKnownHostsFile %s\nIdentitiesOnly yes\nBatchMode yes\n",
 			s.Address, s.Port, s.File("user"), s.File("known")),
 	)
