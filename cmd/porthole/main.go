@@ -89,7 +89,7 @@ func newRoot() *cobra.Command {
 	if strings.HasPrefix(filepath.Base(os.Args[0]), "kubectl-porthole") { // kubectl's name for its plugin
 		root.Annotations = map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl porthole"}
 	}
-	root.AddCommand(newForward(), newReverse(), newClean(), newNode(), newNodeDataPath(), newAgent(), newTrace(), newKuard(), newDemo(), newDemoInit(), newVersion())
+	root.AddCommand(newForward(), newReverse(), newTargets(), newClean(), newNode(), newNodeDataPath(), newAgent(), newTrace(), newKuard(), newDemo(), newDemoInit(), newVersion())
 	root.InitDefaultCompletionCmd()
 	withoutBashCompletion(root)
 	return root

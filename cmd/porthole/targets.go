@@ -1,0 +1,312 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"porthole.dev/porthole/internal/container"
+	"porthole.dev/porthole/internal/kube"
+	"porthole.dev/porthole/internal/route"
+	"porthole.dev/porthole/internal/ssh"
+	"porthole.dev/porthole/internal/target"
+)
+
+const targetsLong = `List what can be forwarded to, and which ports of it.
+
+On this machine these are the containers of every engine that runs (Docker, podman,
+containerd, and the pods of a node's runtime), with the TCP and UDP ports and named Unix
+sockets that listen inside, as the kernel lists them. Ports that the engine has published
+are marked. In the cluster of the kubeconfig, if that can be reached within 3 seconds,
+they are the pods, services and workloads of the namespace, with the ports that they
+declare.
+
+With a TARGET, as for "porthole forward", only its ports are listed, with the processes
+that listen where those can be seen; of a pod also what really listens, if its node runs
+porthole. -o wide has more columns, -o json is for programs, and --watch goes on and
+prints again what has changed.`
+
+const targetsExample = `  porthole targets                          # containers here, and what the cluster has
+  porthole targets docker://web             # what listens in a container
+  porthole targets pid://4947 -o wide
+  porthole targets kuard -n shop            # a pod's ports
+  porthole targets --host ssh://box docker://web
+  porthole targets -o json | jq -r '.[].target'`
+
+const (
+	// clusterTime is how long the cluster is waited for. On a laptop it is often out of reach.
+	clusterTime = 3 * time.Second
+	// openTime is how long a single target may take to tell what listens there.
+	openTime = 20 * time.Second
+	// watchTime is the time between two looks with --watch.
+	watchTime = 2 * time.Second
+)
+
+// targeting is the command line of `porthole targets`.
+type targeting struct {
+	config        *kube.Config
+	output        string // "", wide or json
+	watch         bool
+	host          string
+	remoteCommand string
+	engineContext string
+	agentBinary   string
+
+	only   *target.Forward // the target that was named; nil for all
+	stderr io.Writer
+	told   map[string]bool // what was said on stderr
+}
+
+func newTargets() *cobra.Command {
+	t := &targeting{config: &kube.Config{Retries: new(kube.RetryLimiter)}, told: map[string]bool{}}
+	cmd := &cobra.Command{
+		Use:     "targets [TARGET]",
+		Short:   "List what can be forwarded to, and which ports of it",
+		Long:    targetsLong,
+		Example: targetsExample,
+		Args:    func(*cobra.Command, []string) error { return nil }, // parse checks them
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := t.parse(args); err != nil {
+				return usageError{err}
+			}
+			t.stderr = cmd.ErrOrStderr()
+			return t.run(cmd.Context(), cmd.OutOrStdout())
+		},
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
+			if len(args) > 0 {
+				return nil, noFiles
+			}
+			f := &forwarding{config: t.config}
+			return f.complete(cmd, nil, prefix)
+		},
+	}
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	flags.StringVarP(&t.output, "output", "o", "", "wide for more columns, or json")
+	flags.BoolVarP(&t.watch, "watch", "w", false, "go on, and print again what has changed")
+	flags.StringVar(&t.host, "host", "", "another host that the TARGET is of, ssh://[USER@]HOST[:PORT]; it needs porthole too")
+	flags.StringVar(&t.remoteCommand, "remote-command", "porthole", `porthole on the other host, as a shell there reads it: "sudo /opt/porthole"`)
+	flags.StringVar(&t.engineContext, "engine-context", "", "a context of docker, or a connection of podman, that the TARGET is of")
+	t.config.AddFlags(flags)
+	return cmd
+}
+
+func (t *targeting) parse(args []string) error {
+	switch {
+	case len(args) > 1:
+		return errors.New("targets: want one target, or none for all")
+	case t.output != "" && t.output != "wide" && t.output != "json":
+		return fmt.Errorf("targets: unknown output %q, want wide or json", t.output)
+	case len(args) == 0 && t.host+t.engineContext != "":
+		return errors.New("targets: --host and --engine-context go with a TARGET")
+	case len(args) == 0:
+		return nil
+	}
+	to, err := target.Parse(args[0])
+	if err != nil {
+		return err
+	}
+	t.only = &target.Forward{Target: to, EngineContext: t.engineContext}
+	switch {
+	case to.Scheme == target.RemoteHost:
+		return fmt.Errorf("targets: what listens at %s cannot be seen", to)
+	case t.host == "":
+		return nil
+	case to.Scheme.InCluster():
+		return fmt.Errorf("targets: %s is of a cluster, not of a host: --host goes with pid://, netns:// and containers", to)
+	}
+	t.only.Host, err = target.ParseHost(t.host)
+	return err
+}
+
+// run prints the targets, and with --watch again whenever they have changed.
+func (t *targeting) run(ctx context.Context, out io.Writer) error {
+	containers := &container.Opener{Version: version(), AgentBinary: t.agentBinary}
+	defer containers.Close()
+	hosts := &ssh.Opener{Version: version(), RemoteCommand: t.remoteCommand}
+	defer hosts.Close()
+	var last []byte
+	for ctx.Err() == nil {
+		all, err := t.collect(ctx, containers, hosts)
+		if err != nil {
+			return err
+		}
+		var text bytes.Buffer
+		if err := t.print(&text, all); err != nil {
+			return err
+		}
+		if !bytes.Equal(text.Bytes(), last) {
+			if last != nil && t.output != "json" {
+				text = *bytes.NewBuffer(append([]byte("\n"), text.Bytes()...))
+				last = text.Bytes()[1:]
+			} else {
+				last = text.Bytes()
+			}
+			if _, err := out.Write(text.Bytes()); err != nil {
+				return err
+			}
+		}
+		if !t.watch {
+			return nil
+		}
+		select {
+		case <-time.After(watchTime):
+		case <-ctx.Done():
+		}
+	}
+	return nil
+}
+
+// collect finds the targets, or the only one.
+func (t *targeting) collect(ctx context.Context, containers *container.Opener, hosts *ssh.Opener) ([]foundTarget, error) {
+	if t.only != nil && t.only.Target.Scheme == target.Kubernetes {
+		one, err := t.object(ctx)
+		return []foundTarget{one}, err
+	}
+	if t.only != nil {
+		one, err := t.onHost(ctx, containers, hosts)
+		return []foundTarget{one}, err
+	}
+	declared := make(chan []foundTarget, 1)
+	go func() { declared <- t.inCluster(ctx) }()
+	listed, errs := containers.List(ctx)
+	for _, err := range errs {
+		t.say(err)
+	}
+	all := make([]foundTarget, 0, len(listed))
+	for _, l := range listed {
+		all = append(all, foundContainer(l))
+	}
+	return append(all, <-declared...), nil
+}
+
+// say tells of what could not be listed, once.
+func (t *targeting) say(err error) {
+	line := "porthole: " + describe(err, false)
+	if !t.told[line] {
+		t.told[line] = true
+		fmt.Fprintln(t.stderr, line)
+	}
+}
+
+// inCluster lists what a cluster has; without a kubeconfig, nothing.
+func (t *targeting) inCluster(ctx context.Context) (all []foundTarget) {
+	cluster, err := kube.Open(t.config)
+	if errors.Is(err, kube.ErrNoConfig) {
+		return nil
+	}
+	if err != nil {
+		t.say(err)
+		return nil
+	}
+	defer cluster.Close()
+	ctx, cancel := context.WithTimeoutCause(ctx, clusterTime, fmt.Errorf("the cluster at %s does not answer within %v", cluster.Server, clusterTime))
+	defer cancel()
+	declared, err := cluster.Targets(ctx)
+	if cause := context.Cause(ctx); cause != nil {
+		err = cause
+	}
+	if err != nil {
+		t.say(err)
+	}
+	for _, d := range declared {
+		one := foundTarget{Target: d.Target.String(), State: d.State}
+		one.declare(d.Ports)
+		all = append(all, one)
+	}
+	return all
+}
+
+// object finds the ports of one object of the cluster.
+func (t *targeting) object(ctx context.Context) (one foundTarget, err error) {
+	cluster, err := kube.Open(t.config)
+	if err != nil {
+		return one, err
+	}
+	defer cluster.Close()
+	ctx, cancel := context.WithTimeoutCause(ctx, openTime, fmt.Errorf("the cluster at %s does not answer within %v", cluster.Server, openTime))
+	defer cancel()
+	declared, err := cluster.DeclaredPorts(ctx, t.only.Target)
+	if err != nil {
+		return one, cmp.Or(context.Cause(ctx), err)
+	}
+	one.Target = t.only.Target.String()
+	sockets, err := cluster.Listening(ctx, t.only.Target)
+	switch {
+	case err == nil:
+		one.listen(sockets)
+	case errors.Is(err, target.ErrUnsupported): // the declared ports are all that is known
+	default:
+		one.Error = describe(withKubectlText(err), false)
+	}
+	one.declare(declared)
+	return one, nil
+}
+
+// onHost finds the ports of one target of a host.
+func (t *targeting) onHost(ctx context.Context, containers *container.Opener, hosts *ssh.Opener) (one foundTarget, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, openTime, fmt.Errorf("%s does not tell within %v what listens", t.only, openTime))
+	defer cancel()
+	one.Target = t.only.Target.String()
+	if t.only.Target.Scheme.InEngine() && t.only.Host == (target.Host{}) && t.only.EngineContext == "" {
+		listed, _ := containers.ListOf(ctx, t.only.Target.Scheme)
+		if i := slices.IndexFunc(listed, func(l container.Listed) bool { return l.Target == t.only.Target }); i >= 0 && listed[i].Listening != nil {
+			return foundContainer(listed[i]), nil
+		}
+	}
+	open := byHost(hostOpeners(containers)[t.only.Target.Scheme], hosts.Open)
+	opened, err := open(ctx, *t.only, func(route.Event) {})
+	if err != nil {
+		return one, err
+	}
+	defer opened.Close()
+	sockets, err := firstListening(ctx, opened)
+	one.listen(sockets)
+	return one, err
+}
+
+// firstListening returns what listens at a target now.
+func firstListening(ctx context.Context, of *route.Result) (sockets []target.Socket, err error) {
+	if of.Listening == nil {
+		return nil, fmt.Errorf("what listens there cannot be found out: %w", target.ErrUnsupported)
+	}
+	looking, told := context.WithCancel(ctx)
+	defer told()
+	heard := false
+	err = of.Listening(looking, func(now []target.Socket) {
+		if !heard {
+			sockets, heard = now, true
+		}
+		told()
+	})
+	if heard {
+		return sockets, nil
+	}
+	return nil, cmp.Or(context.Cause(ctx), err)
+}
+
+// print prints the targets as a table or as JSON.
+func (t *targeting) print(out io.Writer, all []foundTarget) error {
+	switch {
+	case t.output == "json":
+		encoder := json.NewEncoder(out)
+		if !t.watch {
+			encoder.SetIndent("", "  ")
+		}
+		return encoder.Encode(all)
+	case t.only != nil:
+		return printPorts(out, all[0], t.output == "wide")
+	case len(all) == 0:
+		fmt.Fprintln(t.stderr, "porthole: no engine of containers runs here, and no cluster is reached; pid://NUMBER and netns://NAME are targets in any case")
+		return nil
+	}
+	return printTargets(out, all, t.output == "wide")
+}
