@@ -54,6 +54,8 @@ type member struct {
 	opened time.Time // when it was found, if another one has been there before
 	over   chan struct{}
 	ended  bool // over is closed
+	users  int  // calls that use it: the last one closes it, once it has ended
+	closed bool
 }
 
 const (
@@ -147,7 +149,7 @@ func (r *Route) reap() error {
 			return false
 		}
 		last = m
-		_ = m.Close()
+		m.closeUnused()
 		return true
 	})
 	if last == nil || len(r.members) > 0 {
@@ -201,7 +203,7 @@ func (r *Route) drop(all []found) {
 			return false
 		}
 		m.finish()
-		_ = m.Close()
+		m.closeUnused()
 		return true
 	})
 }
@@ -231,7 +233,7 @@ func (r *Route) open(ctx context.Context, c found) error {
 		r.onHost = true
 		r.events(route.Event{Kind: route.Carried, Via: target.ViaNative, Err: ErrHostNetwork})
 	}
-	m := &member{found: c, Result: opened, over: make(chan struct{})}
+	m := &member{found: c, Result: opened, over: make(chan struct{}), users: 1} // which awaitEnd is
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.lost {
@@ -253,10 +255,27 @@ func (r *Route) awaitEnd(m *member) {
 	r.mu.Lock()
 	m.finish()
 	r.mu.Unlock()
+	r.leave(m)
 	r.poke()
 }
 
-// member returns what the next connection goes to. While there is none it waits.
+// closeUnused closes a member that has ended, unless somebody uses it. The route's lock is held.
+func (m *member) closeUnused() {
+	if m.ended && m.users == 0 && !m.closed {
+		m.closed = true
+		_ = m.Close()
+	}
+}
+
+// leave ends the use of a member.
+func (r *Route) leave(m *member) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	m.users--
+	m.closeUnused()
+}
+
+// member returns what the next connection goes to, and is left afterwards. While there is none it waits.
 func (r *Route) member(ctx context.Context) (*member, error) {
 	for {
 		r.mu.Lock()
@@ -264,6 +283,7 @@ func (r *Route) member(ctx context.Context) (*member, error) {
 			m := r.members[r.next%len(r.members)]
 			r.next++
 			if !m.ended {
+				m.users++
 				r.mu.Unlock()
 				return m, nil
 			}
@@ -298,7 +318,9 @@ func (r *Route) use(ctx context.Context, f func(*member) error) error {
 		if err != nil {
 			return err
 		}
-		if err = f(m); err == nil || !m.passes(limited, err) {
+		err = f(m)
+		r.leave(m)
+		if err == nil || !m.passes(limited, err) {
 			return err
 		}
 	}
@@ -357,6 +379,7 @@ func (r *Route) Listening(ctx context.Context, tell func([]target.Socket)) error
 			return err
 		}
 		if m.Result.Listening == nil {
+			r.leave(m)
 			return target.ErrUnsupported
 		}
 		watching, cancel := context.WithCancel(ctx)
@@ -369,6 +392,7 @@ func (r *Route) Listening(ctx context.Context, tell func([]target.Socket)) error
 		}()
 		err = m.Result.Listening(watching, tell)
 		cancel()
+		r.leave(m)
 		if ctx.Err() != nil || !m.passes(ctx, err) {
 			return err
 		}
