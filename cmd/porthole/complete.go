@@ -19,9 +19,14 @@ const noFiles = cobra.ShellCompDirectiveNoFileComp
 // complete offers live targets for the first argument and, unless they are to be listened at, their
 // ports for the others. What takes longer than two seconds to find out is left out.
 func (f *forwarding) complete(cmd *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
+	scheme, isEngine := engineOf(prefix)
 	switch {
-	case f.file != "" || len(args) > 0 && (f.reverse || strings.Contains(args[0], "://")):
+	case f.file != "" || len(args) > 0 && (f.reverse || f.all):
 		return nil, noFiles
+	case len(args) > 0 && strings.Contains(args[0], "://"):
+		return f.completeListening(cmd.Context(), args[0], prefix)
+	case len(args) == 0 && isEngine:
+		return completeContainers(cmd.Context(), scheme, prefix)
 	case len(args) == 0 && (strings.HasPrefix(prefix, "netns://") || strings.HasPrefix(prefix, "pid://")):
 		return completeHere(prefix)
 	}
@@ -139,12 +144,16 @@ func (f *forwarding) completeFlags(cmd *cobra.Command) {
 	if f.reverse {
 		vias = target.ReverseVias()
 	}
+	outputs := []string{"text", "json"}
+	if cmd.Name() == "targets" {
+		outputs = []string{"wide", "json"}
+	}
 	for flag, complete := range map[string]cobra.CompletionFunc{
 		"context":                 named(func() []string { contexts, _, _ := f.config.Names(); return contexts }),
 		"cluster":                 named(func() []string { _, clusters, _ := f.config.Names(); return clusters }),
 		"user":                    named(func() []string { _, _, users := f.config.Names(); return users }),
 		"namespace":               f.completeNamespaces,
-		"output":                  fixed("text", "json"),
+		"output":                  fixed(outputs...),
 		"each":                    fixed(string(target.EachPorts), string(target.EachAddresses)),
 		"via":                     fixed(vias...),
 		"agent-image-pull-policy": fixed(pullPolicies...),

@@ -96,6 +96,7 @@ func newTargets() *cobra.Command {
 	flags.StringVar(&t.remoteCommand, "remote-command", "porthole", `porthole on the other host, as a shell there reads it: "sudo /opt/porthole"`)
 	flags.StringVar(&t.engineContext, "engine-context", "", "a context of docker, or a connection of podman, that the TARGET is of")
 	t.config.AddFlags(flags)
+	(&forwarding{config: t.config}).completeFlags(cmd)
 	return cmd
 }
 

@@ -23,11 +23,12 @@ func (o *Opener) List(ctx context.Context) (all []Listed, errs []error) {
 // ListOf is List of some engines.
 func (o *Opener) ListOf(ctx context.Context, schemes ...target.Scheme) (all []Listed, errs []error) {
 	o.once.Do(o.init)
+	first := sync.OnceValue(firstProcesses)
 	var mu sync.Mutex
 	var asking sync.WaitGroup
 	for _, scheme := range schemes {
 		asking.Go(func() {
-			some, err := o.listEngine(ctx, scheme)
+			some, err := o.listEngine(ctx, scheme, first)
 			mu.Lock()
 			defer mu.Unlock()
 			all = append(all, some...)
@@ -44,8 +45,8 @@ func (o *Opener) ListOf(ctx context.Context, schemes ...target.Scheme) (all []Li
 	return all, errs
 }
 
-// listEngine lists the containers of one engine.
-func (o *Opener) listEngine(ctx context.Context, scheme target.Scheme) ([]Listed, error) {
+// listEngine lists the containers of one engine; first returns the first processes of containers.
+func (o *Opener) listEngine(ctx context.Context, scheme target.Scheme, first func() map[string]int) ([]Listed, error) {
 	e, err := o.engine(engineKey{scheme: scheme})
 	if err != nil {
 		return nil, err
@@ -54,7 +55,7 @@ func (o *Opener) listEngine(ctx context.Context, scheme target.Scheme) ([]Listed
 	defer cancel()
 	all, err := e.list(ctx)
 	if err == nil {
-		lookInside(ctx, e, all)
+		lookInside(ctx, e, all, first)
 	}
 	return all, err
 }

@@ -1,6 +1,7 @@
 package container
 
 import (
+	"bytes"
 	"context"
 	"os"
 	"path/filepath"
@@ -14,8 +15,8 @@ import (
 )
 
 // lookInside finds what listens in the containers that run, several at once.
-func lookInside(ctx context.Context, e engine, all []Listed) {
-	processes := firstProcesses()
+func lookInside(ctx context.Context, e engine, all []Listed, first func() map[string]int) {
+	processes := first()
 	next := make(chan *Listed)
 	var looking sync.WaitGroup
 	for range 2 * runtime.NumCPU() {
@@ -69,16 +70,22 @@ var longID = regexp.MustCompile(`[0-9a-f]{64}`)
 // firstProcesses returns the lowest process of each container that cgroups name.
 func firstProcesses() map[string]int {
 	first := map[string]int{}
-	all, _ := filepath.Glob("/proc/[1-9]*/cgroup")
-	for _, path := range all {
-		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+	all, _ := os.ReadDir("/proc") // and no pattern, for which each process' folder would be read
+	for _, folder := range all {
+		pid, err := strconv.Atoi(folder.Name())
 		if err != nil {
 			continue
 		}
-		list, _ := os.ReadFile(path)
-		for _, id := range longID.FindAllString(string(list), -1) {
-			if first[id] == 0 || pid < first[id] {
-				first[id] = pid
+		list, _ := os.ReadFile(filepath.Join("/proc", folder.Name(), "cgroup"))
+		for line := range bytes.Lines(list) { // each names the same
+			ids := longID.FindAll(line, -1)
+			for _, id := range ids {
+				if before := first[string(id)]; before == 0 || pid < before {
+					first[string(id)] = pid
+				}
+			}
+			if len(ids) > 0 {
+				break
 			}
 		}
 	}
