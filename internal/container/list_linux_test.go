@@ -2,9 +2,11 @@ package container_test
 
 import (
 	"context"
+	"errors"
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"porthole.dev/porthole/internal/container"
 	"porthole.dev/porthole/internal/target"
@@ -67,5 +69,35 @@ func TestListNothing(t *testing.T) {
 	onlyEngine(t, "unix:///nowhere/none.sock")
 	if all, errs := opener(t).List(t.Context()); len(all) > 0 || len(errs) > 0 {
 		t.Errorf("%v, %v", all, errs)
+	}
+}
+
+// What listens in a container is told again when that has restarted.
+func TestListeningFollows(t *testing.T) {
+	e := testenv.NewDocker(t)
+	onlyEngine(t, e.Host)
+	e.Run(t, []string{"--name", "web"})
+	r, _ := open(t, opener(t), "docker://web")
+	ctx, cancel := context.WithCancel(t.Context())
+	told, done := make(chan []target.Socket, 1000), make(chan error, 1)
+	go func() { done <- r.Listening(ctx, func(now []target.Socket) { told <- now }) }()
+	await := func(pid int) {
+		for {
+			select {
+			case now := <-told:
+				if len(now) == 1 && now[0].Address() == target.TCPPort(8080) && now[0].PID == pid {
+					return
+				}
+			case <-time.After(testenv.Patience):
+				t.Fatalf("what listens in process %d was not told", pid)
+			}
+		}
+	}
+	await(e.PID(t, "web"))
+	e.Do(t, "restart", "-t", "0", "web")
+	await(e.PID(t, "web"))
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("ended with %v", err)
 	}
 }
