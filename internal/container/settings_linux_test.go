@@ -2,12 +2,15 @@ package container
 
 import (
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
+
+	"google.golang.org/grpc"
 )
 
 // write makes a file with some text, and returns its path.
@@ -110,5 +113,25 @@ func TestCRIEndpoints(t *testing.T) {
 	t.Setenv("CRI_CONFIG_FILE", write(t, "- runtime-endpoint"))
 	if _, err := criEndpoints(); err == nil {
 		t.Error("a file that is a list")
+	}
+}
+
+// A containerd that serves no pods has none to be listed, unless it was named.
+func TestListsNoPods(t *testing.T) {
+	dir := t.TempDir()
+	l, err := net.Listen("unix", filepath.Join(dir, "docker's"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := grpc.NewServer()
+	go server.Serve(l)
+	defer server.Stop()
+	usual := &pods{endpoints: []string{filepath.Join(dir, "none"), l.Addr().String()}}
+	if all, err := usual.list(t.Context()); len(all) > 0 || err != nil {
+		t.Errorf("%v, %v", all, err)
+	}
+	named := &pods{endpoints: usual.endpoints[1:]}
+	if _, err := named.list(t.Context()); !errors.Is(err, ErrNoInterface) {
+		t.Errorf("it was named: %v", err)
 	}
 }
