@@ -88,6 +88,19 @@ func (h *helper) Bind(ctx context.Context, at target.Endpoint) (*route.Listener,
 	return client.Listen(ctx, at, h.session)
 }
 
+// Listening tells what listens in the container, as a route.Result does. When the helper is lost it goes on with the next one.
+func (h *helper) Listening(ctx context.Context, tell func([]target.Socket)) error {
+	for {
+		client, err := h.shared.Client(ctx)
+		if err != nil {
+			return err
+		}
+		if err = client.Listening(ctx, tell); !errors.Is(err, spdy.ErrTunnel) {
+			return err
+		}
+	}
+}
+
 // otherVersion returns the version of the agent, if it is another one than this program's.
 func (h *helper) otherVersion() string {
 	h.mu.Lock()

@@ -57,7 +57,7 @@ func (r *Route) openHelper(ctx context.Context, c found) (*route.Result, error) 
 		h.Close()
 		return nil, err
 	}
-	return &route.Result{Route: h, Bind: h.network.Bind}, nil
+	return &route.Result{Route: h, Bind: h.network.Bind, Listening: h.network.Listening}, nil
 }
 
 // helpers are the helpers of one container: a route.Route. Each is started when it is needed: what reaches Unix sockets sees the
