@@ -169,3 +169,20 @@ func reachesSocket(t *testing.T, e *testenv.Engine, r route.Dialer) {
 		t.Errorf("helpers %v, want 2", ids)
 	}
 }
+
+// Podman's API starts helpers, too.
+func TestHelperPodman(t *testing.T) {
+	testenv.Root(t)
+	podman := testenv.NewPodman(t)
+	t.Setenv("CONTAINER_HOST", podman.Host)
+	podman.Run(t, []string{"--name", "web", "--hostname", "one"})
+	noHelpers(t, podman)
+	testenv.NoLeaks(t)
+	o := helperOpener(t)
+	r, _ := openVia(t, o, "podman://web", target.ViaAgent)
+	answers(t, r, "one")
+	left, err := o.Leftovers(t.Context(), target.Podman, "")
+	if err != nil || len(left) != 2 || left[0].Kind != container.LeftHelper || left[0].Stays == "" || left[1].Kind != container.LeftImage || left[1].Stays == "" {
+		t.Errorf("left are %+v, %v", left, err)
+	}
+}
