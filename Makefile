@@ -36,7 +36,7 @@ install: install-client ## the same, and the node's systemd unit (which is not e
 	sed 's|/usr/local/|$(PREFIX)/|' packaging/porthole.service.d/unix.conf > $(DESTDIR)$(PREFIX)/share/doc/porthole/unix.conf
 
 demo: build ## kuard in a pod-like sandbox on this machine, forwarded to http://127.0.0.1:8080, or to PORT
-	$(SUDO) $(BIN) demo $(if $(PORT),--port $(PORT))
+	$(if $(SUDO),$$(unshare -Urn true 2>/dev/null || echo $(SUDO))) $(BIN) demo $(if $(PORT),--port $(PORT))
 
 # What runs tests, as the target's name is. At the end it says which were skipped; PORTHOLE_STRICT, as in CI, fails those.
 TESTS = go tool -modfile=$(CURDIR)/tools/go.mod gotestsum --format pkgname --format-hide-empty-pkg --hide-summary=skipped \
@@ -112,7 +112,7 @@ lint:
 	go mod tidy -diff
 	scripts/generate -check
 
-generate: ## the eBPF programs of internal/trace, compiled
+generate: ## the eBPF programs of internal/trace and the helper of internal/netns, compiled
 	scripts/generate
 
 cross: ## the client for other systems

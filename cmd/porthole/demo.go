@@ -34,7 +34,8 @@ func newDemo() *cobra.Command {
 		Long: `Start the demo application in a pod-like sandbox of its own on this machine, and
 forward a local port to it. The application listens on 127.0.0.1 inside its
 network namespace, so that only a forwarder can reach it. Ctrl-C takes
-everything down again. It takes root.`,
+everything down again. As an ordinary user it makes a user namespace, where the
+kernel allows that; root's sandbox has an address, a bridge and a cluster's DNS too.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runDemo(cmd, local) },
 	}
@@ -88,17 +89,25 @@ func runDemo(cmd *cobra.Command, local uint16) (err error) {
 
 // introduce says what the demo did and what to try next.
 func introduce(w io.Writer, pod *demo.Pod, l *route.Listener) {
-	fmt.Fprintf(w, `kuard runs in a sandbox like a pod's: process %d, with network, mount, PID,
-UTS and IPC namespaces of its own, and the address %s on the bridge %s.
-It listens on 127.0.0.1:%d inside, where only a forwarder reaches it.
+	fmt.Fprintf(w, "kuard runs in a sandbox like a pod's: process %d, with network, mount, PID,\nUTS and IPC namespaces of its own", pod.PID)
+	if pod.Bridge != "" {
+		fmt.Fprintf(w, ", and the address %s on the bridge %s.\n", pod.IP, pod.Bridge)
+	} else {
+		fmt.Fprint(w, ", in a user namespace of yours: so it took no root.\nA bridge and a cluster's DNS would have: sudo adds them.\n")
+	}
+	fmt.Fprintf(w, `It listens on 127.0.0.1:%d inside, where only a forwarder reaches it.
 
 Open                   http://%s
 The same by hand       %s forward pid://%d :%d
-`, pod.PID, pod.IP, pod.Bridge, demoPort, l.Local, asRoot(self()), pod.PID, demoPort)
-	if installed("nsenter", "ss") {
-		fmt.Fprintf(w, "Look inside            %s -t %d -n ss -ltn\n", asRoot("nsenter"), pod.PID)
+`, demoPort, l.Local, asRoot(self()), pod.PID, demoPort)
+	enter := "nsenter"
+	if pod.Bridge == "" {
+		enter = "nsenter -U --preserve-credentials"
 	}
-	if installed("curl") {
+	if installed("nsenter", "ss") {
+		fmt.Fprintf(w, "Look inside            %s -t %d -n ss -ltn\n", asRoot(enter), pod.PID)
+	}
+	if installed("curl") && pod.Bridge != "" {
 		fmt.Fprintf(w, "It is not outside      curl http://%s:%d   (refused)\n", pod.IP, demoPort)
 	}
 	fmt.Fprint(w, "\nCtrl-C takes it all down.\n")

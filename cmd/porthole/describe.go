@@ -149,7 +149,7 @@ var hints = []struct {
 	{netns.ErrNotExist, "`ip netns` lists those that have names, `lsns -t net` those of processes"},
 	{netns.ErrExited, "start it again and forward to its new process, or give its namespace a name: `ip netns attach NAME PID`"},
 	{netns.ErrNotNamespace, "a namespace's file is bound in /run/netns, or is /proc/PID/ns/net"},
-	{netns.ErrPermission, "it takes CAP_SYS_ADMIN over the namespace: run porthole with sudo, and outside of any container"},
+	{netns.ErrPermission, "it takes CAP_SYS_ADMIN in the user namespace that the network namespace belongs to, and CAP_SYS_PTRACE over the process: run porthole with sudo, outside of any container; docs/permissions.md has all ways"},
 	{container.ErrSameNetwork, "leave out --all, and forward to single ports at local ports of another number, as 8081:8080"},
 	{netns.ErrNoSockDiag, "`modprobe inet_diag tcp_diag` may help; ports by their numbers can be forwarded in any case"},
 	{netns.ErrUnsupported, "run porthole on the Linux host of the process"},
@@ -162,7 +162,7 @@ var hints = []struct {
 	{trace.ErrNoTracepoints, "it needs a kernel built with CONFIG_FTRACE_SYSCALLS"},
 	{trace.ErrUnsupported, "run porthole on the Linux host itself"},
 	{errDemoPort, "`porthole demo --port 0` takes any free one, and so does `make demo PORT=0`; `ss -ltnp` shows who has this one"},
-	{demo.ErrNotRoot, "run it as root, for example with sudo"},
+	{demo.ErrUserNamespaces, "run it with sudo"},
 	{demo.ErrUnsupported, "run it on Linux; `porthole kuard` alone serves the same page anywhere"},
 	{demo.ErrBridgeExists, "if nothing needs it: `ip link del porthole0`"},
 	{demo.ErrRunning, "end that one first; one machine has one demo"},
@@ -232,6 +232,7 @@ func tableHint(err error) string {
 	var stock *kube.NodeError
 	var agent *kube.AgentError
 	var relay *kube.RelayError
+	var setting *demo.SettingError
 	switch {
 	case errors.As(err, &forbidden):
 		return grant(forbidden)
@@ -243,6 +244,8 @@ func tableHint(err error) string {
 		return "the kubeconfig says how to install it: " + oneLine(server.Advice)
 	case errors.Is(err, kube.ErrCertificate):
 		return certificateHint(err)
+	case errors.As(err, &setting):
+		return settingHint(setting)
 	case errors.Is(err, netns.ErrPermission) && os.Geteuid() == 0:
 		return "root lacks CAP_SYS_ADMIN over the namespace here: run porthole outside of any container and user namespace"
 	case errors.As(err, &stock) && stock.To.Host != "":
@@ -258,6 +261,18 @@ func tableHint(err error) string {
 		}
 	}
 	return ""
+}
+
+// settingHint says how user namespaces are allowed where a setting of the kernel forbids them.
+func settingHint(e *demo.SettingError) string {
+	allowed := "1"
+	switch e.Setting {
+	case "kernel.apparmor_restrict_unprivileged_userns":
+		return "AppArmor allows user namespaces by profile, which docs/permissions.md has for porthole; or run it with sudo"
+	case "user.max_user_namespaces":
+		allowed = "15000"
+	}
+	return fmt.Sprintf("`sudo sysctl -w %s=%s` allows user namespaces to everybody; or run it with sudo", e.Setting, allowed)
 }
 
 // certificateHint says what is wrong with a server's certificate.

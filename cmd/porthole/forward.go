@@ -52,8 +52,8 @@ nothing listens any more. What listens on an address of its own is reached there
 Connections reach what listens on 127.0.0.1 or ::1 inside. The session goes on
 when the pod is replaced, the API server restarts or the network is away: a
 connection made meanwhile waits, up to --wait. Only a process that exits is gone
-for good. Entering a namespace takes root, or CAP_SYS_ADMIN over it; Kubernetes
-asks for what docs/kubernetes.md lists.
+for good. Entering a namespace takes root, unless it is in a user namespace of
+yours, as with engines that run without root (docs/permissions.md); Kubernetes asks for what docs/kubernetes.md lists.
 
 With a COMMAND, it is started once the target can be reached, with the address
 in PORTHOLE_ADDR (host:port) and PORTHOLE_PORT; each remote port, 5432 say, also

@@ -42,8 +42,12 @@ func serviceName(service string) string {
 }
 
 // podFiles are the files of the pod's file system, by path below its root,
-// as a kubelet and a small image would leave them.
+// as a kubelet and a small image would leave them. A pod without a bridge has
+// no address and no name server.
 func podFiles(podIP, bridgeIP netip.Addr) map[string]string {
+	if !podIP.IsValid() {
+		podIP, bridgeIP = netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	}
 	return map[string]string{
 		"etc/hostname": hostname + "\n",
 		"etc/hosts": "# Kubernetes-managed hosts file.\n" +

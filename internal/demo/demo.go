@@ -5,6 +5,7 @@ package demo
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -20,8 +21,8 @@ var (
 	// wrapping error names its process.
 	ErrRunning = errors.New("a demo is already running")
 
-	// ErrNotRoot means that the caller may not make namespaces and bridges.
-	ErrNotRoot = errors.New("the demo needs root to make its pod")
+	// ErrUserNamespaces means that an ordinary user may not make user namespaces here: see SettingError.
+	ErrUserNamespaces = errors.New("the demo may not make a user namespace")
 
 	// ErrBridgeExists means that the bridge's name is taken by a link that no
 	// demo in this StateDir has recorded as its own.
@@ -30,6 +31,20 @@ var (
 	// ErrUnsupported means that this system has no namespaces.
 	ErrUnsupported = errors.New("the demo needs Linux: a pod is made of its namespaces")
 )
+
+// SettingError is an ErrUserNamespaces that knows which setting of the kernel forbids it.
+type SettingError struct {
+	Setting string // as sysctl(8) names it
+	Value   string // that it has
+	Err     error  // what failed
+}
+
+func (e *SettingError) Error() string {
+	return fmt.Sprintf("%v: %s is %s: %v", ErrUserNamespaces, e.Setting, e.Value, e.Err)
+}
+
+// Unwrap returns ErrUserNamespaces and what failed.
+func (e *SettingError) Unwrap() []error { return []error{ErrUserNamespaces, e.Err} }
 
 // Config says what runs in the pod and where the demo keeps its state.
 // The zero value is the demo as `porthole demo` shows it.
@@ -51,7 +66,7 @@ type Config struct {
 	Stdout, Stderr io.Writer
 
 	// StateDir holds the lock and the record of what is running.
-	// "" is /run/porthole.
+	// "" is /run/porthole, or for an ordinary user porthole-demo-UID in the folder for temporary files.
 	StateDir string
 
 	// Bridge names the bridge, at most 14 bytes; its veth has one more.
@@ -73,7 +88,7 @@ func (c Config) withDefaults() Config {
 		c.Args = []string{"kuard", "--address", net.JoinHostPort("127.0.0.1", strconv.Itoa(int(c.Port)))}
 	}
 	if c.StateDir == "" {
-		c.StateDir = "/run/porthole"
+		c.StateDir = defaultStateDir()
 	}
 	if c.Bridge == "" {
 		c.Bridge = "porthole0"

@@ -23,6 +23,7 @@ const programPath = "/usr/local/bin/porthole"
 // setup is what init has to know, sent once the pod's network is there.
 type setup struct {
 	Root     string // an empty directory, to mount the file system on
+	User     bool   // the pod is in a user namespace of an ordinary user's
 	Hostname string
 	Files    map[string]string // path below Root to content
 	Args     []string          // the application's, without the program's name
@@ -55,10 +56,15 @@ func (s setup) become(pipe *os.File) error {
 	if err := unix.Sethostname([]byte(s.Hostname)); err != nil {
 		return fmt.Errorf("set the host name: %w", err)
 	}
-	if err := enterRoot(s.Root, s.Files); err != nil {
+	if s.User {
+		if err := loopbackUp(); err != nil {
+			return fmt.Errorf("set lo up: %w", err)
+		}
+	}
+	if err := enterRoot(s.Root, s.Files, s.User); err != nil {
 		return err
 	}
-	if err := dropPrivileges(); err != nil {
+	if err := dropPrivileges(!s.User); err != nil {
 		return err
 	}
 	if err := dieWithParent(pipe); err != nil {
@@ -66,6 +72,21 @@ func (s setup) become(pipe *os.File) error {
 	}
 	err := unix.Exec(programPath, append([]string{programPath}, s.Args...), s.Env)
 	return fmt.Errorf("execute %s: %w", programPath, err)
+}
+
+// loopbackUp sets lo up, where nobody outside can (netdevice(7)).
+func loopbackUp() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	lo, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	lo.SetUint16(unix.IFF_UP)
+	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo)
 }
 
 // dieWithParent sets the parent-death signal again, which a change of user

@@ -9,13 +9,17 @@ import (
 
 // dropPrivileges makes this thread, and what it executes, an unprivileged
 // user for good. The bounding set goes first: dropping from it needs a
-// capability.
-func dropPrivileges() error {
+// capability. In a user namespace there may be no other user to become: its
+// root is left, which has no capabilities any more.
+func dropPrivileges(change bool) error {
 	if err := dropBoundingSet(); err != nil {
 		return err
 	}
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("set no_new_privs: %w", err)
+	}
+	if !change {
+		return nil
 	}
 	if err := unix.Setgroups(nil); err != nil {
 		return fmt.Errorf("drop groups: %w", err)

@@ -26,11 +26,24 @@ type podProcess struct {
 
 // spawn starts the pod's init, which waits for send.
 func spawn(cfg Config, pod *Pod) (*podProcess, error) {
-	exe, err := detachExe(cfg.Exe)
-	if err != nil {
-		return nil, err
+	attr := &syscall.SysProcAttr{
+		Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC,
+		Setsid:     true, // the terminal's Ctrl-C is for the demo, which then ends the pod
+		Pdeathsig:  unix.SIGKILL,
 	}
-	defer exe.Close()
+	var files []*os.File
+	if isRoot() {
+		exe, err := detachExe(cfg.Exe)
+		if err != nil {
+			return nil, err
+		}
+		defer exe.Close()
+		files = append(files, exe)
+	} else {
+		attr.Cloneflags |= unix.CLONE_NEWUSER
+		attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
+		attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
+	}
 	reads, writes, err := os.Pipe()
 	if err != nil {
 		return nil, err
@@ -39,19 +52,15 @@ func spawn(cfg Config, pod *Pod) (*podProcess, error) {
 
 	p := &podProcess{pod: pod, setup: writes, stderr: &tail{next: cfg.Stderr}}
 	p.cmd = &exec.Cmd{
-		Path:       cfg.Exe,
-		Args:       []string{cfg.Exe, InitCommand},
-		Dir:        "/",
-		Env:        []string{},
-		Stdout:     cfg.Stdout,
-		Stderr:     p.stderr,
-		ExtraFiles: []*os.File{reads, exe},
-		WaitDelay:  time.Second, // for a Stdout that blocks
-		SysProcAttr: &syscall.SysProcAttr{
-			Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC,
-			Setsid:     true, // the terminal's Ctrl-C is for the demo, which then ends the pod
-			Pdeathsig:  unix.SIGKILL,
-		},
+		Path:        cfg.Exe,
+		Args:        []string{cfg.Exe, InitCommand},
+		Dir:         "/",
+		Env:         []string{},
+		Stdout:      cfg.Stdout,
+		Stderr:      p.stderr,
+		ExtraFiles:  append([]*os.File{reads}, files...),
+		WaitDelay:   time.Second, // for a Stdout that blocks
+		SysProcAttr: attr,
 	}
 	started := make(chan error)
 	go p.run(started)
@@ -95,6 +104,8 @@ func (p *podProcess) send(s setup) error {
 	return nil
 }
 
+var errEndedAtStart = errors.New("the application ended at start")
+
 // ended is the error of a process that ended before it listened. Call it
 // after done.
 func (p *podProcess) ended() error {
@@ -103,9 +114,9 @@ func (p *podProcess) ended() error {
 		how = errors.New("exit status 0")
 	}
 	if said := p.stderr.String(); said != "" {
-		return fmt.Errorf("the application ended at start: %w: %s", how, said)
+		return fmt.Errorf("%w: %w: %s", errEndedAtStart, how, said)
 	}
-	return fmt.Errorf("the application ended at start: %w", how)
+	return fmt.Errorf("%w: %w", errEndedAtStart, how)
 }
 
 // kill returns once the process is reaped, and with it, by the kernel, all

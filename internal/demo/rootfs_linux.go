@@ -15,8 +15,9 @@ import (
 type rootfs string
 
 // enterRoot mounts a file system on dir that holds files, the program and
-// what it needs to run, and makes it this mount namespace's only one.
-func enterRoot(dir string, files map[string]string) error {
+// what it needs to run, and makes it this mount namespace's only one. The
+// program is copied where its mount was not handed over.
+func enterRoot(dir string, files map[string]string, copied bool) error {
 	unix.Umask(0o022)
 	// Nothing below may show on the host.
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
@@ -28,7 +29,9 @@ func enterRoot(dir string, files map[string]string) error {
 	}
 	for _, step := range []func() error{
 		func() error { return root.addFiles(files) },
-		root.addDevices, root.addProgram, root.addLibraries, root.addKernel, root.pivot,
+		root.addDevices,
+		func() error { return root.addProgram(copied) },
+		root.addLibraries, root.addKernel, root.pivot,
 	} {
 		if err := step(); err != nil {
 			return err
@@ -89,9 +92,9 @@ func (r rootfs) bind(path string, flags uintptr) error {
 	return nil
 }
 
-// addProgram shows the program's file, or a copy of it if only root may
+// addProgram shows the program's file, or a copy of it, as if only root may
 // execute the file itself.
-func (r rootfs) addProgram() error {
+func (r rootfs) addProgram(copied bool) error {
 	if err := r.create(programPath, "", 0o755); err != nil {
 		return err
 	}
@@ -99,7 +102,7 @@ func (r rootfs) addProgram() error {
 	if err != nil {
 		return err
 	}
-	if exe.Mode()&0o005 != 0o005 {
+	if copied || exe.Mode()&0o005 != 0o005 {
 		return r.copyProgram()
 	}
 	if err := unix.MoveMount(exeFD, "", unix.AT_FDCWD, r.path(programPath), unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {

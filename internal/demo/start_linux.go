@@ -16,22 +16,32 @@ import (
 const startTimeout = 5 * time.Second
 
 // Start makes the pod and returns once its application listens on
-// 127.0.0.1:Port inside. It needs root. ctx bounds the start only: a pod
+// 127.0.0.1:Port inside. An ordinary user's is in a user namespace, and has
+// neither a bridge nor DNS, which take root. ctx bounds the start only: a pod
 // lives until its application ends, [Pod.Close] is called, or this process
 // dies, however it dies. What a killed demo left in the same StateDir is
 // removed first; a running one makes it fail with [ErrRunning].
 func Start(ctx context.Context, cfg Config) (*Pod, error) {
-	if os.Geteuid() != 0 {
-		return nil, fmt.Errorf("demo: %w", ErrNotRoot)
-	}
 	s := &starter{Config: cfg.withDefaults(), pod: &Pod{done: make(chan struct{})}}
 	if err := s.start(ctx); err != nil {
 		if undone := s.pod.Close(); undone != nil {
 			s.Log.Warn("demo: taking down what was started", "err", undone)
 		}
+		if !isRoot() {
+			err = explainUserNamespaces("/proc/sys", err)
+		}
 		return nil, fmt.Errorf("demo: %w", err)
 	}
 	return s.pod, nil
+}
+
+func isRoot() bool { return os.Geteuid() == 0 }
+
+func defaultStateDir() string {
+	if isRoot() {
+		return "/run/porthole"
+	}
+	return filepath.Join(os.TempDir(), fmt.Sprintf("porthole-demo-%d", os.Geteuid()))
 }
 
 // starter carries what the steps of a start hand to one another.
@@ -44,7 +54,11 @@ type starter struct {
 }
 
 func (s *starter) start(ctx context.Context) error {
-	for _, step := range []func() error{s.takeLock, s.addBridge, s.serveDNS, s.spawn, s.addVeth, s.release} {
+	steps := []func() error{s.takeLock, s.claimBridge, s.addBridge, s.serveDNS, s.spawn, s.addVeth, s.release}
+	if !isRoot() {
+		steps = []func() error{s.takeLock, s.spawn, s.release}
+	}
+	for _, step := range steps {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -57,7 +71,7 @@ func (s *starter) start(ctx context.Context) error {
 	if err := s.process.waitListening(ctx, s.Port); err != nil {
 		return err
 	}
-	s.Log.Info("demo: pod is ready", "pid", s.pod.PID, "ip", s.pod.IP, "bridge", s.Bridge)
+	s.Log.Info("demo: pod is ready", "pid", s.pod.PID, "ip", s.pod.IP, "bridge", s.pod.Bridge)
 	return nil
 }
 
@@ -67,10 +81,11 @@ func (s *starter) takeLock() (err error) {
 		return err
 	}
 	s.pod.onClose(s.lock.release)
-	if err := s.lock.clearLeftovers(s.Log); err != nil {
-		return err
-	}
-	// Before it is recorded as ours: what is recorded gets removed.
+	return s.lock.clearLeftovers(s.Log)
+}
+
+// claimBridge records the bridge as ours, unless it is somebody else's: what is recorded gets removed.
+func (s *starter) claimBridge() error {
 	if _, err := netlink.LinkByName(s.Bridge); err == nil {
 		return fmt.Errorf("add bridge %s: %w", s.Bridge, ErrBridgeExists)
 	}
@@ -122,7 +137,7 @@ func (s *starter) spawn() (err error) {
 	}
 	s.pod.onClose(s.process.kill)
 	s.pod.PID = s.process.pid()
-	return s.lock.write(record{Bridge: s.Bridge, Pod: identify(s.pod.PID)})
+	return s.lock.write(record{Bridge: s.pod.Bridge, Pod: identify(s.pod.PID)})
 }
 
 func (s *starter) addVeth() error { return s.bridge.plug(s.pod.PID) }
@@ -132,6 +147,7 @@ func (s *starter) release() error {
 	s.Log.Debug("demo: network is up", slog.Any("ip", s.pod.IP))
 	return s.process.send(setup{
 		Root:     filepath.Join(s.StateDir, "demo-root"),
+		User:     !isRoot(),
 		Hostname: hostname,
 		Files:    podFiles(s.pod.IP, s.pod.BridgeIP),
 		Args:     s.Args,

@@ -9,3 +9,5 @@ func Start(context.Context, Config) (*Pod, error) { return nil, ErrUnsupported }
 
 // Init fails with [ErrUnsupported]: this system has no namespaces.
 func Init() error { return ErrUnsupported }
+
+func defaultStateDir() string { return "" }

@@ -58,7 +58,7 @@ func (n *Node) open(c *components) (*upstream, *sockets, error) {
 		return nil, nil, err
 	}
 	defer own.Close()
-	if err := own.Check(); err != nil {
+	if err := own.Do(func() error { return nil }); err != nil {
 		return nil, nil, err
 	}
 	if _, err := n.forbidden(); err != nil { // which the data path needs
