@@ -50,10 +50,10 @@ type cleaning struct {
 	engineContext string
 	all           bool
 	dryRun        bool
-	output string
-	out    io.Writer
-	errs   session.Errors
-	found  bool
+	output        string
+	out           io.Writer
+	errs          session.Errors
+	found         bool
 }
 
 func newClean() *cobra.Command {

@@ -214,7 +214,7 @@ func (f *forwarding) parse(args []string) (err error) {
 	switch {
 	case f.file != "" && len(args) > 0:
 		return errors.New("forward: want either a file or a target")
-	case f.file == "" && len(args) < 2 && !(f.all && len(args) == 1):
+	case f.file == "" && len(args) < 2 && (!f.all || len(args) != 1):
 		return fmt.Errorf("%s: want a target and at least one port", f.cmd.Name())
 	case f.command != nil && len(f.command) == 0:
 		return fmt.Errorf("%s: want a command after --", f.cmd.Name())

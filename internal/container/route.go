@@ -359,10 +359,10 @@ func (r *Route) Dial(ctx context.Context, to target.Address) (conn pipe.Conn, er
 // Bind is a route.Binder to one of the containers. What it listens on is closed when that ends.
 func (r *Route) Bind(ctx context.Context, at target.Endpoint) (l *route.Listener, err error) {
 	err = r.use(ctx, func(m *member) error {
-		if m.Result.Bind == nil {
+		if m.Bind == nil {
 			return target.ErrUnsupported
 		}
-		if l, err = m.Result.Bind(ctx, at); err == nil {
+		if l, err = m.Bind(ctx, at); err == nil {
 			go func() { <-m.over; _ = l.Close() }()
 		}
 		return err
@@ -378,7 +378,7 @@ func (r *Route) Listening(ctx context.Context, tell func([]target.Socket)) error
 		if err != nil {
 			return err
 		}
-		if m.Result.Listening == nil {
+		if m.Listening == nil {
 			r.leave(m)
 			return target.ErrUnsupported
 		}
@@ -390,7 +390,7 @@ func (r *Route) Listening(ctx context.Context, tell func([]target.Socket)) error
 			case <-watching.Done():
 			}
 		}()
-		err = m.Result.Listening(watching, tell)
+		err = m.Listening(watching, tell)
 		cancel()
 		r.leave(m)
 		if ctx.Err() != nil || !m.passes(ctx, err) {

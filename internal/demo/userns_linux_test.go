@@ -59,11 +59,11 @@ func TestExplainUserNamespaces(t *testing.T) {
 				t.Errorf("%s: %v", setting, err)
 			}
 		}
-		if err := explainUserNamespaces(sysctls, fs.ErrNotExist); err != fs.ErrNotExist {
+		if err := explainUserNamespaces(sysctls, fs.ErrNotExist); !errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrUserNamespaces) {
 			t.Errorf("%s, and another error: %v", setting, err)
 		}
 	}
-	if err := explainUserNamespaces(t.TempDir(), syscall.EPERM); err != syscall.EPERM {
+	if err := explainUserNamespaces(t.TempDir(), syscall.EPERM); !errors.Is(err, syscall.EPERM) || errors.Is(err, ErrUserNamespaces) {
 		t.Errorf("no setting: %v", err)
 	}
 }

@@ -49,7 +49,7 @@ func TestListening(t *testing.T) {
 	}
 	var got []string
 	for _, s := range sockets {
-		got = append(got, s.Endpoint.String())
+		got = append(got, s.String())
 		if s.Inode != 0 || s.PID != 0 || s.UID != 0 || s.Command != "" {
 			t.Errorf("told too much: %+v", s)
 		}
