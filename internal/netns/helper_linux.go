@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
@@ -24,8 +25,52 @@ const helperTime = 10 * time.Second
 type helper struct {
 	process *os.Process
 	channel *os.File
+	asking  sync.Mutex // the channel has one request at a time
+
 	// user is the user namespace that it is in; zero for an installed helper, which enters by its capabilities.
 	user ID
+	// users are the Namespaces that have it; guarded by helpers.
+	users int
+}
+
+// helpers are the helpers of this process, one for each user namespace: rootless engines keep all containers in one.
+var helpers struct {
+	sync.Mutex
+	byUser map[ID]*helper
+}
+
+// helperOf returns the helper in a user namespace, and starts it if there is none. Whoever gets it releases it.
+func helperOf(user ID, start func() (*helper, error)) (*helper, error) {
+	helpers.Lock()
+	defer helpers.Unlock()
+	h := helpers.byUser[user]
+	if h == nil {
+		var err error
+		if h, err = start(); err != nil {
+			return nil, err
+		}
+		h.user = user
+		if helpers.byUser == nil {
+			helpers.byUser = map[ID]*helper{}
+		}
+		helpers.byUser[user] = h
+	}
+	h.users++
+	return h, nil
+}
+
+// release gives a helper back, which nobody else gets any more if it is of no use. The last one ends it.
+func (h *helper) release(useless bool) error {
+	helpers.Lock()
+	defer helpers.Unlock()
+	h.users--
+	if (useless || h.users == 0) && helpers.byUser[h.user] == h {
+		delete(helpers.byUser, h.user)
+	}
+	if h.users > 0 {
+		return nil
+	}
+	return h.Close()
 }
 
 var (
@@ -37,10 +82,6 @@ var (
 
 // startHelper starts a helper in a user namespace.
 func startHelper(user *os.File) (*helper, error) {
-	id, err := identify(user)
-	if err != nil {
-		return nil, err
-	}
 	program, err := helperFile()
 	if err == nil {
 		defer program.Close()
@@ -48,21 +89,14 @@ func startHelper(user *os.File) (*helper, error) {
 		// could be mounted noexec.
 		var h *helper
 		if h, err = runHelper("/proc/self/fd/5", user, program); err == nil {
-			h.user = id
 			return h, nil
 		}
 	}
 	// As with vm.memfd_noexec, or on other processors.
-	path := installedHelper()
-	if path == "" {
-		return nil, fmt.Errorf("start %s: %w", helperName, err)
+	if path := installedHelper(); path != "" {
+		return runHelper(path, user)
 	}
-	h, err := runHelper(path, user)
-	if err != nil {
-		return nil, err
-	}
-	h.user = id
-	return h, nil
+	return nil, fmt.Errorf("start %s: %w", helperName, err)
 }
 
 // runHelper executes the helper with files at descriptor 4 and up.
@@ -140,32 +174,41 @@ const (
 	stepSocket
 )
 
-// socket makes a socket in the network namespace that a file stands for, or a pidfd. The error wraps errHelperEnded
-// if it can be tried again with another helper.
-func (h *helper) socket(where *os.File, domain, kind, protocol int) (fd int, err error) {
-	request := binary.NativeEndian.AppendUint32(nil, uint32(domain))
-	request = binary.NativeEndian.AppendUint32(request, uint32(kind))
-	request = binary.NativeEndian.AppendUint32(request, uint32(protocol))
+// mostSockets is how many an answer can have, as in enter/enter.c.
+const mostSockets = 16
+
+// sockets makes sockets in the network namespace that a file stands for, or a pidfd: at least one, and at most as many
+// as are asked for. The error wraps errHelperEnded if it can be tried again with another helper.
+func (h *helper) sockets(where *os.File, domain, kind, protocol, count int) (fds []int, err error) {
+	var request []byte
+	for _, number := range []int{domain, kind, protocol, count} {
+		request = binary.NativeEndian.AppendUint32(request, uint32(number))
+	}
 	raw, err := where.SyscallConn() // and not Fd, which would make the descriptor blocking
 	if err != nil {
-		return -1, err
+		return nil, err
 	}
+	h.asking.Lock()
+	defer h.asking.Unlock()
 	channel := int(h.channel.Fd())
 	if failed := raw.Control(func(fd uintptr) {
 		err = unix.Sendmsg(channel, request, unix.UnixRights(int(fd)), nil, unix.MSG_NOSIGNAL)
 	}); failed != nil {
-		return -1, failed
+		return nil, failed
 	}
 	if err != nil {
-		return -1, fmt.Errorf("%w: %w", errHelperEnded, os.NewSyscallError("sendmsg", err))
+		return nil, fmt.Errorf("%w: %w", errHelperEnded, os.NewSyscallError("sendmsg", err))
 	}
-	return receiveSocket(channel)
+	if fds, err = receiveSockets(channel); errors.Is(err, errHelperEnded) {
+		_ = unix.Shutdown(channel, unix.SHUT_RDWR) // a late answer is not for the next one who asks
+	}
+	return fds, err
 }
 
-// receiveSocket receives a helper's answer.
-func receiveSocket(channel int) (fd int, err error) {
+// receiveSockets receives a helper's answer.
+func receiveSockets(channel int) (fds []int, err error) {
 	var answer [8]byte
-	control := make([]byte, unix.CmsgSpace(4))
+	control := make([]byte, unix.CmsgSpace(4*mostSockets))
 	var n, size int
 	for {
 		n, size, _, _, err = unix.Recvmsg(channel, answer[:], control, unix.MSG_CMSG_CLOEXEC)
@@ -174,21 +217,20 @@ func receiveSocket(channel int) (fd int, err error) {
 		}
 	}
 	if err != nil || n != len(answer) {
-		return -1, fmt.Errorf("%w: %w", errHelperEnded, os.NewSyscallError("recvmsg", err))
+		return nil, fmt.Errorf("%w: %w", errHelperEnded, os.NewSyscallError("recvmsg", err))
 	}
 	step, code := binary.NativeEndian.Uint32(answer[:]), unix.Errno(binary.NativeEndian.Uint32(answer[4:]))
 	if step != stepDone {
-		return -1, helperError(step, code)
+		return nil, helperError(step, code)
 	}
 	messages, err := unix.ParseSocketControlMessage(control[:size])
-	if err != nil || len(messages) != 1 {
-		return -1, fmt.Errorf("%w: it has sent no socket", errHelperEnded)
+	if err == nil && len(messages) == 1 {
+		fds, err = unix.ParseUnixRights(&messages[0])
 	}
-	fds, err := unix.ParseUnixRights(&messages[0])
-	if err != nil || len(fds) != 1 {
-		return -1, fmt.Errorf("%w: it has sent no socket", errHelperEnded)
+	if err != nil || len(fds) == 0 {
+		return nil, fmt.Errorf("%w: it has sent no socket", errHelperEnded)
 	}
-	return fds[0], nil
+	return fds, nil
 }
 
 // helperError is what kept a helper from making a socket.

@@ -206,13 +206,14 @@ func attackInstalledHelper(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer mount.Close()
-	request := func(numbers ...uint32) (b []byte) {
+	request := func(numbers ...uint32) (b []byte) { // of one socket
 		for _, n := range numbers {
 			b = binary.NativeEndian.AppendUint32(b, n)
 		}
-		return b
+		return binary.NativeEndian.AppendUint32(b, 1)
 	}
 	tcp := request(unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_TCP)
+	with := func(count uint32) []byte { return binary.NativeEndian.AppendUint32(tcp[:12:12], count) }
 	const ends, done, enter, hosts, refused = -1, 0, 2, 3, 4
 	for name, test := range map[string]struct {
 		message []byte
@@ -241,8 +242,11 @@ func attackInstalledHelper(t *testing.T) {
 		"no namespace":            {tcp, []int{0}, enter},
 		"none":                    {tcp, nil, ends},
 		"two":                     {tcp, []int{inside, inside}, ends},
-		"too short":               {tcp[:11], []int{inside}, ends},
-		"too long":                {append(tcp[:12:12], 0), []int{inside}, ends},
+		"too short":               {tcp[:15], []int{inside}, ends},
+		"too long":                {append(tcp[:16:16], 0), []int{inside}, ends},
+		"no socket":               {with(0), []int{inside}, refused},
+		"too many sockets":        {with(17), []int{inside}, refused},
+		"many sockets":            {with(^uint32(0)), []int{inside}, refused},
 		"empty":                   {nil, []int{inside}, ends},
 		"much":                    {make([]byte, 4096), []int{inside}, ends},
 		"refused before all else": {request(unix.AF_PACKET, unix.SOCK_RAW, 0), []int{host}, refused},

@@ -35,8 +35,10 @@ type Namespace struct {
 	// and a burst must not make the runtime start a thread for each.
 	entering sync.Mutex
 
-	// helper makes sockets where this process may not enter; nil until one is needed. entering guards it.
+	// helper makes sockets where this process may not enter; nil until one is needed. entering guards it, and
+	// the sockets that it has made too many, by their domain.
 	helper *helper
+	spares map[int]*spares
 	helped atomic.Bool // it has made one, and entering is not tried any more
 }
 
@@ -99,9 +101,14 @@ func (ns *Namespace) Check() error {
 
 // Close gives back the descriptors. Connections made through ns stay open.
 func (ns *Namespace) Close() error {
+	ns.entering.Lock() // spares are dropped by a timer
+	defer ns.entering.Unlock()
 	var errs []error
+	for domain := range ns.spares {
+		ns.dropSpares(domain)
+	}
 	if ns.helper != nil {
-		errs = append(errs, ns.helper.Close())
+		errs = append(errs, ns.helper.release(false))
 	}
 	if ns.process != nil {
 		errs = append(errs, ns.process.Close())

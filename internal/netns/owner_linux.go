@@ -15,6 +15,9 @@ import (
 func (ns *Namespace) helperSocket(domain, kind, protocol int) (fd int, err error) {
 	ns.entering.Lock()
 	defer ns.entering.Unlock()
+	if fd, ok := ns.takeSpare(domain, kind); ok {
+		return fd, nil
+	}
 	where, err := ns.open()
 	if err == nil {
 		defer where.Close()
@@ -38,14 +41,14 @@ func (ns *Namespace) open() (*os.File, error) {
 // ownSocket makes a socket in a namespace that is this process' own, or belongs to a user namespace that a
 // helper may join.
 func (ns *Namespace) ownSocket(where *os.File, domain, kind, protocol int) (int, error) {
-	id, err := identify(where)
+	network, err := identify(where)
 	if err != nil {
 		return -1, err
 	}
-	if slices.Contains(ns.forbidden, id) {
+	if slices.Contains(ns.forbidden, network) {
 		return -1, ErrForbidden
 	}
-	if home, err := identify(ns.home); err != nil || id == home {
+	if home, err := identify(ns.home); err != nil || network == home {
 		return socket(domain, kind, protocol) // a process of this host's own network
 	}
 	user, err := ownerOf(where)
@@ -53,14 +56,20 @@ func (ns *Namespace) ownSocket(where *os.File, domain, kind, protocol int) (int,
 		return -1, err
 	}
 	defer user.Close()
-	if id, err = identify(user); err != nil {
+	id, err := identify(user)
+	if err != nil {
 		return -1, err
 	}
-	fd, err := ns.ask(id, func() (*helper, error) { return startHelper(user) }, where, domain, kind, protocol)
+	count := ns.sparesWanted(domain, kind)
+	fds, err := ns.ask(id, func() (*helper, error) { return startHelper(user) }, where, domain, kind, protocol, count)
 	if errors.Is(err, ErrPermission) {
 		err = fmt.Errorf("%w: %s", ErrPermission, describeOwner(user))
 	}
-	return fd, err
+	if err != nil {
+		return -1, err
+	}
+	ns.keepSpares(domain, kind, network, fds[1:])
+	return fds[0], nil
 }
 
 // installedSocket makes a socket by the helper that is installed, or returns why else there is none. That helper
@@ -76,35 +85,37 @@ func (ns *Namespace) installedSocket(where *os.File, domain, kind, protocol int,
 	if where == nil {
 		return -1, cause
 	}
-	fd, err := ns.ask(ID{}, func() (*helper, error) { return runHelper(path) }, where, domain, kind, protocol)
+	fds, err := ns.ask(ID{}, func() (*helper, error) { return runHelper(path) }, where, domain, kind, protocol, 1)
 	if errors.Is(err, errNoPrivileges) {
 		err = cause
 	}
-	return fd, err
+	if err != nil {
+		return -1, err
+	}
+	return fds[0], nil
 }
 
-// ask asks the helper for a socket, and starts one if there is none for the user namespace, or it has ended.
-func (ns *Namespace) ask(user ID, start func() (*helper, error), where *os.File, domain, kind, protocol int) (fd int, err error) {
+// ask asks the helper in a user namespace for sockets, and starts one if there is none, or it has ended.
+func (ns *Namespace) ask(user ID, start func() (*helper, error), where *os.File, domain, kind, protocol, count int) (fds []int, err error) {
 	for range 2 {
 		if ns.helper != nil && ns.helper.user != user {
-			ns.stopHelper()
+			ns.stopHelper(false)
 		}
 		if ns.helper == nil {
-			if ns.helper, err = start(); err != nil {
-				ns.helper = nil
-				return -1, err
+			if ns.helper, err = helperOf(user, start); err != nil {
+				return nil, err
 			}
 		}
-		if fd, err = ns.helper.socket(where, domain, kind, protocol); !errors.Is(err, errHelperEnded) {
+		if fds, err = ns.helper.sockets(where, domain, kind, protocol, count); !errors.Is(err, errHelperEnded) {
 			break
 		}
-		ns.stopHelper()
+		ns.stopHelper(true)
 	}
-	return fd, err
+	return fds, err
 }
 
-func (ns *Namespace) stopHelper() {
-	_ = ns.helper.Close()
+func (ns *Namespace) stopHelper(useless bool) {
+	_ = ns.helper.release(useless)
 	ns.helper = nil
 }
 

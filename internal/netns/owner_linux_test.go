@@ -71,6 +71,9 @@ func TestUserHelperDies(t *testing.T) {
 			t.Fatal(err)
 		}
 		conn.Close()
+		if err := pod.NS.Check(); err != nil { // the connection may have had a spare socket
+			t.Fatal(err)
+		}
 		now := helpers(t)
 		if len(now) != 1 {
 			t.Fatalf("helpers %v, want one", now)
@@ -79,6 +82,94 @@ func TestUserHelperDies(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// All namespaces of a user namespace have one helper, and one that dies is nobody else's loss.
+func TestUserHelperShared(t *testing.T) {
+	if !asUser() {
+		return
+	}
+	testenv.NoLeaks(t)
+	pod := testenv.NewPod(t)
+	var all []*netns.Namespace
+	for range 3 {
+		ns, err := netns.OpenPID(pod.PID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ns.Close()
+		all = append(all, ns)
+	}
+	for range 3 {
+		for _, ns := range all {
+			if err := ns.Check(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		now := helpers(t)
+		if len(now) != 1 {
+			t.Fatalf("helpers %v, want one", now)
+		}
+		if err := syscall.Kill(now[0], syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// Sockets that a helper makes in advance are those of the namespace that is at a path now, and keep none alive.
+func TestUserSpares(t *testing.T) {
+	if !asUser() {
+		return
+	}
+	testenv.NoLeaks(t)
+	first, second := testenv.NewPod(t), testenv.NewPod(t)
+	path := filepath.Join(t.TempDir(), "net")
+	lead := func(to *testenv.Pod) {
+		_ = os.Remove(path)
+		if err := os.Symlink(fmt.Sprintf("/proc/%d/ns/net", to.PID), path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lead(first)
+	ns, err := netns.OpenPath(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	l := second.Listen(t, "127.0.0.1:0")
+	before := openSockets(t)
+	for range 3 {
+		fd, err := ns.Socket(unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_TCP)
+		if err != nil {
+			t.Fatal(err)
+		}
+		unix.Close(fd)
+	}
+	if now := openSockets(t); now <= before {
+		t.Errorf("%d sockets, as before: there are no spare ones", now)
+	}
+	lead(second)
+	conn, err := ns.Dial(t.Context(), target.TCPPort(testenv.Port(l)))
+	if err != nil {
+		t.Fatal("after the path leads to another namespace:", err)
+	}
+	conn.Close()
+	testenv.Await(t, "spare sockets are closed", func() bool { return openSockets(t) <= before+1 }) // and the helper's channel
+}
+
+// openSockets is how many sockets this process has open.
+func openSockets(t *testing.T) (n int) {
+	t.Helper()
+	all, err := filepath.Glob("/proc/self/fd/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range all {
+		if link, _ := os.Readlink(path); strings.HasPrefix(link, "socket:") {
+			n++
+		}
+	}
+	return n
 }
 
 // Ports below 1024 are the user's in a namespace of the user's own, and so are messages of ICMP.

@@ -8,9 +8,9 @@
 //   sockets in all network namespaces but the host's, and nothing else: none that are raw.
 //
 // At descriptor 3 is a SOCK_SEQPACKET socket. Each request is a struct request and one descriptor, of a network
-// namespace or of a process (a pidfd); each answer is a struct answer, and the socket's descriptor if there is one.
-// The program ends when the other end is closed, or says something else. Between requests it is in no namespace
-// that anybody else is in, so that it keeps none alive.
+// namespace or of a process (a pidfd); each answer is a struct answer, and the descriptors of the sockets if there are
+// any: at most as many as were asked for. The program ends when the other end is closed, or says something else.
+// Between requests it is in no namespace that anybody else is in, so that it keeps none alive.
 //
 // It is compiled by scripts/generate, without any library or header.
 
@@ -56,13 +56,14 @@ enum { AF_INET = 2, AF_INET6 = 10, AF_NETLINK = 16, SOCK_STREAM = 1, SOCK_DGRAM 
 
 struct vector { void *base; word size; };
 struct message { void *name; unsigned name_size; struct vector *vector; word vectors; void *control; word control_size; int flags; };
-struct control { word size; int level, type, descriptor, padding; };
+enum { MOST = 16 }; // sockets in an answer
+struct control { word size; int level, type, descriptors[MOST]; };
 enum { CONTROL_SIZE = sizeof(word) + 3 * sizeof(int) }; // of one descriptor: a second one finds no room
 struct file { unsigned char before[32]; word inode; unsigned char between[96]; unsigned major, minor; unsigned char after[112]; };
 
 enum { CHANNEL = 3, USER = 4 };
 enum step { DONE, JOIN_USER, ENTER, HOST, REFUSED, SOCKET };
-struct request { int domain, type, protocol; };
+struct request { int domain, type, protocol, count; };
 struct answer { int step, error; };
 
 static int privileged;
@@ -82,7 +83,7 @@ static int same(const struct file *a, const struct file *b) {
 
 // receive waits for a request, and returns the descriptor that came with it.
 static int receive(struct request *r) {
-	struct control c = {0};
+	struct control c;
 	struct vector v = {r, sizeof *r};
 	struct message m = {.vector = &v, .vectors = 1, .control = &c, .control_size = CONTROL_SIZE};
 	long size;
@@ -92,26 +93,25 @@ static int receive(struct request *r) {
 	if (size != sizeof *r || m.flags & (MSG_TRUNC | MSG_CTRUNC) || m.control_size < CONTROL_SIZE || c.size != CONTROL_SIZE
 	    || c.level != SOL_SOCKET || c.type != SCM_RIGHTS)
 		end();
-	return c.descriptor;
+	return c.descriptors[0];
 }
 
-// answer sends what became of a request, and the socket if there is one.
-static void answer(enum step step, int error, int socket) {
-	struct answer a = {step, error};
-	struct control c = {.size = CONTROL_SIZE, .level = SOL_SOCKET, .type = SCM_RIGHTS, .descriptor = socket};
+// send sends an answer, with what it carries if that is not 0.
+static void send(struct answer a, struct control *c) {
 	struct vector v = {&a, sizeof a};
-	struct message m = {.vector = &v, .vectors = 1};
-	if (step == DONE) {
-		m.control = &c;
-		m.control_size = sizeof c;
-	}
+	struct message m = {.vector = &v, .vectors = 1, .control = c, .control_size = c ? c->size : 0};
 	if (call(SYS_sendmsg, CHANNEL, (word)&m, MSG_NOSIGNAL, 0, 0) != sizeof a)
 		end();
 }
 
+// fail answers that there is no socket.
+static void fail(enum step step, int error) { send((struct answer){step, error}, 0); }
+
 // allowed says which sockets there are. A raw one tells clients of UDP that nobody listens; it is for those who own
 // the namespace anyway.
 static int allowed(const struct request *r) {
+	if (r->count < 1 || r->count > MOST)
+		return 0;
 	int inet = r->domain == AF_INET || r->domain == AF_INET6;
 	switch (r->type) {
 	case SOCK_STREAM:
@@ -126,20 +126,32 @@ static int allowed(const struct request *r) {
 	return 0;
 }
 
-// make makes a socket in the network namespace that the program is in.
+// make makes sockets in the network namespace that the program is in. Where some of them cannot be had, the others do.
 static void make(const struct request *r) {
 	struct file here;
 	if (privileged && (look("/proc/thread-self/ns/net", &here) || same(&here, &own) || same(&here, &host))) {
-		answer(HOST, EPERM, -1);
+		fail(HOST, EPERM);
 		return;
 	}
-	long socket = call(SYS_socket, r->domain, r->type | SOCK_NONBLOCK | SOCK_CLOEXEC, r->protocol, 0, 0);
-	if (socket < 0) {
-		answer(SOCKET, -socket, -1);
+	struct control c;
+	int made = 0;
+	long socket = 0;
+	for (; made < r->count; made++) {
+		socket = call(SYS_socket, r->domain, r->type | SOCK_NONBLOCK | SOCK_CLOEXEC, r->protocol, 0, 0);
+		if (socket < 0)
+			break;
+		c.descriptors[made] = socket;
+	}
+	if (made == 0) {
+		fail(SOCKET, -socket);
 		return;
 	}
-	answer(DONE, 0, socket);
-	call(SYS_close, socket, 0, 0, 0, 0);
+	c.size = CONTROL_SIZE + (made - 1) * sizeof(int);
+	c.level = SOL_SOCKET;
+	c.type = SCM_RIGHTS;
+	send((struct answer){DONE, 0}, &c);
+	while (made > 0)
+		call(SYS_close, c.descriptors[--made], 0, 0, 0, 0);
 }
 
 // leave goes back home. A program that has joined a user namespace may not go back to where it came from, and makes
@@ -197,11 +209,11 @@ __attribute__((used)) static _Noreturn void run(word *stack) {
 		long failed = unjoined ? 0 : call(SYS_setns, where, CLONE_NEWNET, 0, 0, 0);
 		call(SYS_close, where, 0, 0, 0, 0);
 		if (unjoined) {
-			answer(JOIN_USER, -unjoined, -1);
+			fail(JOIN_USER, -unjoined);
 		} else if (failed) {
-			answer(ENTER, -failed, -1);
+			fail(ENTER, -failed);
 		} else if (!allowed(&r)) {
-			answer(REFUSED, EPERM, -1);
+			fail(REFUSED, EPERM);
 			leave();
 		} else {
 			make(&r);
