@@ -2,6 +2,7 @@ package container
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"io"
 	"net"
@@ -49,13 +50,23 @@ func TestAttached(t *testing.T) {
 	}
 }
 
+// bounded reports whether no frame is longer than what there is: Docker's own package makes room for all of a frame at once.
+func bounded(sent []byte) bool {
+	for len(sent) >= frameHeader {
+		size := uint64(binary.BigEndian.Uint32(sent[4:]))
+		if sent = sent[frameHeader:]; size > uint64(len(sent)) {
+			return false
+		}
+		sent = sent[size:]
+	}
+	return true
+}
+
 // FuzzAttached holds that what comes out is what Docker's own package makes of it.
 func FuzzAttached(f *testing.F) {
 	f.Add([]byte(frame(1, "one")+frame(2, "error")+frame(1, "two")), 3)
 	f.Add([]byte("\x01\x00\x00\x00\xff\xff\xff\xffabc"), 1)
 	f.Fuzz(func(t *testing.T, sent []byte, size int) {
-		var want, errs bytes.Buffer
-		_, bad := stdcopy.StdCopy(&want, &errs, bytes.NewReader(sent))
 		a := stream(bytes.NewReader(sent))
 		p := make([]byte, 1+uint(size)%64)
 		var got []byte
@@ -69,7 +80,11 @@ func FuzzAttached(f *testing.F) {
 				break
 			}
 		}
-		if bad == nil && !bytes.HasPrefix(got, want.Bytes()) {
+		if !bounded(sent) {
+			return
+		}
+		var want, errs bytes.Buffer
+		if _, err := stdcopy.StdCopy(&want, &errs, bytes.NewReader(sent)); err == nil && !bytes.HasPrefix(got, want.Bytes()) {
 			t.Errorf("%q, want %q", got, want.Bytes())
 		}
 	})
