@@ -77,13 +77,10 @@ func NewContainerd(t testing.TB, within ...string) *Containerd {
 	Root(t)
 	program, bin := Program(t, "containerd", "usr/bin/containerd")
 	_, runc := Program(t, "runc", "usr/sbin/runc")
-	dir, err := os.MkdirTemp("", "containerd") // a test's own would make a path that is too long for a socket
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	dir := engineFolder(t, "containerd")
 	c := &Containerd{Dir: dir, Socket: dir + "/c.sock", Namespace: "porthole-" + strings.ToLower(rand.Text()[:8]), Within: within, bin: filepath.Dir(program)}
 	c.env = append(os.Environ(), "PATH="+bin+":"+runc+":"+os.Getenv("PATH"), "CONTAINERD_ADDRESS="+c.Socket, "CONTAINERD_NAMESPACE="+c.Namespace)
+	var err error
 	for name, text := range map[string]string{
 		"config.toml": fmt.Sprintf(containerdConfig, dir, c.Socket), "cni/loopback": cniLoopback, "cni/none": cniNone, "cni/none.conflist": cniNetwork,
 	} {

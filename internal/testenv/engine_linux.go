@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"porthole.dev/porthole/internal/proc"
 )
 
@@ -113,13 +115,32 @@ func NewPodman(t testing.TB) *Engine {
 // newEngine makes an engine's folder, and its environment with the folders of programs.
 func newEngine(t testing.TB, name string, bin ...string) *Engine {
 	t.Helper()
+	dir := engineFolder(t, name)
+	path := "PATH=" + strings.Join(append(bin, os.Getenv("PATH")), ":")
+	return &Engine{Host: "unix://" + dir + "/" + name + ".sock", Dir: dir, env: append(os.Environ(), path, "HOME="+dir, "XDG_RUNTIME_DIR="+dir)}
+}
+
+// engineFolder makes a folder until the test ends, which then goes with what the engine has left mounted in it, such as Docker
+// the network namespace of the host.
+func engineFolder(t testing.TB, name string) string {
+	t.Helper()
 	dir, err := os.MkdirTemp("", name) // a test's own would make a path that is too long for a socket
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	path := "PATH=" + strings.Join(append(bin, os.Getenv("PATH")), ":")
-	return &Engine{Host: "unix://" + dir + "/" + name + ".sock", Dir: dir, env: append(os.Environ(), path, "HOME="+dir, "XDG_RUNTIME_DIR="+dir)}
+	t.Cleanup(func() {
+		list, err := os.ReadFile("/proc/self/mountinfo")
+		mounts, malformed := proc.ParseMounts(list)
+		for _, m := range slices.Backward(mounts) {
+			if strings.HasPrefix(m.Point, dir+"/") {
+				err = errors.Join(err, unix.Unmount(m.Point, unix.MNT_DETACH))
+			}
+		}
+		if err := errors.Join(err, malformed, os.RemoveAll(dir)); err != nil {
+			t.Errorf("an engine's folder stays: %v", err)
+		}
+	})
+	return dir
 }
 
 // begin starts the engine, and ends it and its containers with the test.
