@@ -56,7 +56,7 @@ export PORTHOLE_SSHD
 export PORTHOLE_POSTGRES := $(PACKAGES)/postgresql
 export PORTHOLE_PACKAGES := $(PACKAGES)
 # The engines whose containers the tests make.
-ENGINES := docker.io containerd runc podman conmon busybox-static
+ENGINES := docker.io containerd runc podman conmon busybox-static uidmap rootlesskit
 
 # The race detector needs a C compiler.
 test: build ## the tests of this machine, and at the end what was skipped; those in need of a real Kubernetes are not among them

@@ -95,6 +95,16 @@ func NewPodman(t testing.TB) *Engine {
 	conmon, _ := Program(t, "conmon", "usr/bin/conmon")
 	_, runc := Program(t, "runc", "usr/sbin/runc")
 	e := newEngine(t, "podman", bin, runc)
+	e.configurePodman(t, conmon)
+	e.cli = []string{podman}
+	e.command = []string{podman, "system", "service", "--time=0", e.Host}
+	e.begin(t)
+	return e
+}
+
+// configurePodman writes podman's settings.
+func (e *Engine) configurePodman(t testing.TB, conmon string) {
+	t.Helper()
 	for name, text := range map[string]string{
 		"containers.conf": fmt.Sprintf(podmanSettings, conmon, e.Dir), "storage.conf": fmt.Sprintf(podmanStorage, e.Dir),
 		".config/containers/policy.json": `{"default": [{"type": "insecureAcceptAnything"}]}`, "registries.conf": "",
@@ -106,10 +116,6 @@ func NewPodman(t testing.TB) *Engine {
 	}
 	e.env = append(e.env, "CONTAINERS_CONF="+e.Dir+"/containers.conf", "CONTAINERS_STORAGE_CONF="+e.Dir+"/storage.conf",
 		"CONTAINERS_REGISTRIES_CONF="+e.Dir+"/registries.conf")
-	e.cli = []string{podman}
-	e.command = []string{podman, "system", "service", "--time=0", e.Host}
-	e.begin(t)
-	return e
 }
 
 // newEngine makes an engine's folder, and its environment with the folders of programs.
