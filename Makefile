@@ -29,7 +29,9 @@ install-client: build ## the binary, kubectl's plugin and completions
 	$(BIN) completion zsh > $(SHARE)/zsh/site-functions/_porthole
 	$(BIN) completion fish > $(SHARE)/fish/vendor_completions.d/porthole.fish
 
-install: install-client ## the same, and the node's systemd unit (which is not enabled) with an example of a drop-in
+install: install-client ## the same, porthole-enter (without capabilities), the node's systemd unit (which is not enabled) and an example of a drop-in
+	install -d $(DESTDIR)$(PREFIX)/libexec
+	install -m 0755 internal/netns/enter/enter_$(shell go env GOARCH) $(DESTDIR)$(PREFIX)/libexec/porthole-enter
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
 	sed 's|/usr/local/|$(PREFIX)/|' packaging/porthole.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/porthole.service
 	install -d $(DESTDIR)$(PREFIX)/share/doc/porthole

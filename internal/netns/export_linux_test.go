@@ -38,5 +38,12 @@ func setnsWithoutPidfd(fd, nstype int) error {
 // HelperProgram is the program of helpers for this processor.
 func HelperProgram() []byte { return helperProgram }
 
+// WithoutHelperProgram has no helper run from memory, as with vm.memfd_noexec=2, until the function that it returns is called.
+func WithoutHelperProgram() (restore func()) {
+	program := helperProgram
+	helperProgram = nil
+	return func() { helperProgram = program }
+}
+
 // HelperName is what a helper is called where it is installed.
 const HelperName = helperName

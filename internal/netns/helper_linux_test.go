@@ -20,8 +20,7 @@ import (
 	"porthole.dev/porthole/internal/testenv"
 )
 
-// installHelper installs a helper with capabilities for the ordinary user's group, and a copy of this program beside
-// it.
+// installHelper installs a helper without capabilities, and a copy of this program beside it.
 func installHelper(t *testing.T) (program string) {
 	t.Helper()
 	testenv.Root(t)
@@ -31,17 +30,32 @@ func installHelper(t *testing.T) (program string) {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(folder) })
 	helper := filepath.Join(folder, netns.HelperName)
+	program = filepath.Join(folder, "test")
+	for _, err := range []error{
+		os.Chmod(folder, 0o755),
+		os.WriteFile(helper, netns.HelperProgram(), 0o755),
+		copyFile("/proc/self/exe", program),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return program
+}
+
+// installPrivileged gives an installed helper its capabilities, for the ordinary user's group alone.
+func installPrivileged(t *testing.T) (program string) {
+	t.Helper()
+	program = installHelper(t)
+	helper := filepath.Join(filepath.Dir(program), netns.HelperName)
 	// As setcap cap_sys_admin,cap_sys_ptrace=ep does (VFS_CAP_REVISION_2 in linux/capability.h).
 	var capabilities [20]byte
 	binary.LittleEndian.PutUint32(capabilities[0:], 0x02000001)
 	binary.LittleEndian.PutUint32(capabilities[4:], 1<<unix.CAP_SYS_ADMIN|1<<unix.CAP_SYS_PTRACE)
-	program = filepath.Join(folder, "test")
 	for _, err := range []error{
-		os.Chmod(folder, 0o755),
-		os.WriteFile(helper, netns.HelperProgram(), 0o750),
+		os.Chmod(helper, 0o750),
 		os.Chown(helper, 0, testenv.UserID),
 		unix.Setxattr(helper, "security.capability", capabilities[:], 0),
-		copyFile("/proc/self/exe", program),
 	} {
 		if err != nil {
 			t.Fatal(err)
@@ -62,6 +76,42 @@ func copyFile(from, to string) error {
 	}
 	_, err = io.Copy(out, in)
 	return errors.Join(err, out.Close())
+}
+
+// Where no program is run from memory, an installed helper is, which takes no capabilities for one's own namespaces and
+// enters no others without.
+func TestInstalledInsteadOfMemory(t *testing.T) {
+	if !asUser() {
+		testenv.NoLeaks(t)
+		t.Setenv("ROOTS_POD", strconv.Itoa(testenv.NewPod(t).PID))
+		t.Setenv("INSTEAD", "yes")
+		testenv.AsUserFrom(t, installHelper(t), "^TestInstalledInsteadOfMemory$")
+		return
+	}
+	if os.Getenv("INSTEAD") == "" {
+		return
+	}
+	testenv.NoLeaks(t)
+	defer netns.WithoutHelperProgram()()
+	pod := testenv.NewPod(t)
+	l := pod.Listen(t, "127.0.0.1:0")
+	conn, err := pod.NS.Dial(t.Context(), target.TCPPort(testenv.Port(l)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+	if now := helpers(t); len(now) != 1 {
+		t.Errorf("helpers %v, want one", now)
+	}
+	number, _ := strconv.Atoi(os.Getenv("ROOTS_POD"))
+	roots, err := netns.OpenPID(number)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer roots.Close()
+	if err := roots.Check(); !errors.Is(err, netns.ErrPermission) || !strings.Contains(err.Error(), "runs as user 0") {
+		t.Errorf("root's process: %v", err)
+	}
 }
 
 // Whoever may run a helper that is installed with capabilities reaches all namespaces but the host's.
@@ -88,7 +138,7 @@ func TestInstalledHelper(t *testing.T) {
 	t.Setenv("ROOTS_POD", strconv.Itoa(pod.PID))
 	t.Setenv("ROOTS_PORT", strconv.Itoa(int(testenv.Port(l))))
 	t.Setenv("ROOTS_UDP", strconv.Itoa(int(udp)))
-	testenv.AsUserFrom(t, installHelper(t), "^TestInstalledHelper$")
+	testenv.AsUserFrom(t, installPrivileged(t), "^TestInstalledHelper$")
 }
 
 func useInstalledHelper(t *testing.T) {
@@ -137,7 +187,7 @@ func TestInstalledHelperRefuses(t *testing.T) {
 	pod := testenv.NewPod(t)
 	t.Setenv("REFUSES", "yes")
 	t.Setenv("ROOTS_POD", strconv.Itoa(pod.PID))
-	testenv.AsUserFrom(t, installHelper(t), "^TestInstalledHelperRefuses$")
+	testenv.AsUserFrom(t, installPrivileged(t), "^TestInstalledHelperRefuses$")
 }
 
 // exchange starts a helper, and returns the answer to a message with descriptors, as its step and error; or -1 if it
