@@ -72,6 +72,24 @@ func reachOwn(t *testing.T, scheme string) {
 	}
 }
 
+// So does whoever runs a containerd without root.
+func TestRootlessContainerd(t *testing.T) {
+	if id := os.Getenv("ROOTLESS_ID"); id != "" {
+		testenv.NoLeaks(t)
+		r, _ := open(t, opener(t), "containerd://moby/"+id)
+		testenv.Await(t, "the container answers", func() bool {
+			who, err := whoAnswers(t.Context(), r)
+			return err == nil && who == "web"
+		})
+		return
+	}
+	e := testenv.NewRootlessDocker(t)
+	t.Setenv("ROOTLESS_ID", e.Run(t, []string{"--hostname", "web"}))
+	t.Setenv("XDG_RUNTIME_DIR", e.Dir)
+	t.Setenv("CONTAINERD_ADDRESS", e.Dir+"/exec/containerd/containerd.sock")
+	testenv.AsUser(t, "^TestRootlessContainerd$")
+}
+
 // The command does it, too.
 func TestRootlessForward(t *testing.T) {
 	program := testenv.Porthole(t)

@@ -60,14 +60,15 @@ func NewRootlessPodman(t testing.TB) *Engine {
 }
 
 // NewRootlessDocker starts Docker's engine as the ordinary user of AsUser, until the test ends. It has this machine's
-// network: one of its own would take a device that is root's here.
+// network: one of its own would take a device that is root's here. Its containerd serves exec/containerd/containerd.sock in Dir, and
+// is found as containerd-rootless.sh's is with $XDG_RUNTIME_DIR being Dir.
 func NewRootlessDocker(t testing.TB) *Engine {
 	t.Helper()
 	docker, _ := Program(t, "docker.io", "usr/bin/docker")
 	Program(t, "rootlesskit", "usr/bin/rootlesskit")
 	e := newRootless(t, "docker", "rootlesskit/usr/bin", "docker.io/usr/bin", "docker.io/usr/sbin", "containerd/usr/bin", "runc/usr/sbin")
 	e.cli = []string{docker, "-H", e.Host}
-	e.beginRootless(t, "rootlesskit", "--net=host", "--copy-up=/etc", "--copy-up=/run", "--state-dir="+e.Dir+"/rootlesskit",
+	e.beginRootless(t, "rootlesskit", "--net=host", "--copy-up=/etc", "--copy-up=/run", "--state-dir="+e.Dir+"/containerd-rootless",
 		"sh", "-c", asRootless, "sh", "dockerd", "--rootless", "--data-root", e.Dir+"/data", "--exec-root", e.Dir+"/exec",
 		"-H", e.Host, "--pidfile", e.Dir+"/pid", "--bridge=none", "--iptables=false", "--ip6tables=false", "--storage-driver=vfs")
 	e.begin(t)
