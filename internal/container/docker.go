@@ -218,7 +218,7 @@ func (d *docker) list(ctx context.Context) (all []Listed, err error) {
 }
 
 func (d *docker) listed(c container.Summary) Listed {
-	l := Listed{ID: c.ID, Name: c.ID, Image: c.Image, State: State(c.State)}
+	l := Listed{ID: c.ID, Name: c.ID, Image: c.Image, State: State(c.State), HostNetwork: c.HostConfig.NetworkMode == "host"}
 	if len(c.Names) > 0 {
 		l.Name = strings.TrimPrefix(c.Names[0], "/")
 	}

@@ -9,9 +9,12 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
+	"time"
 
 	"porthole.dev/porthole/internal/container"
 	"porthole.dev/porthole/internal/pipe"
@@ -319,4 +322,46 @@ func testHostNetwork(t *testing.T, e *testenv.Engine, scheme string) {
 		}
 		return err == nil
 	})
+}
+
+// A process that has ended before its engine knows is not taken for one of another machine.
+func TestEndedUnnoticed(t *testing.T) {
+	e := testenv.NewDocker(t)
+	t.Setenv("DOCKER_HOST", e.Host)
+	e.Run(t, []string{"--name", "web", "--hostname", "one"})
+	text, err := os.ReadFile(e.Dir + "/exec/containerd/containerd.pid")
+	if err != nil {
+		t.Fatal(err)
+	}
+	containerd, err := strconv.Atoi(string(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := &container.Opener{MaxWait: 3 * time.Second} // several looks
+	t.Cleanup(o.Close)
+	r, log := open(t, o, "docker://web")
+	// The engine hears of ends by its containerd.
+	if err := syscall.Kill(containerd, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	goOn := sync.OnceFunc(func() { _ = syscall.Kill(containerd, syscall.SIGCONT) })
+	defer goOn()
+	if err := syscall.Kill(e.PID(t, "web"), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	testenv.Await(t, "the route tells of the end", func() bool { return log.kinds() == "ready reconnecting" })
+	if _, err := r.Dial(t.Context(), target.TCPPort(8080)); !errors.Is(err, container.ErrEnded) {
+		t.Errorf("a connection meanwhile: %v, want %v", err, container.ErrEnded)
+	}
+	goOn()
+	e.Kill(t) // it may have missed the end for good
+	e.Start(t)
+	e.Do(t, "start", "web")
+	testenv.Await(t, "it answers again", func() bool {
+		who, err := whoAnswers(t.Context(), r)
+		return err == nil && who == "one"
+	})
+	if kinds := log.kinds(); kinds != "ready reconnecting ready" {
+		t.Errorf("events: %s", kinds)
+	}
 }

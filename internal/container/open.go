@@ -16,6 +16,12 @@ func (r *Route) openContainer(ctx context.Context, c found) (*route.Result, erro
 	var why error
 	if r.via != target.ViaAgent {
 		opened, err := openNative(ctx, c)
+		switch {
+		case err == nil:
+			r.engine.here.Store(true)
+		case errors.Is(err, ErrElsewhere) && r.engine.here.Load():
+			err = ErrEnded // and its engine has not noticed yet
+		}
 		if r.via == target.ViaNative || !helps(err) {
 			return opened, err
 		}

@@ -3,6 +3,7 @@ package container
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"porthole.dev/porthole/internal/backoff"
@@ -13,6 +14,8 @@ type sharedEngine struct {
 	engine
 	life context.Context // of the Opener
 	work sync.WaitGroup  // what reads events
+
+	here atomic.Bool // a process of a container was seen on this machine
 
 	mu      sync.Mutex
 	helpers *helperEngine // nil before the first helper
