@@ -104,7 +104,9 @@ func (f *forwarding) onlyWithTarget(flags *pflag.FlagSet) error {
 
 // parseVia reads what carries the connections of a forward, and which container its Unix sockets are in.
 func (f *forwarding) parseVia(only *target.Forward) (err error) {
-	if only.Via, err = target.ParseVia(f.via); err != nil {
+	if only.Via, err = target.ParseVia(f.via); err != nil && only.Target.Scheme.InEngine() {
+		return fmt.Errorf("%s: --via %q: %w", f.cmd.Name(), f.via, target.ErrEngineVia)
+	} else if err != nil {
 		return fmt.Errorf("%s: --via %w", f.cmd.Name(), err)
 	}
 	if f.cmd.Flags().Changed("container") {
@@ -112,9 +114,10 @@ func (f *forwarding) parseVia(only *target.Forward) (err error) {
 			return fmt.Errorf("%s: --container %w", f.cmd.Name(), err)
 		}
 	}
+	whose := map[string]string{"via": "targets of a cluster and containers", "container": "pods, services and workloads"}
 	for name, goes := range map[string]bool{"via": only.Target.Scheme.InCluster() || only.Target.Scheme.InEngine(), "container": only.Target.Scheme == target.Kubernetes || only.Target.Scheme == target.CRI} {
 		if !goes && f.cmd.Flags().Changed(name) {
-			return fmt.Errorf("%s: --%s is for pods, services and workloads, which %s is not", f.cmd.Name(), name, only.Target)
+			return fmt.Errorf("%s: --%s is for %s, which %s is not", f.cmd.Name(), name, whose[name], only.Target)
 		}
 	}
 	if f.cmd.Flags().Changed("engine-context") && f.engineContext == "" {

@@ -85,8 +85,14 @@ func brokenEngineHint(e *container.EngineError) string {
 		return "engines of other hosts are reached with --host ssh://HOST, where porthole asks the engine there"
 	case errors.Is(e, container.ErrUnsupported):
 		return "on Linux hosts it works, also from here: --host ssh://HOST, where porthole has to be too"
-	case errors.Is(e, container.ErrNoContext), errors.Is(e, container.ErrContextUnread):
-		return tableHint(target.ErrEngineContext)
+	case errors.Is(e, container.ErrNoContext) && e.Engine == target.Podman:
+		return "`podman system connection ls` lists them"
+	case errors.Is(e, container.ErrNoContext):
+		return "`docker context ls` lists them"
+	case errors.Is(e, container.ErrContextUnread) && e.Engine == target.Podman:
+		return "`podman system connection ls` lists connections; CONTAINER_HOST names an engine as unix:///PATH, tcp://HOST:PORT or ssh://[USER@]HOST[:PORT]/PATH"
+	case errors.Is(e, container.ErrContextUnread):
+		return "`docker context ls` lists contexts; DOCKER_HOST names an engine as unix:///PATH, tcp://HOST:PORT or ssh://[USER@]HOST[:PORT]"
 	case errors.Is(e, container.ErrEngineTooOld):
 		return "porthole needs Docker 19.03 or later, or podman 3 or later"
 	}
@@ -99,6 +105,8 @@ func missingHint(e *container.NotFoundError) string {
 	switch _, _, service := e.Target.Compose(); {
 	case e.Target.Scheme == target.CRI:
 		list = "`crictl pods` lists what there is"
+	case service && e.Target.Scheme == target.Podman:
+		list = "`podman ps -a --filter label=com.docker.compose.project` lists what Compose has made"
 	case service:
 		list = "`" + programOf(e.Target) + " compose ls` lists projects, and `compose -p PROJECT ps -a` their services"
 	}

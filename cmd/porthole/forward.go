@@ -13,6 +13,7 @@ import (
 
 	"porthole.dev/porthole/internal/kube"
 	"porthole.dev/porthole/internal/manifest"
+	"porthole.dev/porthole/internal/safetext"
 	"porthole.dev/porthole/internal/target"
 )
 
@@ -207,6 +208,19 @@ func (f *forwarding) sharedFlags(flags *pflag.FlagSet) {
 	f.kubectl.add(flags)
 }
 
+// withoutPorts is the error for a target without ports, or for nothing at all.
+func (f *forwarding) withoutPorts(args []string) error {
+	err := fmt.Errorf("%s: want a target and at least one port", f.cmd.Name())
+	if len(args) == 0 || f.cmd.Name() != "forward" {
+		return err
+	}
+	to, parsed := target.Parse(args[0])
+	if parsed != nil || to.Scheme.InCluster() {
+		return err
+	}
+	return hintedError{err, fmt.Sprintf("`porthole targets %s` lists what listens there, and --all forwards to all of it", safetext.Quote(args[0]))}
+}
+
 func (f *forwarding) parse(args []string) (err error) {
 	if err := f.misplaced(args); err != nil && f.file == "" {
 		return err
@@ -215,7 +229,7 @@ func (f *forwarding) parse(args []string) (err error) {
 	case f.file != "" && len(args) > 0:
 		return errors.New("forward: want either a file or a target")
 	case f.file == "" && len(args) < 2 && (!f.all || len(args) != 1):
-		return fmt.Errorf("%s: want a target and at least one port", f.cmd.Name())
+		return f.withoutPorts(args)
 	case f.command != nil && len(f.command) == 0:
 		return fmt.Errorf("%s: want a command after --", f.cmd.Name())
 	case f.output != "text" && f.output != "json":

@@ -66,14 +66,17 @@ func TestScripts(t *testing.T) {
 			}
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"freeport": freePort,
-			"has":      has,
-			"listens":  listens,
-			"say":      say,
-			"hold":     hold,
-		},
+		Cmds: scriptCommands,
 	})
+}
+
+// scriptCommands are those that all scripts have.
+var scriptCommands = map[string]func(*testscript.TestScript, bool, []string){
+	"freeport": freePort,
+	"has":      has,
+	"listens":  listens,
+	"say":      say,
+	"hold":     hold,
 }
 
 // serveNames answers questions for names inside a pod, until the test ends.

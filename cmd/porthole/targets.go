@@ -16,6 +16,7 @@ import (
 	"porthole.dev/porthole/internal/container"
 	"porthole.dev/porthole/internal/kube"
 	"porthole.dev/porthole/internal/route"
+	"porthole.dev/porthole/internal/safetext"
 	"porthole.dev/porthole/internal/ssh"
 	"porthole.dev/porthole/internal/target"
 )
@@ -63,6 +64,8 @@ type targeting struct {
 	only   *target.Forward // the target that was named; nil for all
 	stderr io.Writer
 	told   map[string]bool // what was said on stderr
+	last   []byte          // what was printed
+	opened *route.Result   // leads to the only target; nil before the first look
 }
 
 func newTargets() *cobra.Command {
@@ -134,26 +137,18 @@ func (t *targeting) run(ctx context.Context, out io.Writer) error {
 	defer containers.Close()
 	hosts := &ssh.Opener{Version: version(), RemoteCommand: t.remoteCommand}
 	defer hosts.Close()
-	var last []byte
+	defer func() {
+		if t.opened != nil {
+			_ = t.opened.Close()
+		}
+	}()
 	for ctx.Err() == nil {
 		all, err := t.collect(ctx, containers, hosts)
 		if err != nil {
 			return err
 		}
-		var text bytes.Buffer
-		if err := t.print(&text, all); err != nil {
+		if err := t.printChanged(out, all); err != nil {
 			return err
-		}
-		if !bytes.Equal(text.Bytes(), last) {
-			if last != nil && t.output != "json" {
-				text = *bytes.NewBuffer(append([]byte("\n"), text.Bytes()...))
-				last = text.Bytes()[1:]
-			} else {
-				last = text.Bytes()
-			}
-			if _, err := out.Write(text.Bytes()); err != nil {
-				return err
-			}
 		}
 		if !t.watch {
 			return nil
@@ -164,6 +159,22 @@ func (t *targeting) run(ctx context.Context, out io.Writer) error {
 		}
 	}
 	return nil
+}
+
+// printChanged prints the targets, unless they are as they were the last time.
+func (t *targeting) printChanged(out io.Writer, all []foundTarget) error {
+	var text bytes.Buffer
+	if err := t.print(&text, all); err != nil || bytes.Equal(text.Bytes(), t.last) {
+		return err
+	}
+	if t.last != nil && t.output != "json" {
+		if _, err := io.WriteString(out, "\n"); err != nil {
+			return err
+		}
+	}
+	t.last = text.Bytes()
+	_, err := out.Write(t.last)
+	return err
 }
 
 // collect finds the targets, or the only one.
@@ -263,15 +274,23 @@ func (t *targeting) onHost(ctx context.Context, containers *container.Opener, ho
 			return foundContainer(listed[i]), nil
 		}
 	}
-	open := byHost(hostOpeners(containers)[t.only.Target.Scheme], hosts.Open)
-	opened, err := open(ctx, *t.only, func(route.Event) {})
-	if err != nil {
-		return one, err
+	if t.opened == nil {
+		open := byHost(hostOpeners(containers)[t.only.Target.Scheme], hosts.Open)
+		if t.opened, err = open(ctx, *t.only, t.carried); err != nil {
+			return one, err
+		}
 	}
-	defer opened.Close()
-	sockets, err := firstListening(ctx, opened)
+	sockets, err := firstListening(ctx, t.opened)
 	one.listen(sockets)
 	return one, err
+}
+
+// carried tells of a helper container, and of a container that has no network of its own.
+func (t *targeting) carried(e route.Event) {
+	if e.Kind == route.Carried {
+		e.Target = t.only.Target.String()
+		fmt.Fprintln(t.stderr, safetext.Line(textStyle{}.carried(e)))
+	}
 }
 
 // firstListening returns what listens at a target now.

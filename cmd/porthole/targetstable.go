@@ -2,9 +2,11 @@ package main
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -48,7 +50,11 @@ type foundPort struct {
 func foundContainer(l container.Listed) foundTarget {
 	f := foundTarget{Target: l.Target.String(), State: string(l.State), Image: l.Image, ID: l.ID, HostNetwork: l.HostNetwork}
 	f.listen(l.Listening)
-	if l.Unseen != nil {
+	switch {
+	case l.HostNetwork:
+	case errors.Is(l.Unseen, os.ErrPermission):
+		f.Error = "its process is another user's"
+	case l.Unseen != nil:
 		f.Error = describe(l.Unseen, false)
 	}
 	for _, p := range l.Published {
