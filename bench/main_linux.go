@@ -25,6 +25,8 @@ func main() {
 		exit(serveInside(os.Args[2]))
 	case len(os.Args) == 3 && os.Args[1] == "serve":
 		exit(serveOn("127.0.0.1:" + os.Args[2]))
+	case len(os.Args) == 3 && os.Args[1] == "stdio":
+		exit(serveStdio())
 	case len(os.Args) == 3 && os.Args[1] == "proxy":
 		exit(minimalProxy(os.Args[2]))
 	case len(os.Args) == 6 && os.Args[1] == "load":
@@ -45,7 +47,7 @@ func main() {
 	flag.StringVar(&b.cluster.agentImage, "agent-image", "", "the image of agents, which that node has; agents are left out without")
 	flag.IntVar(&b.soak, "soak", 0, "connections of a soak through the cluster")
 	flag.IntVar(&b.idle, "idle", 8000, "connections that are open and idle")
-	only := flag.String("only", "", "comma-separated parts to measure: bulk, connect, idle, udp, unix, ssh, kube, node, calls and datagrams (of node), agent, agent-downloads (of agent), agent-soak, reverse, chain, soak (default all)")
+	only := flag.String("only", "", "comma-separated parts to measure: bulk, connect, idle, udp, unix, ssh, engines, helper, rootless, kube, node, calls and datagrams (of node), agent, agent-downloads (of agent), agent-soak, reverse, chain, soak (default all)")
 	flag.Parse()
 	b.only = *only
 	b.cluster.kubectls = strings.FieldsFunc(*kubectls, func(r rune) bool { return r == ',' })
@@ -92,7 +94,7 @@ func (b *bench) run() error {
 	for _, part := range []struct {
 		name    string
 		measure func(context.Context) error
-	}{{"bulk", b.bulk}, {"connect", b.connect}, {"idle", b.idleConnections}, {"udp", b.udp}, {"unix", b.unix}, {"ssh", b.ssh}, {"kube", b.kube}, {"node", b.node}, {"calls", b.nodeCalls}, {"datagrams", b.nodeDatagrams}, {"agent", b.agent}, {"agent-downloads", b.agentDownloads}, {"agent-soak", b.agentSoaked}, {"reverse", b.reverse}, {"chain", b.kubeChain}, {"soak", b.kubeSoak}} {
+	}{{"bulk", b.bulk}, {"connect", b.connect}, {"idle", b.idleConnections}, {"udp", b.udp}, {"unix", b.unix}, {"ssh", b.ssh}, {"engines", b.engines}, {"helper", b.helper}, {"rootless", b.rootless}, {"kube", b.kube}, {"node", b.node}, {"calls", b.nodeCalls}, {"datagrams", b.nodeDatagrams}, {"agent", b.agent}, {"agent-downloads", b.agentDownloads}, {"agent-soak", b.agentSoaked}, {"reverse", b.reverse}, {"chain", b.kubeChain}, {"soak", b.kubeSoak}} {
 		if (part.name == "soak" || part.name == "agent-soak") && b.soak == 0 || (part.name == "soak" || part.name == "chain") && !b.cluster.given() {
 			continue
 		}
