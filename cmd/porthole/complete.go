@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"porthole.dev/porthole/internal/kube"
+	"porthole.dev/porthole/internal/safetext"
 	"porthole.dev/porthole/internal/target"
 )
 
@@ -119,13 +120,21 @@ func fileNames(folder string) (names []string) {
 	return names
 }
 
+// beginning returns those of names, each with its description behind a tab, that complete a prefix.
 func beginning(before string, names []string, prefix string) (all []string) {
 	for _, name := range names {
-		if strings.HasPrefix(name, prefix) {
+		if strings.HasPrefix(name, prefix) && isPlain(name) {
 			all = append(all, before+name)
 		}
 	}
 	return all
+}
+
+// isPlain reports whether a shell takes a completion for no more than a word. Some shells put the beginning of several
+// completions into the command line as it is, and whoever runs in a container chooses the paths of its sockets.
+func isPlain(completion string) bool {
+	word, _, _ := strings.Cut(completion, "\t")
+	return word == safetext.Quote(word)
 }
 
 // completeFlags offers the values of the flags that the command has.

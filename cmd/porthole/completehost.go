@@ -55,7 +55,8 @@ func (f *forwarding) completeListening(ctx context.Context, name, prefix string)
 	defer cancel()
 	containers := &container.Opener{}
 	defer containers.Close()
-	forward := target.Forward{Target: to, EngineContext: f.engineContext}
+	// No helper container is started for a shell: that takes longer, and leaves something behind if it is cut short.
+	forward := target.Forward{Target: to, EngineContext: f.engineContext, Via: target.ViaNative}
 	opened, err := hostOpeners(containers)[to.Scheme](ctx, forward, func(route.Event) {})
 	if err != nil {
 		return nil, noFiles
@@ -77,7 +78,7 @@ func (f *forwarding) completeListening(ctx context.Context, name, prefix string)
 		if s.Command != "" {
 			port += fmt.Sprintf("\t%s (%s)", strings.ReplaceAll(strconv.Quote(s.Command), `"`, ""), strconv.Itoa(s.PID))
 		}
-		if strings.HasPrefix(port, prefix) && !slices.Contains(ports, port) {
+		if strings.HasPrefix(port, prefix) && isPlain(port) && !slices.Contains(ports, port) {
 			ports = append(ports, port)
 		}
 	}
