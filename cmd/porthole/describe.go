@@ -163,6 +163,7 @@ var hints = []struct {
 	{trace.ErrUnsupported, "run porthole on the Linux host itself"},
 	{errDemoPort, "`porthole demo --port 0` takes any free one, and so does `make demo PORT=0`; `ss -ltnp` shows who has this one"},
 	{demo.ErrUserNamespaces, "run it with sudo"},
+	{demo.ErrStateDir, "TMPDIR names another folder for temporary files"},
 	{demo.ErrUnsupported, "run it on Linux; `porthole kuard` alone serves the same page anywhere"},
 	{demo.ErrBridgeExists, "if nothing needs it: `ip link del porthole0`"},
 	{demo.ErrRunning, "end that one first; one machine has one demo"},

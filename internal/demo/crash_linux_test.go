@@ -155,6 +155,35 @@ func abandon(t *testing.T, cfg Config, pod process) {
 	}
 }
 
+// What another user has put where the demo keeps its state names nothing to be killed.
+func TestForeignStateDir(t *testing.T) {
+	testenv.Root(t)
+	wantNoTrace(t)
+	innocent := exec.Command("/proc/self/exe", "idle")
+	if err := innocent.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = innocent.Process.Kill(); _ = innocent.Wait() }()
+	for what, change := range map[string]func(dir string) error{
+		"owned by another user": func(dir string) error { return os.Chown(dir, 1000, 1000) },
+		"open to all":           func(dir string) error { return os.Chmod(dir, 0o777) },
+		"a symbolic link":       func(dir string) error { return errors.Join(os.Rename(dir, dir+"2"), os.Symlink(dir+"2", dir)) },
+	} {
+		cfg := testConfig(t)
+		abandon(t, cfg, identify(innocent.Process.Pid))
+		if err := change(cfg.StateDir); err != nil {
+			t.Fatal(err)
+		}
+		if pod, err := Start(t.Context(), cfg); !errors.Is(err, ErrStateDir) {
+			t.Errorf("%s: %v, want %v", what, err, ErrStateDir)
+			_ = pod.Close()
+		}
+	}
+	if err := innocent.Process.Signal(unix.Signal(0)); err != nil {
+		t.Errorf("a process was killed: %v", err)
+	}
+}
+
 func TestForeignBridgeStays(t *testing.T) {
 	testenv.Root(t)
 	wantNoTrace(t)

@@ -28,6 +28,9 @@ var (
 	// demo in this StateDir has recorded as its own.
 	ErrBridgeExists = errors.New("the bridge's name is taken")
 
+	// ErrStateDir means that others can write to the StateDir, or own it.
+	ErrStateDir = errors.New("it is not a directory that this user alone can write to")
+
 	// ErrUnsupported means that this system has no namespaces.
 	ErrUnsupported = errors.New("the demo needs Linux: a pod is made of its namespaces")
 )

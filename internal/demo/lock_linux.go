@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"porthole.dev/porthole/internal/filelock"
 )
 
@@ -39,6 +41,9 @@ func lockState(dir string) (*stateLock, error) {
 	path := filepath.Join(dir, "demo.lock")
 	for end := time.Now().Add(lockGrace); ; time.Sleep(10 * time.Millisecond) {
 		err := os.MkdirAll(dir, 0o755)
+		if err == nil {
+			err = checkOwner(dir)
+		}
 		var file *os.File
 		if err == nil {
 			file, err = filelock.Acquire(path, 0o644)
@@ -54,6 +59,19 @@ func lockState(dir string) (*stateLock, error) {
 			return nil, &holder
 		}
 	}
+}
+
+// checkOwner refuses a directory that others can write to, as in /tmp they may have made it first: what the file in
+// there names is killed and removed.
+func checkOwner(dir string) error {
+	var st unix.Stat_t
+	if err := unix.Lstat(dir, &st); err != nil {
+		return &os.PathError{Op: "lstat", Path: dir, Err: err}
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR || int(st.Uid) != os.Geteuid() || st.Mode&0o022 != 0 {
+		return fmt.Errorf("%s: %w", dir, ErrStateDir)
+	}
+	return nil
 }
 
 // holderOf is the process that a lock file names, 0 while it names none.
