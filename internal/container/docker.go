@@ -56,6 +56,7 @@ func newDockerAt(scheme target.Scheme, name string, find func(string) (engineHos
 		options = append(options, client.WithAPIVersionFromEnv())
 	}
 	if d.client, err = client.New(options...); err != nil {
+		err = errors.New(strings.ReplaceAll(err.Error(), host.url, d.host))
 		return nil, d.failure(fmt.Errorf("%w: %w", ErrContextUnread, err))
 	}
 	return d, nil

@@ -45,6 +45,9 @@ type found struct {
 	// and the zero value if it does not run.
 	PID     int
 	Started time.Time
+	// Near means that the engine listens at a Unix socket of this machine, as one here does. Numbers and times of processes
+	// of another machine may be those of any process here.
+	Near bool
 	// HostNetwork means that it has no network of its own, but its host's.
 	HostNetwork bool
 	// Runtime is what runs it, such as runc; "" if the engine does not tell.

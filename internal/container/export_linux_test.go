@@ -2,12 +2,15 @@ package container
 
 import (
 	"context"
+	"os"
 	goruntime "runtime"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"porthole.dev/porthole/internal/proc"
 	"porthole.dev/porthole/internal/target"
 )
 
@@ -19,6 +22,28 @@ func ListOf(ctx context.Context, scheme target.Scheme) ([]Listed, error) {
 	}
 	defer e.Close()
 	return e.list(ctx)
+}
+
+// OwnedByTime reports whether this process is taken for one of a container of the engine in one of docker's contexts, whose
+// process would have this process' number and have begun with it.
+func OwnedByTime(ctx context.Context, engineContext, name string) (bool, error) {
+	e, err := newDocker(engineContext)
+	if err != nil {
+		return false, err
+	}
+	defer e.Close()
+	all, err := e.find(ctx, target.Target{Scheme: target.Docker, Name: name})
+	if err != nil {
+		return false, err
+	}
+	c := all[0]
+	stat, err := proc.ReadStat(os.Getpid())
+	if err != nil {
+		return false, err
+	}
+	began, err := bootTime()
+	c.PID, c.Started = os.Getpid(), began.Add(time.Duration(stat.Started)*time.Second/clockTicks)
+	return isProcessOf(c), err
 }
 
 // DialAs connects to the socket of an engine as another user, and returns why that fails.

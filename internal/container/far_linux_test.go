@@ -62,6 +62,9 @@ func TestFarEngine(t *testing.T) {
 			if _, err := o.Open(t.Context(), f, func(route.Event) {}); !errors.Is(err, container.ErrElsewhere) {
 				t.Errorf("natively: %v, want %v", err, container.ErrElsewhere)
 			}
+			if owned, err := container.OwnedByTime(t.Context(), context, "web"); owned || err != nil {
+				t.Errorf("a process here is taken for the container's by its number and time: %v", err)
+			}
 			f.Via = target.ViaAuto
 			log := &eventLog{}
 			r, err := o.Open(t.Context(), f, log.add)

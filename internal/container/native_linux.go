@@ -95,7 +95,7 @@ func (r inPod) Dial(ctx context.Context, to target.Address) (pipe.Conn, error) {
 }
 
 // isProcessOf reports whether the process that the engine names is the container's: its cgroup has the container's
-// ID, or, where cgroups do not tell, it has begun when the engine says.
+// ID, or, where cgroups do not tell, it has begun when an engine of this machine says.
 func isProcessOf(c found) bool {
 	if c.PID <= 0 {
 		return false
@@ -104,7 +104,7 @@ func isProcessOf(c found) bool {
 		return true
 	}
 	stat, err := proc.ReadStat(c.PID)
-	if err != nil || stat.Exited() || c.Started.IsZero() {
+	if err != nil || stat.Exited() || c.Started.IsZero() || !c.Near {
 		return false
 	}
 	began, err := bootTime()
