@@ -56,15 +56,24 @@ func (ns *Namespace) Listening() (sockets []target.Socket, err error) {
 	return sockets, nil
 }
 
+// shortages pass: of descriptors, as when this program has many connections, of memory, and of time.
+var shortages = []error{unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, unix.EAGAIN}
+
 // WatchListening tells what Listening returns, at first and whenever it has changed, half a
 // second later at most, until ctx ends or the namespace cannot be entered. Where there is none at a path for now,
-// nothing listens. The error is why the namespace cannot be entered, or the context's.
+// nothing listens; what is short for now, such as descriptors, changes nothing. The error is why the namespace cannot be entered, or the context's.
 func (ns *Namespace) WatchListening(ctx context.Context, tell func([]target.Socket)) error {
 	look := time.NewTicker(lookTime)
 	defer look.Stop()
 	for last, first := []target.Socket(nil), true; ; first = false {
 		now, err := ns.Listening()
-		if err != nil && (first || !errors.Is(err, ErrNotExist) && !errors.Is(err, ErrNotNamespace)) {
+		switch {
+		case err == nil:
+		case !first && (errors.Is(err, ErrNotExist) || errors.Is(err, ErrNotNamespace)):
+			now = nil
+		case !first && slices.ContainsFunc(shortages, func(passing error) bool { return errors.Is(err, passing) }):
+			now = last
+		default:
 			return err
 		}
 		if first || !slices.Equal(now, last) {

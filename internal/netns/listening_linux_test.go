@@ -191,6 +191,49 @@ func TestWatchListening(t *testing.T) {
 	}
 }
 
+// That there are no descriptors for a while ends no watch, and closes nothing.
+func TestWatchWithoutDescriptors(t *testing.T) {
+	testenv.NoLeaks(t)
+	pod := testenv.NewPod(t)
+	pod.Listen(t, "127.0.0.1:0")
+	told, done := make(chan []target.Socket, 100), make(chan error, 1)
+	go func() {
+		done <- pod.NS.WatchListening(t.Context(), func(now []target.Socket) { told <- now })
+	}()
+	<-told
+	var before unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	none := before
+	none.Cur = 3
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &none); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Setrlimit(unix.RLIMIT_NOFILE, &before) }()
+	select {
+	case err := <-done:
+		t.Fatalf("the watch has ended: %v", err)
+	case now := <-told:
+		t.Fatalf("%v are told while none can be listed", now)
+	case <-time.After(2 * time.Second): // four looks
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	pod.Listen(t, "127.0.0.1:0")
+	select {
+	case err := <-done:
+		t.Fatalf("the watch has ended: %v", err)
+	case now := <-told:
+		if len(now) != 2 {
+			t.Errorf("%v, want 2 sockets", now)
+		}
+	case <-time.After(testenv.Patience):
+		t.Fatal("what listens is not told")
+	}
+}
+
 func BenchmarkListening(b *testing.B) {
 	pod := testenv.NewPod(b)
 	pod.Listen(b, "127.0.0.1:0")
