@@ -36,9 +36,10 @@ type allPorts struct {
 	events  func(route.Event)
 	later   chan<- *route.Listener // to the carrier
 
-	listens []target.Address // at the target, as was told last
-	ports   map[target.Address]*allPort
-	told    string // the last failure; "" when there was none since
+	listens   []target.Address // at the target, as was told last, and the same as a set: there may be many
+	listening map[target.Address]bool
+	ports     map[target.Address]*allPort
+	told      string // the last failure; "" when there was none since
 }
 
 // allPort is a port that is forwarded, or was.
@@ -89,7 +90,7 @@ func (a *allPorts) follow(ctx context.Context, listening <-chan []target.Socket,
 		var changed bool
 		select {
 		case now := <-listening:
-			a.listens = addressesOf(now, a.state.Except)
+			a.listens, a.listening = addressesOf(now, a.state.Except)
 			a.markEnded(time.Now())
 			changed = a.open(ctx)
 		case <-wake:
@@ -110,8 +111,10 @@ func (a *allPorts) follow(ctx context.Context, listening <-chan []target.Socket,
 	}
 }
 
-// addressesOf returns what is to be forwarded: each TCP port once, or for each address that it alone listens on.
-func addressesOf(sockets []target.Socket, except target.PortSet) (all []target.Address) {
+// addressesOf returns what is to be forwarded, also as a set: each TCP port once, or for each address that it alone
+// listens on.
+func addressesOf(sockets []target.Socket, except target.PortSet) (all []target.Address, set map[target.Address]bool) {
+	set = map[target.Address]bool{}
 	everywhere := map[uint16]bool{} // ports of all addresses of a family
 	for _, s := range sockets {
 		everywhere[s.Port()] = everywhere[s.Port()] || s.Network == target.TCP && s.Addr().IsUnspecified()
@@ -119,19 +122,19 @@ func addressesOf(sockets []target.Socket, except target.PortSet) (all []target.A
 	for _, s := range sockets {
 		a := s.Address()
 		covered := a.Host != "" && everywhere[a.Port]
-		if s.Network == target.TCP && !covered && !except.Contain(a.Port) && !slices.Contains(all, a) {
-			all = append(all, a)
+		if s.Network == target.TCP && !covered && !except.Contain(a.Port) && !set[a] {
+			set[a], all = true, append(all, a)
 		}
 	}
 	// The loopback's has the number before those of other addresses.
 	slices.SortStableFunc(all, func(a, b target.Address) int { return min(len(a.Host), 1) - min(len(b.Host), 1) })
-	return all
+	return all, set
 }
 
 // markEnded notes since when ports listen no more.
 func (a *allPorts) markEnded(now time.Time) {
 	for to, p := range a.ports {
-		listens := slices.Contains(a.listens, to)
+		listens := a.listening[to]
 		switch {
 		case len(p.listeners) == 0:
 		case listens:
@@ -161,6 +164,9 @@ func (a *allPorts) open(ctx context.Context) (changed bool) {
 			p := a.ports[to]
 			if p != nil && len(p.listeners) > 0 {
 				continue
+			}
+			if ctx.Err() != nil {
+				return changed
 			}
 			if a.count() >= maxAll {
 				failure = errManyPorts
@@ -200,7 +206,7 @@ func (a *allPorts) listen(ctx context.Context, to target.Address, p *allPort, ow
 		case !errors.Is(err, syscall.EADDRINUSE) && !errors.Is(err, syscall.EACCES): // EACCES for those below 1024
 			return nil, err
 		}
-		for number++; slices.Contains(a.listens, target.TCPPort(uint16(number))); number++ {
+		for number++; number <= math.MaxUint16 && a.listening[target.TCPPort(uint16(number))]; number++ {
 			// That number is for the target's own port.
 		}
 		if number > math.MaxUint16 {

@@ -37,6 +37,11 @@ const at = "127.0.0.9"
 
 func forwardAll(t *testing.T, except string) *everything {
 	t.Helper()
+	return forwardAllBy(t, except, container.Open)
+}
+
+func forwardAllBy(t *testing.T, except string, open route.Opener) *everything {
+	t.Helper()
 	e := &everything{pod: testenv.NewPod(t), done: make(chan error, 1)}
 	set, err := target.ParsePortSet(except)
 	if err != nil {
@@ -44,7 +49,7 @@ func forwardAll(t *testing.T, except string) *everything {
 	}
 	f := target.Forward{Target: target.Target{Scheme: target.PID, PID: e.pod.PID}, Addresses: []string{at}, All: true, Except: set}
 	s := &session.Session{
-		Forwards: []target.Forward{f}, Openers: map[target.Scheme]route.Opener{target.PID: container.Open},
+		Forwards: []target.Forward{f}, Openers: map[target.Scheme]route.Opener{target.PID: open},
 		Events: e.event, Ready: e.current, Drain: time.Minute,
 	}
 	ctx, stop := context.WithCancel(t.Context())
@@ -245,5 +250,47 @@ func TestAllOfOwnNetwork(t *testing.T) {
 	}
 	if err := s.Run(t.Context()); !errors.Is(err, container.ErrSameNetwork) {
 		t.Errorf("%v, want ErrSameNetwork", err)
+	}
+}
+
+// A target that has tens of thousands of ports holds up neither those that can be forwarded nor the session's end, also where
+// their numbers are taken here.
+func TestAllOfMany(t *testing.T) {
+	testenv.Root(t)
+	testenv.NoLeaks(t)
+	const first = 1024
+	var sockets []target.Socket
+	for port := first; port <= 65535; port++ {
+		sockets = append(sockets, target.Socket{Endpoint: target.Endpoint{AddrPort: netip.AddrPortFrom(netip.IPv4Unspecified(), uint16(port))}})
+	}
+	for i := range 40 {
+		l, err := net.Listen("tcp", fmt.Sprintf("%s:%d", at, first+i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+	}
+	open := func(ctx context.Context, f target.Forward, events func(route.Event)) (*route.Result, error) {
+		opened, err := container.Open(ctx, f, events)
+		if err == nil {
+			opened.Listening = func(ctx context.Context, tell func([]target.Socket)) error {
+				tell(sockets)
+				<-ctx.Done()
+				return context.Cause(ctx)
+			}
+		}
+		return opened, err
+	}
+	e := forwardAllBy(t, "", open)
+	testenv.Await(t, "1024 ports are forwarded", func() bool {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		return len(e.listeners) == 1024
+	})
+	e.stop()
+	select {
+	case <-e.done:
+	case <-time.After(testenv.Patience):
+		t.Fatal("the session does not end")
 	}
 }
