@@ -47,7 +47,7 @@ func newDockerAt(scheme target.Scheme, name string, find func(string) (engineHos
 	if err != nil {
 		return nil, &EngineError{Engine: scheme, Err: err}
 	}
-	d := &docker{scheme: scheme, host: host.url}
+	d := &docker{scheme: scheme, host: withoutPassword(host.url)}
 	options, err := host.options(scheme)
 	if err != nil {
 		return nil, d.failure(err)
@@ -192,7 +192,7 @@ func (d *docker) inspect(ctx context.Context, name string) (found, error) {
 		return found{}, err
 	}
 	c := answer.Container
-	f := found{ID: c.ID, Name: strings.TrimPrefix(c.Name, "/")}
+	f := found{ID: c.ID, Name: strings.TrimPrefix(c.Name, "/"), Near: strings.HasPrefix(d.host, "unix://")}
 	if c.State != nil {
 		f.State, f.PID = State(c.State.Status), max(c.State.Pid, 0)
 		f.Started, _ = time.Parse(time.RFC3339Nano, c.State.StartedAt)

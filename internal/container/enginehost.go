@@ -3,6 +3,7 @@ package container
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -50,7 +51,8 @@ func (h engineHost) options(scheme target.Scheme) ([]client.Opt, error) {
 func (h engineHost) dialStdio(scheme target.Scheme) (host target.Host, command string, err error) {
 	u, err := url.Parse(h.url)
 	if err != nil {
-		return target.Host{}, "", fmt.Errorf("%w: %w", ErrContextUnread, err)
+		err = errors.Unwrap(err) // without the address, which may have a password
+		return target.Host{}, "", fmt.Errorf("%w: %s: %w", ErrContextUnread, withoutPassword(h.url), err)
 	}
 	path := strings.TrimSuffix(u.Path, "/")
 	u.Path, u.RawPath = "", ""
@@ -58,7 +60,7 @@ func (h engineHost) dialStdio(scheme target.Scheme) (host target.Host, command s
 		return target.Host{}, "", fmt.Errorf("%w: %w", ErrContextUnread, err)
 	}
 	if strings.Contains(path, "'") || u.RawQuery != "" {
-		return target.Host{}, "", fmt.Errorf("%w: the path of %s", ErrContextUnread, h.url)
+		return target.Host{}, "", fmt.Errorf("%w: the path of %s", ErrContextUnread, withoutPassword(h.url))
 	}
 	command = "docker system dial-stdio"
 	switch {
@@ -70,6 +72,21 @@ func (h engineHost) dialStdio(scheme target.Scheme) (host target.Host, command s
 		command = "docker --host 'unix://" + path + "' system dial-stdio"
 	}
 	return host, command, nil
+}
+
+// withoutPassword is an engine's address for messages, as others may read them. It need not be a valid one.
+func withoutPassword(address string) string {
+	scheme := ""
+	if i := strings.Index(address, "://"); i >= 0 {
+		scheme = address[:i+3]
+	}
+	rest := address[len(scheme):]
+	at := strings.LastIndexByte(rest, '@')
+	user, _, ok := strings.Cut(rest[:max(at, 0)], ":")
+	if !ok {
+		return address
+	}
+	return scheme + user + ":..." + rest[at:]
 }
 
 // tlsInFolder reads what a connection by TLS takes: those of ca.pem, cert.pem and key.pem that a folder has.

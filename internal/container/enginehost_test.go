@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"testing"
 
 	"porthole.dev/porthole/internal/target"
@@ -182,4 +183,23 @@ func FuzzSettings(f *testing.F) {
 			}
 		}
 	})
+}
+
+// A password in an engine's address is in no error.
+func TestPasswordIsNotTold(t *testing.T) {
+	settings(t)
+	for _, address := range []string{
+		"ssh://me:s3cret@box", "ssh://me:s3cret@box:port", "ssh://me:s3c%ret@box", "ssh://me:s3cret@box/'", "tcp://me:s3cret@127.0.0.1:1",
+		"http://me:s3cret@127.0.0.1:1", "me:s3cret@box", "ssh://me:a/s3cret@box", "ssh://me:s3cret@box?a=b",
+	} {
+		t.Setenv("CONTAINER_HOST", address)
+		e, err := newPodman("")
+		if err == nil {
+			_, err = e.list(t.Context())
+			e.Close()
+		}
+		if err == nil || strings.Contains(err.Error(), "s3c") {
+			t.Errorf("%s: %v", address, err)
+		}
+	}
 }
