@@ -1,12 +1,14 @@
 package container_test
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"porthole.dev/porthole/internal/container"
 	"porthole.dev/porthole/internal/pipe"
@@ -96,6 +98,30 @@ func TestHelper(t *testing.T) {
 			return err == nil && who == "two"
 		})
 	})
+}
+
+// Whoever gives up while a helper is made leaves none.
+func TestHelperGivenUp(t *testing.T) {
+	testenv.Root(t)
+	docker := testenv.NewDocker(t)
+	t.Setenv("DOCKER_HOST", docker.Host)
+	docker.Run(t, []string{"--name", "web"})
+	noHelpers(t, docker)
+	testenv.NoLeaks(t)
+	o := helperOpener(t)
+	f := target.Forward{Target: target.Target{Scheme: target.Docker, Name: "web"}, Via: target.ViaAgent}
+	if r, err := o.Open(t.Context(), f, func(route.Event) {}); err != nil { // the image is there from now on
+		t.Fatal(err)
+	} else {
+		r.Close()
+	}
+	for wait := time.Duration(0); wait < 200*time.Millisecond; wait += 8 * time.Millisecond {
+		ctx, cancel := context.WithTimeout(t.Context(), wait)
+		if r, err := o.Open(ctx, f, func(route.Event) {}); err == nil {
+			r.Close()
+		}
+		cancel()
+	}
 }
 
 // halfCloses sends, ends its side, and wants it back.

@@ -66,12 +66,28 @@ func (e *helperEngine) create(ctx context.Context, config func(image string) *co
 		return "", err
 	}
 	options := client.ContainerCreateOptions{Config: config(image.name), HostConfig: host}
-	made, err := e.api.ContainerCreate(ctx, options)
+	id, err = e.createNow(ctx, options)
 	if errdefs.IsNotFound(err) {
 		if err := e.load(ctx, image); err != nil {
 			return "", fmt.Errorf("load its image: %w", err)
 		}
-		made, err = e.api.ContainerCreate(ctx, options)
+		id, err = e.createNow(ctx, options)
+	}
+	return id, err
+}
+
+// createNow makes a container whose image is there. The engine makes it also when nobody waits for the answer any more, and
+// then only the answer says which one is to be removed.
+func (e *helperEngine) createNow(ctx context.Context, options client.ContainerCreateOptions) (id string, err error) {
+	if ctx.Err() != nil {
+		return "", context.Cause(ctx)
+	}
+	answered, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTime)
+	defer cancel()
+	made, err := e.api.ContainerCreate(answered, options)
+	if err == nil && ctx.Err() != nil {
+		e.remove(made.ID)
+		return "", context.Cause(ctx)
 	}
 	return made.ID, err
 }
