@@ -2,12 +2,14 @@ package main
 
 import (
 	"fmt"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
-
-	"github.com/spf13/cobra"
+	"time"
 
 	"porthole.dev/porthole/internal/testenv"
 )
@@ -39,22 +41,29 @@ func TestCompletesWithoutHelper(t *testing.T) {
 	testenv.Root(t)
 	far := testenv.NewFarDocker(t)
 	far.Run(t, []string{"--name", "web"})
-	t.Setenv("DOCKER_HOST", "tcp://"+far.Address)
-	t.Setenv("DOCKER_TLS_VERIFY", "1")
-	t.Setenv("DOCKER_CERT_PATH", far.TLS)
-	testenv.NoLeaks(t)
-	if got, _ := completeContainers(t.Context(), "docker", "docker://w"); len(got) != 1 {
-		t.Errorf("containers %q", got)
+	program := testenv.Porthole(t)
+	run := func(args ...string) string {
+		cmd := exec.Command(program, args...)
+		cmd.Env = append(os.Environ(), "DOCKER_HOST=tcp://"+far.Address, "DOCKER_TLS_VERIFY=1", "DOCKER_CERT_PATH="+far.TLS)
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Errorf("%q: %v: %s", args, err, out)
+		}
+		return string(out)
 	}
-	f := &forwarding{}
-	got, directive := f.completeListening(t.Context(), "docker://web", "")
-	if len(got) != 0 || directive != cobra.ShellCompDirectiveNoFileComp {
-		t.Errorf("ports %q, directive %d", got, directive)
+	helpers := func() int {
+		soon := strconv.FormatInt(time.Now().Unix()+2, 10) // in whole seconds
+		return strings.Count(far.Do(t, "events", "--since", "1h", "--until", soon, "--filter", "label=porthole.dev/helper"), " container create ")
 	}
-	if made := far.Do(t, "events", "--since", "1h", "--until", "0s", "--filter", "label=porthole.dev/helper"); made != "" {
-		t.Errorf("a helper was started:\n%s", made)
+	run("forward", "--via", "agent", "docker://web", ":8080", "--", "true") // the image is there from now on
+	if helpers() != 1 {
+		t.Fatalf("%d helpers, want 1", helpers())
 	}
-	if images := far.Do(t, "images", "-q", "--filter", "label=porthole.dev/helper"); images != "" {
-		t.Errorf("an image was made: %s", images)
+	if out := run("__complete", "forward", "docker://w"); !strings.HasPrefix(out, "docker://web\t") {
+		t.Errorf("containers: %s", out)
+	}
+	run("__complete", "forward", "docker://web", "")
+	if helpers() != 1 {
+		t.Errorf("%d helpers, want no other one", helpers())
 	}
 }
