@@ -77,8 +77,9 @@ func carry(conn net.Conn, pod *Pod) {
 		return
 	}
 	defer there.Close()
-	go func() { _, _ = io.Copy(there, conn); there.Close() }()
-	_, _ = io.Copy(conn, there)
+	// Not by splice(2), whose pipes are kept for a while.
+	go func() { _, _ = io.Copy(struct{ io.Writer }{there}, conn); there.Close() }()
+	_, _ = io.Copy(struct{ io.Writer }{conn}, there)
 }
 
 // makeCertificates makes an authority, and certificates of a server at 127.0.0.1 and of a client.
