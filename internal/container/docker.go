@@ -75,6 +75,8 @@ func (d *docker) explain(ctx context.Context, err error) error {
 	var host *ssh.HostError
 	var command *ssh.Error
 	switch {
+	case errors.Is(context.Cause(ctx), ErrNoAnswer):
+		e.Err = ErrNoAnswer
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case errors.As(err, &host):

@@ -51,7 +51,7 @@ func (o *Opener) listEngine(ctx context.Context, scheme target.Scheme, first fun
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, listTime)
+	ctx, cancel := context.WithTimeoutCause(ctx, listTime, ErrNoAnswer)
 	defer cancel()
 	all, err := e.list(ctx)
 	if err == nil {

@@ -3,6 +3,7 @@ package container_test
 import (
 	"context"
 	"errors"
+	"net"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -99,5 +100,32 @@ func TestListeningFollows(t *testing.T) {
 	cancel()
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Errorf("ended with %v", err)
+	}
+}
+
+// An engine that takes connections and never answers is told by its name, and holds the list up no longer than it may.
+func TestListOfSilentEngines(t *testing.T) {
+	testenv.NoLeaks(t)
+	path := filepath.Join(t.TempDir(), "silent.sock")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for _, name := range []string{"DOCKER_HOST", "CONTAINER_HOST", "CONTAINERD_ADDRESS", "CONTAINER_RUNTIME_ENDPOINT"} {
+		t.Setenv(name, "unix://"+path)
+	}
+	all, errs := opener(t).List(t.Context())
+	silent := map[target.Scheme]bool{}
+	for _, err := range errs {
+		var engine *container.EngineError
+		if errors.As(err, &engine) && errors.Is(err, container.ErrNoAnswer) {
+			silent[engine.Engine] = true
+		} else {
+			t.Error(err)
+		}
+	}
+	if len(all) != 0 || len(silent) != 4 {
+		t.Errorf("%v, silent %v, want all four engines", all, silent)
 	}
 }
