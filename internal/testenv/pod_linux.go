@@ -113,9 +113,6 @@ func (p *Pod) AwaitConnecting(t testing.TB, port uint16) {
 	})
 }
 
-// Port is the port that l listens on.
-func Port(l net.Listener) uint16 { return l.Addr().(*net.TCPAddr).AddrPort().Port() }
-
 // loopbackUp sets lo up in the namespace of the calling thread.
 func loopbackUp() error {
 	lo, err := netlink.LinkByName("lo")
