@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -32,10 +33,9 @@ var pullPolicies = []string{"Always", "IfNotPresent", "Never"}
 type agentFlags struct {
 	image      string
 	pullPolicy string
-	patch      string // the file's path
-	patchJSON  []byte // its content, once checked
-	relayPatch string // the file's path
-	relayJSON  kube.RelayPatch
+	patch      string // the file's path, and so relayPatch
+	relayPatch string
+	patches    map[kube.PatchKind]kube.Patch // once checked
 }
 
 // add adds the flags of agents.
@@ -59,20 +59,18 @@ func (a *agentFlags) check() error {
 	case a.pullPolicy != "" && !slices.Contains(pullPolicies, a.pullPolicy):
 		return fmt.Errorf("--agent-image-pull-policy %q: want %s", a.pullPolicy, strings.Join(pullPolicies, ", "))
 	}
-	if err := readPatch("agent-patch", a.patch, func(text []byte) (err error) { a.patchJSON, err = kube.ReadAgentPatch(text); return err }); err != nil {
-		return err
-	}
-	return readPatch("relay-patch", a.relayPatch, func(text []byte) (err error) { a.relayJSON, err = kube.ParseRelayPatch(text); return err })
+	a.patches = map[kube.PatchKind]kube.Patch{}
+	return cmp.Or(a.readPatch("agent-patch", a.patch, kube.AgentPatch), a.readPatch("relay-patch", a.relayPatch, kube.RelayPatch))
 }
 
 // readPatch reads the file of a flag, if there is one.
-func readPatch(flag, path string, parse func([]byte) error) error {
+func (a *agentFlags) readPatch(flag, path string, of kube.PatchKind) error {
 	if path == "" {
 		return nil
 	}
 	text, err := os.ReadFile(path)
 	if err == nil {
-		err = parse(text)
+		a.patches[of], err = kube.ReadPatch(of, text)
 	}
 	if err != nil {
 		return fmt.Errorf("--%s %s: %w", flag, path, err)
@@ -82,7 +80,7 @@ func readPatch(flag, path string, parse func([]byte) error) error {
 
 // agents says what agents and relays run, and where the user's key is.
 func (a *agentFlags) agents() *kube.Agents {
-	agents := &kube.Agents{Image: a.image, PullPolicy: a.pullPolicy, Patch: a.patchJSON, RelayPatch: a.relayJSON, Version: version()}
+	agents := &kube.Agents{Image: a.image, PullPolicy: a.pullPolicy, Patch: a.patches[kube.AgentPatch], RelayPatch: a.patches[kube.RelayPatch], Version: version()}
 	if dir, err := os.UserConfigDir(); err == nil {
 		agents.KeyFile = filepath.Join(dir, "porthole", "agent.key")
 	}
