@@ -110,9 +110,21 @@ func (f *forwarding) parseVia(only *target.Forward) (err error) {
 			return fmt.Errorf("%s: --container %w", f.cmd.Name(), err)
 		}
 	}
-	for name, goes := range map[string]bool{"via": only.Target.Scheme.InCluster(), "container": only.Target.Scheme == target.Kubernetes} {
-		if !goes && f.cmd.Flags().Changed(name) {
-			return fmt.Errorf("%s: --%s is for pods, services and workloads, which %s is not", f.cmd.Name(), name, only.Target)
+	return f.onlyInCluster(only.Target)
+}
+
+// onlyInCluster reports flags that a target has no use for.
+func (f *forwarding) onlyInCluster(to target.Target) error {
+	var useless []string
+	if to.Scheme != target.Kubernetes {
+		useless = []string{"container", "pin", "agent-patch"}
+	}
+	if !to.Scheme.InCluster() {
+		useless = append(useless, "via", "agent-image", "agent-image-pull-policy", "relay-patch")
+	}
+	for _, name := range useless {
+		if f.cmd.Flags().Changed(name) {
+			return fmt.Errorf("%s: --%s is for pods, services and workloads, which %s is not", f.cmd.Name(), name, to)
 		}
 	}
 	return nil

@@ -222,6 +222,7 @@ func tableHint(err error) string {
 	var stock *kube.NodeError
 	var agent *kube.AgentError
 	var relay *kube.RelayError
+	var notReady *kube.NotReadyError
 	var patch *kube.PatchError
 	switch {
 	case errors.As(err, &forbidden):
@@ -232,6 +233,8 @@ func tableHint(err error) string {
 		return "a patch has metadata (labels, annotations) and spec as a pod template has them, and as containers only [{name: relay, resources: ...}]"
 	case errors.As(err, &agent) && errors.Is(err, kube.ErrAdmission):
 		return "--agent-patch FILE adds what the cluster demands of the container, such as another securityContext"
+	case errors.As(err, &relay) && errors.As(err, &notReady) && len(notReady.Pods) > 0 && notReady.Pods[0].Reason == "CreateContainerConfigError":
+		return "an image that names no user, or root, needs --relay-patch FILE with `spec: {securityContext: {runAsUser: 65532}}`; `kubectl get events` tells more"
 	case errors.As(err, &relay) && errors.Is(err, kube.ErrNotReady):
 		return "`kubectl get events` tells more; --agent-image names another image, and --relay-patch FILE what the pod needs, such as pull secrets, tolerations and resources"
 	case errors.Is(err, kube.ErrNoPlugin) && errors.As(err, &server) && server.Advice != "":
