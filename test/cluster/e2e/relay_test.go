@@ -172,7 +172,6 @@ func TestRelayServices(t *testing.T) {
 			return strings.Contains(answer, "200 OK")
 		})
 		wantParts(t, wantFailure(t, u.environment, "forward", "--via", "relay", "deploy/web", ":80"), "a relay leads to ports of services, pods and hosts")
-		wantParts(t, wantFailure(t, u.environment, "forward", "--via", "relay", "pod/solo", ":/run/x.sock"), "--via relay: it does not carry /run/x.sock: want auto, node or agent")
 	})
 }
 
