@@ -557,7 +557,7 @@ func TestTokens(t *testing.T) {
 
 // The stock protocol can be asked for where the node speaks porthole.v1.
 func TestStockOnly(t *testing.T) {
-	testenv.NoLeaks(t)
+	testenv.NoGoroutines(t)
 	udp := target.Address{Network: target.UDP, Port: 53}
 	ways(t, func(t *testing.T, way func(*Client)) {
 		n := newNode(t)
