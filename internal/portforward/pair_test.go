@@ -205,8 +205,12 @@ func TestUnpairedIsFull(t *testing.T) {
 	c := stockTunnel(t, newNode(t))
 	beside := openPair(t, c, port, "beside")
 	alone := openStream(t, c, "data", port, "alone")
-	alone.SetWriteDeadline(time.Now().Add(10 * time.Second))
-	if _, err := alone.Write(make([]byte, 8<<20)); !errors.Is(err, tunnel.ErrReset) {
+	alone.SetWriteDeadline(time.Now().Add(testenv.Patience))
+	var err error
+	for piece := make([]byte, 1<<20); err == nil; { // what is under way when the reset is sent is written without an error
+		_, err = alone.Write(piece)
+	}
+	if !errors.Is(err, tunnel.ErrReset) {
 		t.Errorf("writing: %v", err)
 	}
 	wantReset(t, openStream(t, c, "error", port, "alone"))
