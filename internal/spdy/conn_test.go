@@ -269,6 +269,17 @@ func TestPingTimeout(t *testing.T) {
 	}
 }
 
+// Pings go on while the time for an answer runs: who waits for a sign of life waits for the next one.
+func TestPingsWhileUnanswered(t *testing.T) {
+	_, peer := rawPeer(t, Config{PingInterval: 5 * time.Millisecond, PingTimeout: time.Hour})
+	_ = peer.SetReadDeadline(time.Now().Add(testenv.Patience))
+	got := make([]byte, 3*12)
+	want := "80030006 00000004 00000001 80030006 00000004 00000003 80030006 00000004 00000005"
+	if n, err := io.ReadFull(peer, got); err != nil || !bytes.Equal(got, unhex(t, want)) {
+		t.Errorf("sent %x, %v", got[:n], err)
+	}
+}
+
 func TestPingAnswered(t *testing.T) {
 	client, server := tunnel(t, Config{PingInterval: 5 * time.Millisecond, PingTimeout: 2 * time.Second})
 	time.Sleep(3 * time.Second)
