@@ -33,7 +33,7 @@ const (
 	readSize     = 64 << 10
 	strangerSize = 4 << 10
 	// gatherSize is how much is held back at most.
-	gatherSize = 256 << 10
+	gatherSize = 1 << 20
 )
 
 // gatherer holds back what is written until it is released, or is much.
