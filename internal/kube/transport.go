@@ -57,7 +57,7 @@ func dialBurst(ctx context.Context, network, address string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return nonblock.Burst(conn), nil
+	return &nonblock.Gatherer{Conn: nonblock.Burst(conn)}, nil
 }
 
 // dialOnce makes one attempt for dialServer, until ctx ends.
