@@ -11,6 +11,7 @@ import (
 
 	"porthole.dev/porthole/internal/pinned"
 	"porthole.dev/porthole/internal/portforward"
+	"porthole.dev/porthole/internal/spdy"
 	"porthole.dev/porthole/internal/target"
 )
 
@@ -109,7 +110,7 @@ func (r *relay) join(ctx context.Context, pod *corev1.Pod) (net.Conn, pinned.Pub
 		return nil, theirs, unread
 	}
 	client := r.cluster.portForward(r.namespace, pod.Name)
-	client.SPDYOnly, client.KeepWebSocket, client.MaxTunnels = SPDYOnly(), KeepWebSocket(), 1
+	client.SPDYOnly, client.KeepWebSocket, client.MaxTunnels, client.Batch = SPDYOnly(), KeepWebSocket(), 1, spdy.LargeBatch
 	conn, err := client.Dial(ctx, target.TCPPort(relayPort))
 	if err != nil {
 		_ = client.Close()

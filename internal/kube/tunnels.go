@@ -14,6 +14,7 @@ import (
 	"porthole.dev/porthole/internal/backoff"
 	"porthole.dev/porthole/internal/pipe"
 	"porthole.dev/porthole/internal/portforward"
+	"porthole.dev/porthole/internal/spdy"
 	"porthole.dev/porthole/internal/target"
 )
 
@@ -103,7 +104,7 @@ func (t *tunnels) toLocked(e endpoint, use clientUse) *portforward.Client {
 	client.SPDYOnly, client.KeepWebSocket, client.StockOnly = r.SPDYOnly, r.KeepWebSocket, r.Via == target.ViaStock
 	client.MaxTunnels, client.Silence, client.Log = r.MaxTunnels, r.Silence, r.Log.With("pod", e.pod)
 	if use == forAgent || r.Via == target.ViaAgent {
-		client.MaxTunnels = 1 // for the one connection to the agent's port
+		client.MaxTunnels, client.Batch = 1, spdy.LargeBatch // for the one connection to the agent's port
 	}
 	t.clients[key] = podClient{client, e.pod}
 	return client
