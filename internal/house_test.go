@@ -31,7 +31,7 @@ var arrows = map[string]string{
 	"safetext":  "",
 	"spelling":  "",
 	"kuard":     "",
-	"pinned":    "",
+	"pinned":    "nonblock",
 	"proc":      "",
 	"filelock":  "",
 	"leftovers": "filelock",
