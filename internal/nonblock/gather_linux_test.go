@@ -128,5 +128,5 @@ func TestGathererFails(t *testing.T) {
 	if n := below.writes.Load(); n != 1 {
 		t.Errorf("%d writes, want 1", n)
 	}
-	below.Conn.Close()
+	below.Close()
 }
