@@ -180,11 +180,15 @@ func (f footprint) String() string {
 	return fmt.Sprintf("%d, %d, %d", f.rss>>10, f.descriptors, f.threads)
 }
 
-// processOf finds the latest process of this host whose command line has a part.
+// processOf finds the latest process of a pod whose command line has a part.
 func processOf(part string) (pid int, err error) {
 	paths, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, path := range paths {
 		line, _ := os.ReadFile(path)
+		cgroup, _ := os.ReadFile(filepath.Join(filepath.Dir(path), "cgroup"))
+		if !strings.Contains(string(cgroup), "kubepods") {
+			continue
+		}
 		if n, _ := strconv.Atoi(filepath.Base(filepath.Dir(path))); strings.Contains(string(line), part) && n > pid && n != os.Getpid() {
 			pid = n
 		}

@@ -55,7 +55,8 @@ func (b *bench) reverse(ctx context.Context) error {
 // farPort is where something inside connects to for the way back.
 const farPort = 7070
 
-// reverseBulk compares downloads from inside, of a server on this host, with downloads by forward.
+// reverseBulk compares downloads and uploads of something inside, to and from a server on this host, with those by
+// forward. Either moves its bytes the other way than forward does, and a chain may be slower one way than the other.
 func (b *bench) reverseBulk(ctx context.Context, name string, inside *netns.Namespace, forward *peer, local string, args ...string) error {
 	cmd := exec.CommandContext(ctx, b.porthole, append(append([]string{"reverse"}, args...), strconv.Itoa(farPort)+":"+local)...)
 	cmd.Stderr = os.Stderr
@@ -72,11 +73,16 @@ func (b *bench) reverseBulk(ctx context.Context, name string, inside *netns.Name
 		}
 		return c.(net.Conn), nil
 	}
-	rates, err := b.alternate([]dialer{fromInside, forward.dial}, b.download)
-	if err != nil {
-		return err
-	}
 	forward.name = "the same way forward"
-	b.compare(forward, "reverse, "+name+": download, MB/s", rates, "%.0f", "at least 0.8", func(r float64) bool { return r >= 0.8 })
+	for _, how := range []struct {
+		name string
+		rate func(dialer) (float64, error)
+	}{{"download", b.download}, {"upload", b.uploadRate}} {
+		rates, err := b.alternate([]dialer{fromInside, forward.dial}, how.rate)
+		if err != nil {
+			return err
+		}
+		b.compare(forward, "reverse, "+name+": "+how.name+", MB/s", rates, "%.0f", "at least 0.8", func(r float64) bool { return r >= 0.8 })
+	}
 	return nil
 }

@@ -42,6 +42,20 @@ func upload(c net.Conn, size int64) error {
 	return nil
 }
 
+// uploadRate measures an upload from dial to the answer, in MB/s.
+func (b *bench) uploadRate(dial dialer) (float64, error) {
+	c, err := dial()
+	if err != nil {
+		return 0, err
+	}
+	defer c.Close()
+	start := time.Now()
+	if err := upload(c, b.bytes); err != nil {
+		return 0, err
+	}
+	return float64(b.bytes) / 1e6 / time.Since(start).Seconds(), nil
+}
+
 // takeUpload is the server's side of upload.
 func takeUpload(c net.Conn, head int64) error {
 	limit := -head

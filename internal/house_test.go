@@ -34,7 +34,7 @@ var arrows = map[string]string{
 	"safetext":  "",
 	"spelling":  "",
 	"kuard":     "",
-	"pinned":    "",
+	"pinned":    "nonblock",
 	"proc":      "",
 	"filelock":  "",
 	"leftovers": "filelock",

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -32,10 +33,9 @@ var pullPolicies = []string{"Always", "IfNotPresent", "Never"}
 type agentFlags struct {
 	image      string
 	pullPolicy string
-	patch      string // the file's path
-	patchJSON  []byte // its content, once checked
-	relayPatch string // the file's path
-	relayJSON  kube.RelayPatch
+	patch      string // the file's path, and so relayPatch
+	relayPatch string
+	patches    map[kube.PatchKind]kube.Patch // once checked
 }
 
 // add adds the flags of agents.
@@ -59,20 +59,18 @@ func (a *agentFlags) check() error {
 	case a.pullPolicy != "" && !slices.Contains(pullPolicies, a.pullPolicy):
 		return fmt.Errorf("--agent-image-pull-policy %q: want %s", a.pullPolicy, strings.Join(pullPolicies, ", "))
 	}
-	if err := readPatch("agent-patch", a.patch, func(text []byte) (err error) { a.patchJSON, err = kube.ReadAgentPatch(text); return err }); err != nil {
-		return err
-	}
-	return readPatch("relay-patch", a.relayPatch, func(text []byte) (err error) { a.relayJSON, err = kube.ParseRelayPatch(text); return err })
+	a.patches = map[kube.PatchKind]kube.Patch{}
+	return cmp.Or(a.readPatch("agent-patch", a.patch, kube.AgentPatch), a.readPatch("relay-patch", a.relayPatch, kube.RelayPatch))
 }
 
 // readPatch reads the file of a flag, if there is one.
-func readPatch(flag, path string, parse func([]byte) error) error {
+func (a *agentFlags) readPatch(flag, path string, of kube.PatchKind) error {
 	if path == "" {
 		return nil
 	}
 	text, err := os.ReadFile(path)
 	if err == nil {
-		err = parse(text)
+		a.patches[of], err = kube.ReadPatch(of, text)
 	}
 	if err != nil {
 		return fmt.Errorf("--%s %s: %w", flag, path, err)
@@ -82,7 +80,7 @@ func readPatch(flag, path string, parse func([]byte) error) error {
 
 // agents says what agents and relays run, and where the user's key is.
 func (a *agentFlags) agents() *kube.Agents {
-	agents := &kube.Agents{Image: a.image, PullPolicy: a.pullPolicy, Patch: a.patchJSON, RelayPatch: a.relayJSON, Version: version()}
+	agents := &kube.Agents{Image: a.image, PullPolicy: a.pullPolicy, Patch: a.patches[kube.AgentPatch], RelayPatch: a.patches[kube.RelayPatch], Version: version()}
 	if dir, err := os.UserConfigDir(); err == nil {
 		agents.KeyFile = filepath.Join(dir, "porthole", "agent.key")
 	}
@@ -114,18 +112,34 @@ func (f *forwarding) parseVia(only *target.Forward) (err error) {
 			return fmt.Errorf("%s: --container %w", f.cmd.Name(), err)
 		}
 	}
-	whose := map[string]string{"via": "targets of a cluster and containers", "container": "pods, services and workloads"}
-	for name, goes := range map[string]bool{"via": only.Target.Scheme.InCluster() || only.Target.Scheme.InEngine(), "container": only.Target.Scheme == target.Kubernetes || only.Target.Scheme == target.CRI} {
-		if !goes && f.cmd.Flags().Changed(name) {
-			return fmt.Errorf("%s: --%s is for %s, which %s is not", f.cmd.Name(), name, whose[name], only.Target)
-		}
-	}
 	if f.cmd.Flags().Changed("engine-context") && f.engineContext == "" {
 		return fmt.Errorf("%s: --engine-context %q: %w", f.cmd.Name(), "", target.ErrEngineContext)
 	}
 	only.EngineContext = f.engineContext
 	if err := only.CheckEngine(); err != nil {
 		return fmt.Errorf("%s: %w", f.cmd.Name(), err)
+	}
+	return f.useless(only.Target)
+}
+
+// useless reports flags that a target has no use for.
+func (f *forwarding) useless(to target.Target) error {
+	const ofPods = "pods, services and workloads"
+	for _, rule := range []struct {
+		goes  bool
+		whose string
+		flags []string
+	}{
+		{to.Scheme == target.Kubernetes, ofPods, []string{"pin", "agent-patch"}},
+		{to.Scheme == target.Kubernetes || to.Scheme == target.CRI, ofPods, []string{"container"}},
+		{to.Scheme.InCluster(), ofPods, []string{"agent-image", "agent-image-pull-policy", "relay-patch"}},
+		{to.Scheme.InCluster() || to.Scheme.InEngine(), "targets of a cluster and containers", []string{"via"}},
+	} {
+		for _, name := range rule.flags {
+			if !rule.goes && f.cmd.Flags().Changed(name) {
+				return fmt.Errorf("%s: --%s is for %s, which %s is not", f.cmd.Name(), name, rule.whose, to)
+			}
+		}
 	}
 	return nil
 }

@@ -192,12 +192,10 @@ var hints = []struct {
 	{kube.ErrAgentRefuses, "somebody else's agent has the port, or the key in this user's file was replaced meanwhile; try again"},
 	{pinned.ErrStranger, "another program in the pod has the agent's port; `--via node` goes around it where the node runs porthole"},
 	{kube.ErrLostKey, "the other agent cannot be removed; it goes with its pod"},
-	{kube.ErrRelayPatch, "a patch has metadata (labels, annotations) and spec as a pod template has them, and as containers only [{name: relay, resources: ...}]"},
 	{kube.ErrNoRelay, "`kubectl get job` shows whose it is: `kubectl delete job` makes room, and so does another --agent-image"},
 	{kube.ErrRelayEnds, "try again in a few seconds; a Job that stays has a finalizer, which `kubectl get job -o yaml` shows"},
 	{kube.ErrNamespaceEnds, "choose another namespace by -n: a relay can be in any that reaches the host"},
 	{kube.ErrAdmission, "--relay-patch FILE adds what the cluster demands of a relay, such as other resources or labels; -n chooses another namespace"},
-	{kube.ErrPatch, "a patch may set env, envFrom, securityContext and volumeMounts; --agent-image and --agent-image-pull-policy are flags of their own"},
 	{node.ErrEndpoint, "for example unix:///run/containerd/containerd.sock, unix:///run/crio/crio.sock, unix:///run/cri-dockerd.sock"},
 	{node.ErrInUse, "`ss -xlp` shows whose it is: end that one first, or take another path"},
 	{node.ErrNotSocket, "move it away, or take another path"},
@@ -234,11 +232,19 @@ func tableHint(err error) string {
 	var agent *kube.AgentError
 	var relay *kube.RelayError
 	var setting *demo.SettingError
+	var notReady *kube.NotReadyError
+	var patch *kube.PatchError
 	switch {
 	case errors.As(err, &forbidden):
 		return grant(forbidden)
+	case errors.As(err, &patch) && patch.Of == kube.AgentPatch:
+		return "a patch may set env, envFrom, securityContext and volumeMounts; --agent-image and --agent-image-pull-policy are flags of their own"
+	case errors.As(err, &patch):
+		return "a patch has metadata (labels, annotations) and spec as a pod template has them, and as containers only [{name: relay, resources: ...}]"
 	case errors.As(err, &agent) && errors.Is(err, kube.ErrAdmission):
 		return "--agent-patch FILE adds what the cluster demands of the container, such as another securityContext"
+	case errors.As(err, &relay) && errors.As(err, &notReady) && len(notReady.Pods) > 0 && notReady.Pods[0].Reason == "CreateContainerConfigError":
+		return "an image that names no user, or root, needs --relay-patch FILE with `spec: {securityContext: {runAsUser: 65532}}`; `kubectl get events` tells more"
 	case errors.As(err, &relay) && errors.Is(err, kube.ErrNotReady):
 		return "`kubectl get events` tells more; --agent-image names another image, and --relay-patch FILE what the pod needs, such as pull secrets, tolerations and resources"
 	case errors.Is(err, kube.ErrNoPlugin) && errors.As(err, &server) && server.Advice != "":

@@ -123,6 +123,10 @@ func TestHintsKnowTheCause(t *testing.T) {
 		{listen(8080, syscall.EADDRINUSE), "ss -ltnp"},
 		{&os.PathError{Op: "open", Path: "forwards.yaml", Err: syscall.EACCES}, ""},
 		{&net.OpError{Op: "dial", Net: "unix", Err: syscall.EACCES}, ""},
+		{&kube.RelayError{Err: &kube.NotReadyError{Pods: []kube.PodStatus{{Reason: "CreateContainerConfigError"}}}}, "runAsUser: 65532"},
+		{&kube.RelayError{Err: &kube.NotReadyError{}}, "pull secrets, tolerations"},
+		{&kube.PatchError{Of: kube.AgentPatch, Err: errors.New("x")}, "may set env"},
+		{&kube.PatchError{Of: kube.RelayPatch, Err: errors.New("x")}, "has metadata"},
 		{errors.New("anything"), ""},
 	} {
 		if h := hint(test.err); !strings.Contains(h, test.want) || (h == "") != (test.want == "") {

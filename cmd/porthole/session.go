@@ -83,8 +83,7 @@ func (f *forwarding) serve(ctx context.Context, p *printer, ready *readyFile, en
 			return status
 		}
 	}
-	var via *kube.ViaError
-	if errors.Is(err, forward.ErrTwice) || errors.Is(err, kube.ErrOnePod) || errors.As(err, &via) {
+	if errors.Is(err, forward.ErrTwice) || errors.Is(err, kube.ErrOnePod) {
 		return usageError{f.reverseForms(err)}
 	}
 	return f.advise(f.reverseForms(err))

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"porthole.dev/porthole/internal/backoff"
+	"porthole.dev/porthole/internal/nonblock"
 	"porthole.dev/porthole/internal/pinned"
 	"porthole.dev/porthole/internal/pipe"
 	"porthole.dev/porthole/internal/spdy"
@@ -101,6 +102,7 @@ func (s *TLSServer) Serve(ctx context.Context, l net.Listener) error {
 // serve does the handshake with whoever has connected, and serves the tunnel if that is the client.
 func (s *TLSServer) serve(ctx context.Context, conn net.Conn) {
 	s.memory.touch()
+	conn = nonblock.Burst(conn)
 	s.addStranger(conn)
 	secure, err := pinned.Server(ctx, conn, s.Key, s.Client)
 	s.removeStranger(conn)
@@ -131,6 +133,7 @@ func (s *TLSServer) serve(ctx context.Context, conn net.Conn) {
 func (s *TLSServer) tunnel(ctx context.Context, stream io.ReadWriteCloser) {
 	cfg := s.Agent.config()
 	cfg.Copier, cfg.Listeners = &s.copier, &s.listeners
+	cfg.SPDY.Batch = spdy.LargeBatch
 	cfg.SPDY.Share = s.budget.NewShare()
 	cfg.Events = func(e tunnel.Event) {
 		switch e.Stage {

@@ -176,26 +176,6 @@ func echo(client *tunnel.Client, to target.Address) error {
 	return nil
 }
 
-// echoServer echoes connections on a loopback address.
-func echoServer(t *testing.T, network, address string) net.Listener {
-	t.Helper()
-	l, err := net.Listen(network, address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() { _, _ = io.Copy(c, c); c.Close() }()
-		}
-	}()
-	return l
-}
-
 // What the agent reaches itself is reached through it.
 func TestTLSServer(t *testing.T) {
 	p := listen(t, nil)
@@ -205,12 +185,12 @@ func TestTLSServer(t *testing.T) {
 	}
 	t.Cleanup(func() { udp.Close() })
 	path := t.TempDir() + "/a.sock"
-	echoServer(t, "unix", path)
+	testenv.Serve(t, "unix", path, testenv.Echo)
 	client := p.tunnel(t)
 	for name, to := range map[string]target.Address{
-		"IPv4":   {Port: testenv.Port(echoServer(t, "tcp", "127.0.0.1:0"))},
-		"IPv6":   {Port: testenv.Port(echoServer(t, "tcp", "[::1]:0"))},
-		"host":   {Host: "localhost", Port: testenv.Port(echoServer(t, "tcp", "127.0.0.1:0"))},
+		"IPv4":   {Port: testenv.ServeTCP(t, testenv.Echo)},
+		"IPv6":   {Port: testenv.Port(testenv.Serve(t, "tcp", "[::1]:0", testenv.Echo))},
+		"host":   {Host: "localhost", Port: testenv.ServeTCP(t, testenv.Echo)},
 		"UDP":    {Network: target.UDP, Port: testenv.EchoUDP(udp)},
 		"socket": {Network: target.Unix, Path: path},
 	} {
@@ -232,7 +212,7 @@ func TestTLSServer(t *testing.T) {
 // Strangers get nothing, keep nobody out and are told from the client.
 func TestTLSServerStrangers(t *testing.T) {
 	p := listen(t, nil)
-	echo1 := testenv.Port(echoServer(t, "tcp", "127.0.0.1:0"))
+	echo1 := testenv.ServeTCP(t, testenv.Echo)
 	first := p.tunnel(t)
 	var silent []net.Conn
 	for range 200 {
@@ -317,7 +297,7 @@ func TestTLSServerExit(t *testing.T) {
 func TestTLSServerEnds(t *testing.T) {
 	p := listen(t, nil)
 	silent, client := p.dial(t), p.tunnel(t)
-	waiting, err := client.Dial(target.Address{Port: testenv.Port(echoServer(t, "tcp", "127.0.0.1:0"))})
+	waiting, err := client.Dial(target.Address{Port: testenv.ServeTCP(t, testenv.Echo)})
 	if err != nil {
 		t.Fatal(err)
 	}

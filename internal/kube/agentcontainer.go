@@ -156,7 +156,7 @@ func (w wantedAgent) in(pod *corev1.Pod) (found runningAgent, ok bool) {
 	for _, c := range pod.Spec.EphemeralContainers {
 		args, is := readAgentArgs(c.Args)
 		exact, state := strings.HasPrefix(c.Name, w.namePrefix()), statusOf(pod, c.Name).State
-		if !is || args.key != w.key || state.Terminated != nil || !exact && (w.agents.Patch != nil || state.Running == nil) {
+		if !is || args.key != w.key || state.Terminated != nil || !exact && (w.agents.Patch != "" || state.Running == nil) {
 			continue
 		}
 		if w.target != "" && (c.TargetContainerName != w.target || args.containerID != w.containerID) {
@@ -268,11 +268,6 @@ func securityOf(pod *corev1.Pod, container string) corev1.SecurityContext {
 
 // patch merges what the user gave into a container. Errors: *PatchError.
 func (a *Agents) patch(c *corev1.EphemeralContainer) (err error) {
-	if a.Patch == nil {
-		return nil
-	}
-	if *c, err = mergePatch(*c, a.Patch); err != nil {
-		return &PatchError{Err: err}
-	}
-	return nil
+	*c, err = mergePatch(AgentPatch, *c, a.Patch)
+	return err
 }

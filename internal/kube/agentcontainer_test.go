@@ -115,7 +115,7 @@ func TestAgentIsFound(t *testing.T) {
 	w, running, name := agentOf(t, corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.Now()}})
 	_, starting, _ := agentOf(t, corev1.ContainerState{})
 	newer, patched, stranger, restarted := w, w, w, w
-	newer.agents, patched.agents = &Agents{Image: "newer"}, &Agents{Image: "i", Patch: []byte(`{"env": []}`)}
+	newer.agents, patched.agents = &Agents{Image: "newer"}, &Agents{Image: "i", Patch: `{"env": []}`}
 	stranger.key, restarted.containerID = "other", "def"
 	for what, c := range map[string]struct {
 		wanted wantedAgent
@@ -196,15 +196,18 @@ func TestAgentPatch(t *testing.T) {
 		"env: [{name: A, value: b}]":                           "",
 		"securityContext: {runAsUser: 5}":                      "",
 		`{"volumeMounts": [{"name": "v", "mountPath": "/v"}]}`: "",
-		"image: other":                       "image: an agent's container cannot have it",
-		"resources: {limits: {cpu: 1}}":      "resources: an agent's container cannot have it",
-		"securityContext: {runAsUsr: 5}":     `unknown field "runAsUsr"`,
-		"securityContext: {runAsUser: five}": "cannot unmarshal",
-		"":                                   "want a mapping of env, envFrom, securityContext, volumeMounts",
-		"[1]":                                "want a mapping",
-		"env: [":                             "yaml",
+		"image: other":                       "image: there is no such field",
+		"resources: {limits: {cpu: 1}}":      "resources: there is no such field",
+		"securityContext: {runAsUsr: 5}":     "securityContext.runAsUsr: there is no such field",
+		"securityContext: {runAsUser: five}": "securityContext.runAsUser: want a number",
+		"":                                   "",
+		"[1]":                                "container: want a mapping",
+		"env: [":                             "line 1: not YAML",
+		"env: []\n---\nenv: []":              "line 2: a second document",
+		"env: []\nenv: []":                   "line 2: not YAML",
+		"volumeMounts: [{mountPath: 1}]":     "volumeMounts.mountPath: want text",
 	} {
-		patch, err := ReadAgentPatch([]byte(text))
+		patch, err := ReadPatch(AgentPatch, []byte(text))
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %q", text, err, want)
 		}

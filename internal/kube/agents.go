@@ -16,10 +16,8 @@ type Agents struct {
 	// Image is what runs, and PullPolicy is Kubernetes' own word; "" for its own choice.
 	Image      string
 	PullPolicy string
-	// Patch is a strategic merge patch of an agent's container, as JSON; nil changes nothing.
-	Patch []byte
-	// RelayPatch is one of a relay's pod template.
-	RelayPatch RelayPatch
+	// Patch is the user's of an agent's container, and RelayPatch that of a relay's pod template.
+	Patch, RelayPatch Patch
 	// Version is that of this program.
 	Version string
 	// KeyFile is where the user's key is, or will be; "" if there is no place for it.

@@ -69,7 +69,9 @@ func (t *agentTunnel) open(ctx context.Context) (*tunnel.Client, error) {
 	if t.greeted != nil {
 		t.greeted(greeting.Version)
 	}
-	return tunnel.NewClient(stream, tunnel.ClientConfig{SPDY: spdy.Config{PingInterval: agentPing, PingTimeout: t.silence}}), nil
+	return tunnel.NewClient(stream, tunnel.ClientConfig{
+		SPDY: spdy.Config{PingInterval: agentPing, PingTimeout: t.silence, Batch: spdy.LargeBatch},
+	}), nil
 }
 
 // connect connects to the agent. One whose key could not be waited for may run and not listen yet.

@@ -70,26 +70,6 @@ func at(address string) *atomic.Pointer[string] {
 	return p
 }
 
-// echoHere is a server that echoes, which is what a pod would listen on.
-func echoHere(t *testing.T) target.Address {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() { defer c.Close(); _, _ = io.Copy(c, c) }()
-		}
-	}()
-	return target.TCPPort(testenv.Port(l))
-}
-
 // echoes sends a line through the tunnel and wants it back.
 func echoes(t *testing.T, a *agentTunnel, to target.Address) {
 	t.Helper()
@@ -118,7 +98,7 @@ func TestAgentTunnel(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	here, to := startAgentHere(t, key.Public()), echoHere(t)
+	here, to := startAgentHere(t, key.Public()), target.TCPPort(testenv.ServeTCP(t, testenv.Echo))
 	a := newTunnelHere(t, config, at(here.address), here.key)
 	var version atomic.Value
 	a.greeted = func(v string) { version.Store(v) }
@@ -161,11 +141,11 @@ func TestAgentStrangers(t *testing.T) {
 	if _, err := newTunnelHere(t, config, lines, right.key).shared.Client(t.Context()); err == nil {
 		t.Error("what is no agent was taken for one")
 	}
-	echoes(t, newTunnelHere(t, config, at(right.address), pinned.PublicKey{}), echoHere(t)) // any key, without the right to its log
+	echoes(t, newTunnelHere(t, config, at(right.address), pinned.PublicKey{}), target.TCPPort(testenv.ServeTCP(t, testenv.Echo))) // any key, without the right to its log
 }
 
 // echoLines is a server that speaks no TLS.
 func echoLines(t *testing.T) string {
-	to := echoHere(t)
+	to := target.TCPPort(testenv.ServeTCP(t, testenv.Echo))
 	return net.JoinHostPort("127.0.0.1", to.String())
 }

@@ -157,7 +157,7 @@ func agentRuns(pod *corev1.Pod, name string) (why, final error) {
 		return why, why
 	case state.Waiting != nil && state.Waiting.Reason != "":
 		why = fail(state.Waiting.Reason, state.Waiting.Message)
-		if needsPerson(state.Waiting.Reason) || state.Waiting.Reason == "ErrImagePull" {
+		if cannotStart(state.Waiting.Reason) {
 			return why, why
 		}
 		return why, nil

@@ -247,19 +247,6 @@ func (e *LostKeyError) Error() string {
 
 func (e *LostKeyError) Unwrap() error { return ErrLostKey }
 
-// ViaError says that what the user asked for cannot carry connections to an address. It is a
-// target.ErrUnsupported.
-type ViaError struct {
-	Via target.Via
-	To  target.Address
-}
-
-func (e *ViaError) Error() string {
-	return fmt.Sprintf("%s: --via %s carries only TCP ports of pods", e.To, e.Via)
-}
-
-func (e *ViaError) Unwrap() error { return target.ErrUnsupported }
-
 // PortError says that the target has no such port, or one of another protocol.
 type PortError struct {
 	Target    string   // such as svc/web

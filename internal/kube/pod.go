@@ -262,6 +262,10 @@ func needsPerson(reason string) bool {
 	return false
 }
 
+// cannotStart says whether a container of porthole's own that waits for this reason is given up: somebody
+// waits for it, and it would be tried again in any case.
+func cannotStart(reason string) bool { return needsPerson(reason) || reason == "ErrImagePull" }
+
 // podPorts are the ports that a pod's containers declare, and then its sidecars.
 func podPorts(containers, initial []corev1.Container) (all ports) {
 	ordinary := func(c corev1.Container) bool { return !isSidecar(c) }

@@ -17,7 +17,7 @@ import (
 
 // Bind is a route.Binder at one of the target's pods, through porthole on its node, or an agent in it. When
 // that pod is about to end, or is not ready while another is, the Listener moves to the other. While no pod
-// can be reached Bind waits, at most for r.MaxWait. Errors: *tunnel.PortError, *ViaError, *AgentError, *WaitError,
+// can be reached Bind waits, at most for r.MaxWait. Errors: *tunnel.PortError, *AgentError, *WaitError,
 // target.ErrUnsupported where neither a node nor an agent does that.
 func (r *Route) Bind(ctx context.Context, at target.Endpoint) (*route.Listener, error) {
 	first, e, err := r.bind(ctx, at)
@@ -121,27 +121,20 @@ func (r *Route) bindAt(ctx context.Context, e endpoint, at target.Endpoint) (*ro
 // bindVia listens at a pod through its node, or an agent where the node cannot. What a node's policy
 // denies is not asked of an agent.
 func (r *Route) bindVia(ctx context.Context, client *portforward.Client, e endpoint, at target.Endpoint) (*route.Listener, error) {
-	if r.Via == target.ViaStock || r.Via == target.ViaRelay {
-		return nil, &ViaError{Via: r.Via, To: addressOf(at)}
-	}
 	if r.Via != target.ViaAgent {
 		attempt, cancel := context.WithTimeout(ctx, attemptLimit)
 		l, err := client.Listen(attempt, at, r.session)
 		cancel()
-		if !errors.Is(err, target.ErrUnsupported) || r.Via == target.ViaNode || r.Agents == nil {
+		if !errors.Is(err, target.ErrUnsupported) || r.Via != target.ViaAuto || r.Agents == nil {
 			return l, err
 		}
 	}
 	return r.tunnels.agent(e).listen(ctx, at)
 }
 
-func addressOf(at target.Endpoint) target.Address {
-	return target.Address{Network: at.Network, Port: at.Port()}
-}
-
 // listen listens at the agent's pod. Errors: those of start, and *tunnel.PortError.
 func (a *podAgent) listen(ctx context.Context, at target.Endpoint) (*route.Listener, error) {
-	client, err := a.start(ctx, addressOf(at))
+	client, err := a.start(ctx, target.Address{Network: at.Network, Port: at.Port()})
 	if err != nil {
 		return nil, err
 	}

@@ -11,6 +11,7 @@ import (
 
 	"porthole.dev/porthole/internal/pinned"
 	"porthole.dev/porthole/internal/portforward"
+	"porthole.dev/porthole/internal/spdy"
 	"porthole.dev/porthole/internal/target"
 )
 
@@ -108,11 +109,8 @@ func (r *relay) join(ctx context.Context, pod *corev1.Pod) (net.Conn, pinned.Pub
 	if unread != nil && !errors.Is(unread, ErrForbidden) {
 		return nil, theirs, unread
 	}
-	client := &portforward.Client{
-		URL:       r.cluster.request(portForwardTo(r.namespace, pod.Name)).URL(),
-		Transport: r.cluster.tunnels, SPDYOnly: SPDYOnly(), KeepWebSocket: KeepWebSocket(), Ways: &r.cluster.ways,
-		MaxTunnels: 1, Again: r.cluster.pauseTunnels(),
-	}
+	client := r.cluster.portForward(r.namespace, pod.Name)
+	client.SPDYOnly, client.KeepWebSocket, client.MaxTunnels, client.Batch = SPDYOnly(), KeepWebSocket(), 1, spdy.LargeBatch
 	conn, err := client.Dial(ctx, target.TCPPort(relayPort))
 	if err != nil {
 		_ = client.Close()

@@ -33,9 +33,9 @@ func jobResource() schema.GroupVersionResource {
 }
 
 // relayJob returns the Job of the relay of a user, whose key is known by its public half. The Job's
-// name tells relays of other users, images and patches apart. Errors: ErrRelayPatch.
+// name tells relays of other users, images and patches apart. Errors: *PatchError.
 func (a *Agents) relayJob(key pinned.PublicKey) (*batchv1.Job, error) {
-	template, err := a.RelayPatch.apply(a.relayTemplate(key))
+	template, err := a.relayTemplate(key)
 	if err != nil {
 		return nil, err
 	}
@@ -66,9 +66,9 @@ func shortHash(texts ...string) string {
 	return hex.EncodeToString(sum.Sum(nil))[:8]
 }
 
-// relayTemplate is the pod of a relay: without rights, and as the profile `restricted` wants it
+// ownTemplate is the pod of a relay before the user's patch: without rights, and as the profile `restricted` wants it
 // (https://kubernetes.io/docs/concepts/security/pod-security-standards/).
-func (a *Agents) relayTemplate(key pinned.PublicKey) corev1.PodTemplateSpec {
+func (a *Agents) ownTemplate(key pinned.PublicKey) corev1.PodTemplateSpec {
 	labels := relayLabels(key)
 	labels["sidecar.istio.io/inject"] = "false" // a Job does not end before its sidecars do
 	return corev1.PodTemplateSpec{

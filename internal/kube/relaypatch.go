@@ -2,55 +2,21 @@ package kube
 
 import (
 	"errors"
-	"fmt"
 	"reflect"
 
 	corev1 "k8s.io/api/core/v1"
-	"sigs.k8s.io/yaml"
 
 	"porthole.dev/porthole/internal/pinned"
 )
 
-// ErrRelayPatch means that a patch cannot be applied, or changes what it may not.
-var ErrRelayPatch = errors.New("patch of a relay's pod template")
-
-// RelayPatch is a strategic merge patch of the relay's pod template, as JSON; "" changes nothing.
-type RelayPatch string
-
-// ParseRelayPatch reads a patch in YAML or JSON, and reports fields that a pod template does not
-// have, and those that may not be changed. Errors: ErrRelayPatch.
-func ParseRelayPatch(text []byte) (RelayPatch, error) {
-	var strict corev1.PodTemplateSpec
-	if err := yaml.UnmarshalStrict(text, &strict); err != nil {
-		return "", fmt.Errorf("%w: %w", ErrRelayPatch, err)
+// relayTemplate is the pod of a relay, with the user's patch. Errors: *PatchError.
+func (a *Agents) relayTemplate(key pinned.PublicKey) (corev1.PodTemplateSpec, error) {
+	template := a.ownTemplate(key)
+	patched, err := mergePatch(RelayPatch, template, a.RelayPatch)
+	if field := changedField(template, patched); err == nil && field != "" {
+		err = &PatchError{Of: RelayPatch, Err: errors.New("it may not change " + field)}
 	}
-	data, err := yaml.YAMLToJSON(text)
-	if err != nil {
-		return "", fmt.Errorf("%w: %w", ErrRelayPatch, err)
-	}
-	if string(data) == "null" {
-		return "", nil
-	}
-	patch := RelayPatch(data)
-	if _, err := patch.apply((&Agents{Image: "image"}).relayTemplate(pinned.PublicKey{})); err != nil {
-		return "", err
-	}
-	return patch, nil
-}
-
-// apply returns the patched template. Errors: ErrRelayPatch.
-func (p RelayPatch) apply(template corev1.PodTemplateSpec) (corev1.PodTemplateSpec, error) {
-	if p == "" {
-		return template, nil
-	}
-	patched, err := mergePatch(template, []byte(p))
-	if err != nil {
-		return template, fmt.Errorf("%w: %w", ErrRelayPatch, err)
-	}
-	if field := changedField(template, patched); field != "" {
-		return template, fmt.Errorf("%w: it may not change %s", ErrRelayPatch, field)
-	}
-	return patched, nil
+	return patched, err
 }
 
 // changedField names what a patch has changed and may not: what makes the pod a relay, and what

@@ -76,21 +76,9 @@ func (r *relayRoute) keep(client *tunnel.Client) {
 		case <-r.life.Done():
 			return
 		}
-		r.events(route.Event{Kind: route.Reconnecting, Err: client.Err()})
-		told := "" // each reason once
-		for {
-			next, err := r.relay.tunnel.shared.Client(r.life)
-			if r.life.Err() != nil {
-				return
-			}
-			if err == nil {
-				client = next
-				break
-			}
-			if told != err.Error() {
-				told = err.Error()
-				r.events(route.Event{Kind: route.Waiting, Err: err})
-			}
+		var err error
+		if client, err = route.Reopen(r.life, client.Err(), r.events, r.relay.tunnel.shared.Client); err != nil {
+			return
 		}
 		r.tell()
 		r.events(route.Event{Kind: route.Ready, Again: true})

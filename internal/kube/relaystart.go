@@ -176,7 +176,7 @@ func (s *relayStart) podless(ctx context.Context, job *batchv1.Job) error {
 func isHopeless(why error) bool {
 	var e *NotReadyError
 	if errors.As(why, &e) {
-		return e.Reason != "" || len(e.Pods) > 0 && (e.Pods[0].permanent || e.Pods[0].Reason == "ErrImagePull") // which a person waits for
+		return e.Reason != "" || len(e.Pods) > 0 && (e.Pods[0].permanent || cannotStart(e.Pods[0].Reason))
 	}
 	return errors.Is(why, ErrForbidden)
 }

@@ -44,7 +44,8 @@ type Route struct {
 	// Pin keeps all connections with one pod for as long as it exists, ready or not,
 	// even those to a service.
 	Pin bool
-	// Via is what carries the connections. Container is the container of each pod whose Unix sockets
+	// Via is what carries the connections to Want, as target.Forward.CheckVia allows it: a relay leads to no
+	// pods, and is none of a Route's. Container is the container of each pod whose Unix sockets
 	// are meant; "" is the only one.
 	Via       target.Via
 	Container string

@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"porthole.dev/porthole/internal/nonblock"
 )
 
 const (
@@ -47,6 +49,15 @@ func dialServer(ctx context.Context, network, address string) (net.Conn, error) 
 			}
 		}
 	}
+}
+
+// dialBurst is dialServer for tunnels.
+func dialBurst(ctx context.Context, network, address string) (net.Conn, error) {
+	conn, err := dialServer(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	return &nonblock.Gatherer{Conn: nonblock.Burst(conn)}, nil
 }
 
 // dialOnce makes one attempt for dialServer, until ctx ends.

@@ -14,6 +14,7 @@ import (
 	"porthole.dev/porthole/internal/backoff"
 	"porthole.dev/porthole/internal/pipe"
 	"porthole.dev/porthole/internal/portforward"
+	"porthole.dev/porthole/internal/spdy"
 	"porthole.dev/porthole/internal/target"
 )
 
@@ -99,24 +100,22 @@ func (t *tunnels) toLocked(e endpoint, use clientUse) *portforward.Client {
 		return c.Client
 	}
 	r := t.route
-	most := r.MaxTunnels
+	client := r.Cluster.portForward(r.Namespace, e.pod)
+	client.SPDYOnly, client.KeepWebSocket, client.StockOnly = r.SPDYOnly, r.KeepWebSocket, r.Via == target.ViaStock
+	client.MaxTunnels, client.Silence, client.Log = r.MaxTunnels, r.Silence, r.Log.With("pod", e.pod)
 	if use == forAgent || r.Via == target.ViaAgent {
-		most = 1 // for the one connection to the agent's port
-	}
-	client := &portforward.Client{
-		URL:           r.Cluster.request(portForwardTo(r.Namespace, e.pod)).URL(),
-		Transport:     r.Cluster.tunnels,
-		SPDYOnly:      r.SPDYOnly,
-		StockOnly:     r.Via == target.ViaStock,
-		KeepWebSocket: r.KeepWebSocket,
-		Ways:          &r.Cluster.ways,
-		MaxTunnels:    most,
-		Silence:       r.Silence,
-		Again:         r.Cluster.pauseTunnels(),
-		Log:           r.Log.With("pod", e.pod),
+		client.MaxTunnels, client.Batch = 1, spdy.LargeBatch // for the one connection to the agent's port
 	}
 	t.clients[key] = podClient{client, e.pod}
 	return client
+}
+
+// portForward returns a client of a pod, whose other fields are the caller's to set.
+func (c *Cluster) portForward(namespace, pod string) *portforward.Client {
+	return &portforward.Client{
+		URL:       c.request(portForwardTo(namespace, pod)).URL(),
+		Transport: c.tunnels, Ways: &c.ways, Again: c.pauseTunnels(),
+	}
 }
 
 // has says whether a pod has been connected to.

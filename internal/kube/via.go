@@ -23,17 +23,13 @@ var onlyNodes = target.Address{Network: target.UDP, Port: 9}
 const agentSlow = 3 * time.Second
 
 // choose says what carries connections to an address of a pod: the stock protocol, porthole on
-// the node that client leads to, or an agent. Errors: *ViaError, target.ErrUnsupported where the
-// node is to carry them and cannot, and those of opening a tunnel.
+// the node that client leads to, or an agent. Errors: target.ErrUnsupported where the node is to
+// carry them and cannot, and those of opening a tunnel.
 func (r *Route) choose(ctx context.Context, client *portforward.Client, to target.Address) (target.Via, error) {
 	_, beyondStock := to.TCPOnly()
 	switch {
 	case r.Via == target.ViaAgent && r.Agents != nil:
 		return target.ViaAgent, nil
-	case r.Via == target.ViaRelay:
-		return "", &ViaError{Via: r.Via, To: to}
-	case r.Via == target.ViaStock && beyondStock != nil:
-		return "", &ViaError{Via: r.Via, To: to}
 	case r.Via == target.ViaStock, r.Via == target.ViaAuto && beyondStock == nil:
 		return target.ViaStock, nil
 	case r.Via == target.ViaAuto && r.onlyAgents(to):
@@ -121,13 +117,11 @@ func (r *Route) connectError(ctx context.Context, e endpoint, to *target.Address
 		default:
 		}
 	}
-	var via *ViaError
 	var agent *AgentError
 	var container *ContainerError
 	var forbidden *ForbiddenError
 	switch {
-	case errors.Is(err, net.ErrClosed), errors.As(err, &via),
-		errors.As(err, &agent), errors.As(err, &container), errors.As(err, &forbidden): // of an agent
+	case errors.Is(err, net.ErrClosed), errors.As(err, &agent), errors.As(err, &container), errors.As(err, &forbidden): // of an agent
 		return err
 	case errors.Is(err, target.ErrUnsupported):
 		return &NodeError{Pod: e.pod, To: *to}

@@ -4,6 +4,7 @@ package nonblock
 
 import (
 	"io"
+	"net"
 	"os"
 )
 
@@ -12,3 +13,6 @@ func Of(c io.ReadWriter) io.ReadWriter { return c }
 
 // File returns f itself, for the same reason.
 func File(f *os.File) io.ReadWriter { return f }
+
+// Burst returns c: only Linux lets a socket wait for many bytes.
+func Burst(c net.Conn) net.Conn { return c }

@@ -32,7 +32,7 @@ var (
 func Client(ctx context.Context, conn net.Conn, mine Key, theirs PublicKey) (*Conn, error) {
 	config := mine.config(theirs)
 	config.InsecureSkipVerify = true // of names and authorities; VerifyConnection compares the key
-	below := newGatherer(conn)
+	below := newBuffered(conn)
 	return handshake(ctx, below, tls.Client(below, config))
 }
 
@@ -44,7 +44,7 @@ func Server(ctx context.Context, conn net.Conn, mine Key, theirs PublicKey) (*Co
 	}
 	config := mine.config(theirs)
 	config.ClientAuth = tls.RequireAnyClientCert
-	below := newGatherer(conn)
+	below := newBuffered(conn)
 	return handshake(ctx, below, tls.Server(below, config))
 }
 
@@ -84,7 +84,7 @@ func (p PublicKey) verify(state tls.ConnectionState) error {
 	return nil
 }
 
-func handshake(ctx context.Context, conn *gatherer, secure *tls.Conn) (*Conn, error) {
+func handshake(ctx context.Context, conn *buffered, secure *tls.Conn) (*Conn, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, handshakeTime, errSlow)
 	defer cancel()
 	err := secure.HandshakeContext(ctx)

@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"sync/atomic"
 	"testing"
+
+	"porthole.dev/porthole/internal/testenv"
 )
 
 // counting is a Transport that counts the writes to its tunnels.
@@ -143,7 +145,7 @@ func BenchmarkNode(b *testing.B) {
 	benchForms(b, func(b *testing.B, form func(*Client)) {
 		writes := new(atomic.Int64)
 		n := newNode(b, func(n *node) { n.writes = writes })
-		flood := listen(b, func(conn *net.TCPConn) { io.Copy(conn, endless{}) })
+		flood := testenv.ServeTCP(b, func(conn *net.TCPConn) { io.Copy(conn, endless{}) })
 		conn := reach(b, n.client(b, form), flood)
 		defer conn.Reset()
 		p := make([]byte, size)
@@ -161,7 +163,7 @@ func BenchmarkNode(b *testing.B) {
 func BenchmarkNodeConnect(b *testing.B) {
 	benchForms(b, func(b *testing.B, form func(*Client)) {
 		c := newNode(b).client(b, form)
-		port := listen(b, echoing)
+		port := testenv.ServeTCP(b, testenv.Echo)
 		b.ReportAllocs()
 		for b.Loop() {
 			conn := reach(b, c, port)

@@ -106,8 +106,8 @@ func (c *channelClient) want(channel byte, bytes string) {
 func TestChannels(t *testing.T) {
 	channelForms(t, func(t *testing.T, open func(*node, ...uint16) *channelClient) {
 		n := newNode(t)
-		first := listen(t, echoing)
-		second := listen(t, func(conn *net.TCPConn) {
+		first := testenv.ServeTCP(t, testenv.Echo)
+		second := testenv.ServeTCP(t, func(conn *net.TCPConn) {
 			b := make([]byte, 5)
 			io.ReadFull(conn, b)
 			conn.Write([]byte("got " + string(b)))
@@ -140,7 +140,7 @@ func TestChannels(t *testing.T) {
 // When all ports have ended the WebSocket is closed.
 func TestChannelsEnd(t *testing.T) {
 	channelForms(t, func(t *testing.T, open func(*node, ...uint16) *channelClient) {
-		bye := listen(t, func(conn *net.TCPConn) { io.WriteString(conn, "bye") })
+		bye := testenv.ServeTCP(t, func(conn *net.TCPConn) { io.WriteString(conn, "bye") })
 		c := open(newNode(t), bye)
 		c.want(0, "bye")
 		_, _, err := c.ws.Read(t.Context())
@@ -154,7 +154,7 @@ func TestChannelsEnd(t *testing.T) {
 func TestChannelsClientGoes(t *testing.T) {
 	channelForms(t, func(t *testing.T, open func(*node, ...uint16) *channelClient) {
 		seen := make(chan error, 1)
-		port := listen(t, func(conn *net.TCPConn) {
+		port := testenv.ServeTCP(t, func(conn *net.TCPConn) {
 			_, err := io.ReadAll(conn)
 			seen <- err
 		})
@@ -179,7 +179,7 @@ func TestChannelsStalled(t *testing.T) {
 	channelForms(t, func(t *testing.T, open func(*node, ...uint16) *channelClient) {
 		t.Parallel()
 		stuck := make(chan struct{})
-		port := listen(t, func(*net.TCPConn) { <-stuck })
+		port := testenv.ServeTCP(t, func(*net.TCPConn) { <-stuck })
 		t.Cleanup(func() { close(stuck) })
 		n := newNode(t)
 		c := open(n, port)
@@ -207,7 +207,7 @@ func TestChannelsRefused(t *testing.T) {
 // Broken base64 is no bytes at all: the tunnel ends.
 func TestChannelsBroken(t *testing.T) {
 	n := newNode(t)
-	port := listen(t, func(conn *net.TCPConn) { io.Copy(io.Discard, conn) })
+	port := testenv.ServeTCP(t, func(conn *net.TCPConn) { io.Copy(io.Discard, conn) })
 	c := openChannels(t, n, []string{base64ChannelProtocol}, []uint16{port})
 	c.ws.Write(t.Context(), websocket.MessageText, []byte("0%%%%"))
 	for { // perhaps words about it

@@ -51,6 +51,8 @@ type Client struct {
 	// MaxTunnels is how many tunnels may exist at once; 0 means 64. Beyond
 	// it connections share.
 	MaxTunnels int
+	// Batch is that of each tunnel (spdy.Config); 0 is its default.
+	Batch int
 	// IdleTime is how long a tunnel is kept that nobody uses; one is always
 	// kept. 0 means a minute.
 	IdleTime time.Duration

@@ -48,7 +48,7 @@ func (c *Client) openTunnel(ctx context.Context, pingInterval time.Duration) (*c
 		return nil, err
 	}
 	t := &clientTunnel{pool: &c.tunnels, started: time.Now(), idle: time.Now()}
-	cfg := spdy.Config{PingInterval: pingInterval, PeerClosed: func() bool { return peerClosed(u.conn) }}
+	cfg := spdy.Config{Batch: c.Batch, PingInterval: pingInterval, PeerClosed: func() bool { return peerClosed(u.conn) }}
 	if isV1(u.protocol) {
 		t.v1 = tunnel.NewClient(u, tunnel.ClientConfig{
 			SPDY:        cfg,

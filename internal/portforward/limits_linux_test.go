@@ -47,9 +47,6 @@ func sendForEver(w io.Writer) {
 	}
 }
 
-// echoingPlainly leaves no pipes of Go's behind.
-func echoingPlainly(c *net.TCPConn) { _, _ = io.Copy(struct{ io.Writer }{c}, struct{ io.Reader }{c}) }
-
 // closed is closed once the peer has reset the connection, without reading from it.
 func closed(c *net.TCPConn) <-chan struct{} {
 	over := make(chan struct{})
@@ -74,8 +71,8 @@ func TestMemoryIsBounded(t *testing.T) {
 				n := newNode(t, func(n *node) {
 					n.Memory, n.MaxTunnels, n.Pending.Dialer = size, 32, smallSockets{}
 				})
-				echo := listen(t, echoingPlainly)
-				port := listen(t, attack.port)
+				echo := testenv.ServeTCP(t, testenv.Echo)
+				port := testenv.ServeTCP(t, attack.port)
 				one := func(c *Client) { c.SPDYOnly, c.MaxTunnels = true, 1; form(c) }
 				var clients []*Client
 				var conns []remote
@@ -132,7 +129,7 @@ func wantEcho(t *testing.T, c *Client, port uint16, n int) {
 func TestManyConnectionsInLittleMemory(t *testing.T) {
 	testenv.NoLeaks(t)
 	n := newNode(t)
-	port := listen(t, echoingPlainly)
+	port := testenv.ServeTCP(t, testenv.Echo)
 	client := n.client(t, func(c *Client) { c.SPDYOnly = true })
 	var work sync.WaitGroup
 	var open []remote
@@ -165,7 +162,7 @@ func TestManyConnectionsInLittleMemory(t *testing.T) {
 func TestTunnelsAreBounded(t *testing.T) {
 	testenv.NoLeaks(t)
 	n := newNode(t, func(n *node) { n.MaxTunnels, n.MaxPodTunnels = 6, 4 })
-	port := listen(t, echoingPlainly)
+	port := testenv.ServeTCP(t, testenv.Echo)
 	pods := make(map[string]*podOf)
 	for _, name := range []string{"a", "b", "c"} {
 		pods[name] = &podOf{n, name}

@@ -79,7 +79,7 @@ func TestNodeAnswersBeforeReset(t *testing.T) {
 		t.Cleanup(copier.Close)
 		n := newNode(t)
 		c := n.client(t, form)
-		port := listen(t, refusing(t, answer))
+		port := testenv.ServeTCP(t, refusing(t, answer))
 		for i := range 100 {
 			client, done := joined(t, &copier, reach(t, c, port))
 			got, written, read := uploading(client)
@@ -117,7 +117,7 @@ func TestClientSendsBeforeReset(t *testing.T) {
 		}
 		port := make(chan received, 1)
 		c := newNode(t).client(t, form)
-		conn := reach(t, c, listen(t, func(conn *net.TCPConn) {
+		conn := reach(t, c, testenv.ServeTCP(t, func(conn *net.TCPConn) {
 			var r received
 			for buf := make([]byte, size/10); r.err == nil; time.Sleep(20 * time.Millisecond) {
 				var n int
@@ -181,7 +181,7 @@ func TestLossBehindStalledReader(t *testing.T) {
 					}
 				})
 				n := newNode(t)
-				conn := reach(t, n.client(t, form), listen(t, flood(lost)))
+				conn := reach(t, n.client(t, form), testenv.ServeTCP(t, flood(lost)))
 				if _, stock := conn.(*stockConn); stock && name == "port" {
 					_ = conn.Reset() // or else the port floods for ever
 					return
@@ -259,7 +259,7 @@ func TestClientGoesBehindStall(t *testing.T) {
 				t.Cleanup(copier.Close)
 				gone := make(chan error, 1)
 				n := newNode(t)
-				conn := reach(t, n.client(t, form), listen(t, func(conn *net.TCPConn) { serve(conn, gone) }))
+				conn := reach(t, n.client(t, form), testenv.ServeTCP(t, func(conn *net.TCPConn) { serve(conn, gone) }))
 				client, done := joined(t, &copier, conn)
 				_ = client.SetWriteDeadline(time.Now().Add(time.Second))
 				_, _ = client.Write(make([]byte, 64<<20))
@@ -297,7 +297,7 @@ func TestErrorLeavesWhatCame(t *testing.T) {
 func TestChannelsAnswerBeforeReset(t *testing.T) {
 	channelForms(t, func(t *testing.T, open func(*node, ...uint16) *channelClient) {
 		n := newNode(t)
-		port := listen(t, refusing(t, []byte(strings.Repeat("a", 229))))
+		port := testenv.ServeTCP(t, refusing(t, []byte(strings.Repeat("a", 229))))
 		for range 30 {
 			c := open(n, port)
 			go c.send(0, make([]byte, 300_000))

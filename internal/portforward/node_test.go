@@ -190,41 +190,11 @@ func forms(t *testing.T, test func(t *testing.T, form func(*Client))) {
 	})
 }
 
-// listen serves TCP connections and returns the port.
-func listen(t testing.TB, serve func(*net.TCPConn)) uint16 {
-	t.Helper()
-	l, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var work sync.WaitGroup
-	work.Go(func() {
-		for {
-			conn, err := l.AcceptTCP()
-			if err != nil {
-				return
-			}
-			work.Go(func() {
-				defer conn.Close()
-				serve(conn)
-			})
-		}
-	})
-	t.Cleanup(func() {
-		l.Close()
-		work.Wait()
-	})
-	return uint16(l.Addr().(*net.TCPAddr).Port)
-}
-
-// echoing sends everything back, and then its end.
-func echoing(conn *net.TCPConn) { io.Copy(conn, conn) }
-
 // The answer comes long after the question's end, exactly once and whole.
 func TestNodeHalfClose(t *testing.T) {
 	forms(t, func(t *testing.T, form func(*Client)) {
 		t.Parallel()
-		port := listen(t, func(conn *net.TCPConn) {
+		port := testenv.ServeTCP(t, func(conn *net.TCPConn) {
 			question, _ := io.ReadAll(conn)
 			time.Sleep(3 * time.Second)
 			conn.Write(append(question, '!'))
@@ -253,7 +223,7 @@ func TestNodePortHalfCloses(t *testing.T) {
 	forms(t, func(t *testing.T, form func(*Client)) {
 		t.Parallel()
 		uploaded := make(chan int64, 1)
-		port := listen(t, func(conn *net.TCPConn) {
+		port := testenv.ServeTCP(t, func(conn *net.TCPConn) {
 			io.WriteString(conn, "enough")
 			conn.CloseWrite()
 			n, _ := io.Copy(io.Discard, conn)
@@ -299,7 +269,7 @@ func TestNodeResets(t *testing.T) {
 	forms(t, func(t *testing.T, form func(*Client)) {
 		t.Parallel()
 		seen := make(chan error, 1)
-		port := listen(t, func(conn *net.TCPConn) {
+		port := testenv.ServeTCP(t, func(conn *net.TCPConn) {
 			conn.Write([]byte("half"))
 			var b [1]byte
 			conn.Read(b[:])
@@ -325,7 +295,7 @@ func TestNodeResets(t *testing.T) {
 		if err := <-seen; !errors.Is(err, syscall.ECONNRESET) {
 			t.Errorf("port reads: %v", err)
 		}
-		exchangeWith(t, c, listen(t, echoing), 1000)
+		exchangeWith(t, c, testenv.ServeTCP(t, testenv.Echo), 1000)
 	})
 }
 
@@ -350,7 +320,7 @@ func exchangeWith(t testing.TB, c *Client, port uint16, size int) {
 func TestNodeManyAtOnce(t *testing.T) {
 	forms(t, func(t *testing.T, form func(*Client)) {
 		c := newNode(t).client(t, form)
-		port := listen(t, echoing)
+		port := testenv.ServeTCP(t, testenv.Echo)
 		var work sync.WaitGroup
 		for range 200 {
 			work.Go(func() { exchangeWith(t, c, port, 10_000) })
@@ -378,7 +348,7 @@ func TestNodeClientGoes(t *testing.T) {
 			forms(t, func(t *testing.T, form func(*Client)) {
 				t.Parallel()
 				gone := make(chan struct{})
-				port := listen(t, func(conn *net.TCPConn) {
+				port := testenv.ServeTCP(t, func(conn *net.TCPConn) {
 					serve(conn)
 					close(gone)
 				})
@@ -412,7 +382,7 @@ func TestNodeClientGoesFromDeafPort(t *testing.T) {
 	forms(t, func(t *testing.T, form func(*Client)) {
 		t.Parallel()
 		stuck := make(chan struct{})
-		port := listen(t, func(*net.TCPConn) { <-stuck })
+		port := testenv.ServeTCP(t, func(*net.TCPConn) { <-stuck })
 		t.Cleanup(func() { close(stuck) })
 		n := newNode(t)
 		conn := reach(t, n.client(t, form), port)
@@ -425,7 +395,7 @@ func TestNodeClientGoesFromDeafPort(t *testing.T) {
 
 // Close ends what is there, and takes nothing more.
 func TestNodeClose(t *testing.T) {
-	port := listen(t, func(conn *net.TCPConn) { io.Copy(io.Discard, conn) })
+	port := testenv.ServeTCP(t, func(conn *net.TCPConn) { io.Copy(io.Discard, conn) })
 	n := newNode(t)
 	c := n.client(t)
 	conn := reach(t, c, port)
@@ -442,7 +412,7 @@ func TestNodeClose(t *testing.T) {
 
 func TestNodeIdle(t *testing.T) {
 	n := newNode(t, func(n *node) { n.IdleTime = 200 * time.Millisecond })
-	port := listen(t, func(conn *net.TCPConn) {
+	port := testenv.ServeTCP(t, func(conn *net.TCPConn) {
 		b := make([]byte, 1)
 		conn.Read(b)
 		time.Sleep(600 * time.Millisecond)

@@ -53,7 +53,7 @@ func wantReset(t *testing.T, s *spdy.Stream) {
 
 // Streams find each other in whatever order they come, and without a name.
 func TestPairs(t *testing.T) {
-	port := listen(t, echoing)
+	port := testenv.ServeTCP(t, testenv.Echo)
 	c := stockTunnel(t, newNode(t))
 	second := openStream(t, c, "data", port, "b")
 	text := openStream(t, c, "error", port, "a")
@@ -77,7 +77,7 @@ func TestPairs(t *testing.T) {
 
 // A stream that makes no sense is reset, and no other is touched.
 func TestBadStreams(t *testing.T) {
-	port := listen(t, echoing)
+	port := testenv.ServeTCP(t, testenv.Echo)
 	c := stockTunnel(t, newNode(t))
 	for _, h := range []spdy.Header{
 		{},
@@ -109,7 +109,7 @@ func TestBadStreams(t *testing.T) {
 
 // Only so many may wait for their other half.
 func TestUnpairedStreams(t *testing.T) {
-	port := listen(t, echoing)
+	port := testenv.ServeTCP(t, testenv.Echo)
 	c := stockTunnel(t, newNode(t))
 	for i := range maxUnpaired {
 		openStream(t, c, "data", port, strconv.Itoa(i))
@@ -127,7 +127,7 @@ func TestUnpairedStreams(t *testing.T) {
 // A thousand connections at once, as a stock client opens them: their streams in
 // whatever order.
 func TestThousandConnections(t *testing.T) {
-	port := listen(t, echoing)
+	port := testenv.ServeTCP(t, testenv.Echo)
 	const conns = 1000
 	var errorsFirst, dataFirst, mixed []string
 	for i := range conns {
@@ -171,7 +171,7 @@ func TestThousandConnections(t *testing.T) {
 func TestRefusedHalf(t *testing.T) {
 	for _, first := range []string{"error", "data"} {
 		t.Run(first+" refused", func(t *testing.T) {
-			port := listen(t, echoing)
+			port := testenv.ServeTCP(t, testenv.Echo)
 			c := stockTunnel(t, newNode(t))
 			beside := openPair(t, c, port, "beside")
 			for i := range maxUnpaired {
@@ -201,12 +201,16 @@ func TestRefusedHalf(t *testing.T) {
 // Nor does one that is still waited for hold up the tunnel, in which the other is to
 // come.
 func TestUnpairedIsFull(t *testing.T) {
-	port := listen(t, echoing)
+	port := testenv.ServeTCP(t, testenv.Echo)
 	c := stockTunnel(t, newNode(t))
 	beside := openPair(t, c, port, "beside")
 	alone := openStream(t, c, "data", port, "alone")
-	alone.SetWriteDeadline(time.Now().Add(10 * time.Second))
-	if _, err := alone.Write(make([]byte, 8<<20)); !errors.Is(err, tunnel.ErrReset) {
+	alone.SetWriteDeadline(time.Now().Add(testenv.Patience))
+	var err error
+	for piece := make([]byte, 1<<20); err == nil; { // what is under way when the reset is sent is written without an error
+		_, err = alone.Write(piece)
+	}
+	if !errors.Is(err, tunnel.ErrReset) {
 		t.Errorf("writing: %v", err)
 	}
 	wantReset(t, openStream(t, c, "error", port, "alone"))
@@ -217,7 +221,7 @@ func TestUnpairedIsFull(t *testing.T) {
 
 // A stream that its client resets leaves its place to another.
 func TestUnpairedIsReset(t *testing.T) {
-	port := listen(t, echoing)
+	port := testenv.ServeTCP(t, testenv.Echo)
 	c := stockTunnel(t, newNode(t))
 	for i := range 3 * maxUnpaired {
 		openStream(t, c, "data", port, strconv.Itoa(i)).Reset()

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"porthole.dev/porthole/internal/testenv"
 	"porthole.dev/porthole/internal/tunnel"
 )
 
@@ -58,7 +59,7 @@ func TestSandboxMadeAnew(t *testing.T) {
 				return nil
 			}}
 		})
-		c, port := n.client(t), listen(t, echoing)
+		c, port := n.client(t), testenv.ServeTCP(t, testenv.Echo)
 		exchangeWith(t, c, port, 10)
 		old.Store(true)
 		conn := reach(t, c, port)
@@ -83,7 +84,7 @@ func TestEndOfTunnelLosesNothing(t *testing.T) {
 	for range 30 {
 		sandbox, end := context.WithCancel(t.Context())
 		n := newNode(t, func(n *node) { n.Pending.Sandbox = sandbox })
-		c, port := n.client(t, spdyOnly), listen(t, echoing)
+		c, port := n.client(t, spdyOnly), testenv.ServeTCP(t, testenv.Echo)
 		exchangeWith(t, c, port, 10)
 		var work sync.WaitGroup
 		for range 20 {
@@ -144,7 +145,7 @@ func TestSandboxEnds(t *testing.T) {
 	forms(t, func(t *testing.T, form func(*Client)) {
 		sandbox, end := context.WithCancel(t.Context())
 		n := newNode(t, func(n *node) { n.Pending.Sandbox = sandbox })
-		c, port := n.client(t, form), listen(t, echoing)
+		c, port := n.client(t, form), testenv.ServeTCP(t, testenv.Echo)
 		conn := reach(t, c, port)
 		mustWrite(t, conn, "hello")
 		mustRead(t, conn, "hello")

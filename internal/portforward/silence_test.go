@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"porthole.dev/porthole/internal/testenv"
 	"porthole.dev/porthole/internal/tunnel"
 )
 
@@ -120,7 +121,7 @@ func through(t *testing.T, server string, edit ...func(*Client)) (*Client, *netw
 // connected meanwhile finds another way.
 func TestSilence(t *testing.T) {
 	ways(t, func(t *testing.T, way func(*Client)) {
-		node, port := newNode(t), listen(t, echoing)
+		node, port := newNode(t), testenv.ServeTCP(t, testenv.Echo)
 		c, network := through(t, node.http.URL+"/pod", way, func(c *Client) { c.Silence = time.Second })
 		conn := reach(t, c, port)
 		defer conn.Close()
@@ -137,7 +138,7 @@ func TestSilence(t *testing.T) {
 
 // One that is only silent for less than that goes on.
 func TestSilenceEnds(t *testing.T) {
-	node, port := newNode(t), listen(t, echoing)
+	node, port := newNode(t), testenv.ServeTCP(t, testenv.Echo)
 	c, network := through(t, node.http.URL+"/pod")
 	conn := reach(t, c, port)
 	defer conn.Close()
@@ -178,7 +179,7 @@ func TestWakes(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			node, port := newNode(t), listen(t, echoing)
+			node, port := newNode(t), testenv.ServeTCP(t, testenv.Echo)
 			var asleep atomic.Int64
 			c, network := through(t, node.http.URL+"/pod", func(c *Client) {
 				c.PingInterval = time.Hour // only that at the end of a sleep; Silence makes it 15 s

@@ -14,7 +14,7 @@ import (
 // What a port sends in bulk is spliced into the tunnel, whichever protocol it speaks.
 func TestNodeSplices(t *testing.T) {
 	const size = 8 << 20
-	port := listen(t, func(conn *net.TCPConn) { conn.Write(make([]byte, size)) })
+	port := testenv.ServeTCP(t, func(conn *net.TCPConn) { conn.Write(make([]byte, size)) })
 	for name, form := range map[string]func(*Client){
 		"v1":    func(*Client) {},
 		"stock": func(c *Client) { c.Transport = stockOnly{c.Transport} },

@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"porthole.dev/porthole/internal/nonblock"
 	"porthole.dev/porthole/internal/tunnel"
 )
 
@@ -30,6 +31,34 @@ type upgraded struct {
 	io.ReadWriteCloser
 	protocol string   // what the server chose to speak in it
 	conn     net.Conn // that carries it, nil if the Transport does not tell
+}
+
+// Write writes to the tunnel. What TLS makes of p leaves together, where a nonblock.Gatherer is below it.
+func (u upgraded) Write(p []byte) (int, error) {
+	g := gathererOf(u.conn)
+	if g == nil {
+		return u.ReadWriteCloser.Write(p)
+	}
+	g.Hold()
+	n, err := u.ReadWriteCloser.Write(p)
+	if failed := g.Release(); err == nil && failed != nil {
+		return 0, failed
+	}
+	return n, err
+}
+
+// gathererOf returns the Gatherer that conn is, or is above, or nil.
+func gathererOf(conn net.Conn) *nonblock.Gatherer {
+	for {
+		if g, ok := conn.(*nonblock.Gatherer); ok {
+			return g
+		}
+		above, ok := conn.(interface{ NetConn() net.Conn })
+		if !ok {
+			return nil
+		}
+		conn = above.NetConn()
+	}
 }
 
 // carrier has the Transport tell which connection carries a request.

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
@@ -12,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"porthole.dev/porthole/internal/nonblock"
 	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/tunnel"
 )
@@ -344,5 +348,37 @@ func TestOtherStreamProtocol(t *testing.T) {
 	}
 	if err := s.client(t, spdyOnly).Connect(t.Context()); !errors.Is(err, errUpgrade) {
 		t.Errorf("connect: %v", err)
+	}
+}
+
+// What goes out at once leaves the Transport's connection at once, although TLS makes many records of it.
+func TestTunnelOverTLSIsGathered(t *testing.T) {
+	const size, record = 4 << 20, 16 << 10
+	arrived := make(chan int64, 1)
+	s := start(t, func(r *request) {
+		n, _ := io.Copy(io.Discard, io.LimitReader(r.data, size))
+		arrived <- n
+		r.finish()
+	})
+	front := httptest.NewTLSServer(s)
+	t.Cleanup(front.Close)
+	var writes atomic.Int64
+	transport := front.Client().Transport.(*http.Transport)
+	transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, network, address)
+		return &nonblock.Gatherer{Conn: countedConn{conn, &writes}}, err
+	}
+	c := s.client(t, func(c *Client) { c.Transport, c.SPDYOnly = transport, true })
+	c.URL.Scheme, c.URL.Host = "https", front.Listener.Addr().String()
+	conn := dial(t, c, 80)
+	defer conn.Close()
+	if _, err := conn.Write(make([]byte, size)); err != nil {
+		t.Fatal(err)
+	}
+	if n := <-arrived; n != size {
+		t.Errorf("%d bytes arrived, want %d", n, size)
+	}
+	if n := writes.Load(); n > size/record/2 {
+		t.Errorf("%d writes of %d bytes", n, size)
 	}
 }

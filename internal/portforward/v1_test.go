@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/net/nettest"
 
+	"porthole.dev/porthole/internal/testenv"
 	"porthole.dev/porthole/internal/tunnel"
 )
 
@@ -20,7 +21,7 @@ func TestV1Conn(t *testing.T) {
 		nettest.TestConn(t, func() (c1, c2 net.Conn, stop func(), err error) {
 			peers := make(chan net.Conn, 1)
 			done := make(chan struct{})
-			port := listen(t, func(conn *net.TCPConn) {
+			port := testenv.ServeTCP(t, func(conn *net.TCPConn) {
 				peers <- conn
 				<-done
 			})
@@ -95,7 +96,7 @@ func TestV1OneTunnel(t *testing.T) {
 	ways(t, func(t *testing.T, way func(*Client)) {
 		n := newNode(t)
 		c := n.client(t, way)
-		port := listen(t, echoing)
+		port := testenv.ServeTCP(t, testenv.Echo)
 		var work sync.WaitGroup
 		for range 200 {
 			work.Go(func() { exchangeWith(t, c, port, 10_000) })
@@ -114,12 +115,12 @@ func TestV1OneTunnel(t *testing.T) {
 func TestV1TunnelIsFull(t *testing.T) {
 	n := newNode(t)
 	c := n.client(t, keepWebSocket)
-	exchangeWith(t, c, listen(t, echoing), 10)
+	exchangeWith(t, c, testenv.ServeTCP(t, testenv.Echo), 10)
 	c.tunnels.mu.Lock()
 	full := c.tunnels.tunnels[0]
 	full.conns += maxConnsV1
 	c.tunnels.mu.Unlock()
-	exchangeWith(t, c, listen(t, echoing), 10)
+	exchangeWith(t, c, testenv.ServeTCP(t, testenv.Echo), 10)
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if len(n.conns) < 2 || len(n.conns) > 1+busyTunnels {
@@ -131,9 +132,9 @@ func TestV1TunnelIsFull(t *testing.T) {
 func TestV1StalledAmongMany(t *testing.T) {
 	n := newNode(t)
 	c := n.client(t, keepWebSocket)
-	flood := listen(t, func(conn *net.TCPConn) { io.Copy(conn, endless{}) })
+	flood := testenv.ServeTCP(t, func(conn *net.TCPConn) { io.Copy(conn, endless{}) })
 	stuck := make(chan struct{})
-	deaf := listen(t, func(*net.TCPConn) { <-stuck })
+	deaf := testenv.ServeTCP(t, func(*net.TCPConn) { <-stuck })
 	t.Cleanup(func() { close(stuck) })
 	for range 5 {
 		defer reach(t, c, flood).Reset()
@@ -142,7 +143,7 @@ func TestV1StalledAmongMany(t *testing.T) {
 		go conn.Write(make([]byte, 64<<20))
 	}
 	time.Sleep(300 * time.Millisecond)
-	port := listen(t, echoing)
+	port := testenv.ServeTCP(t, testenv.Echo)
 	var work sync.WaitGroup
 	for range 300 {
 		work.Go(func() { exchangeWith(t, c, port, 5_000) })
@@ -158,8 +159,8 @@ func TestV1StalledAmongMany(t *testing.T) {
 
 // Reset connections leave the tunnel to others, and nothing behind.
 func TestV1ResetLeavesTunnel(t *testing.T) {
-	flood := listen(t, func(conn *net.TCPConn) { io.Copy(conn, endless{}) })
-	back := listen(t, echoing)
+	flood := testenv.ServeTCP(t, func(conn *net.TCPConn) { io.Copy(conn, endless{}) })
+	back := testenv.ServeTCP(t, testenv.Echo)
 	n := newNode(t)
 	c := n.client(t)
 	for range 10 {

@@ -71,30 +71,7 @@ func (r *recorder) events() []string {
 }
 
 // echo listens on a port of this machine, and sends back what comes.
-func echo(t *testing.T) target.Port {
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				for b := make([]byte, 1); err == nil; {
-					if _, err = io.ReadFull(c, b); err == nil {
-						_, err = c.Write(b)
-					}
-				}
-			}()
-		}
-	}()
-	return target.Port{Remote: testenv.Port(l)}
-}
+func echo(t *testing.T) target.Port { return target.Port{Remote: testenv.ServeTCP(t, testenv.Echo)} }
 
 func forwardOf(name string, scheme target.Scheme, p target.Port) target.Forward {
 	return target.Forward{Name: name, Target: target.Target{Scheme: scheme}, Ports: []target.Port{p}, Addresses: []string{"127.0.0.1"}, Line: 2}

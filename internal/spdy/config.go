@@ -37,6 +37,10 @@ type Config struct {
 	// FlowControl the tunnel waits. Streams of this side fail with ErrNoMemory.
 	Share *Share
 
+	// Batch is how many bytes of data wait for one write to the transport, and at most 512 KiB.
+	// 0 means 128 KiB. Behind it as many again may be being written.
+	Batch int
+
 	// Splicer, if set, sends over the transport what SpliceFrom has it take from sockets,
 	// and nil means that SpliceFrom takes nothing.
 	Splicer Splicer
@@ -71,6 +75,10 @@ func (cfg Config) withDefaults() Config {
 		cfg.ReceiveBuffer = 256 << 10
 	}
 	cfg.ReceiveBuffer = min(cfg.ReceiveBuffer, maxWindow)
+	if cfg.Batch <= 0 {
+		cfg.Batch = batchSize
+	}
+	cfg.Batch = min(cfg.Batch, LargeBatch)
 	if cfg.FlowControl {
 		cfg.ReceiveBuffer = max(cfg.ReceiveBuffer, initialWindow)
 	}

@@ -71,7 +71,7 @@ func New(transport io.ReadWriteCloser, cfg Config) *Conn {
 		nextID:    cfg.firstID(),
 	}
 	c.chunks.share = cfg.Share
-	c.send.init(cfg.FlowControl, cfg.Share)
+	c.send.init(c.cfg)
 	c.reader.init(transport)
 	c.announce()
 	c.beat.start(c)

@@ -269,6 +269,48 @@ func TestPingTimeout(t *testing.T) {
 	}
 }
 
+// blockedWriter takes nothing until it is released.
+type blockedWriter struct{ released chan struct{} }
+
+func (w blockedWriter) Write(p []byte) (int, error) {
+	<-w.released
+	return len(p), nil
+}
+
+// While the transport takes nothing, as much data waits as Config.Batch says.
+func TestBatch(t *testing.T) {
+	a, _ := transports(t)
+	blocked := blockedWriter{make(chan struct{})}
+	c := New(struct {
+		io.Reader
+		io.Writer
+		io.Closer
+	}{a, blocked, a}, Config{Batch: LargeBatch})
+	defer c.Close()
+	defer close(blocked.released)
+	s, err := c.OpenStream(nil, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { _, _ = s.Write(make([]byte, 2*LargeBatch)) }()
+	within(t, testenv.Patience, "a full batch", func() bool {
+		c.send.mu.Lock()
+		defer c.send.mu.Unlock()
+		return len(c.send.out) >= LargeBatch
+	})
+}
+
+// Pings go on while the time for an answer runs: who waits for a sign of life waits for the next one.
+func TestPingsWhileUnanswered(t *testing.T) {
+	_, peer := rawPeer(t, Config{PingInterval: 5 * time.Millisecond, PingTimeout: time.Hour})
+	_ = peer.SetReadDeadline(time.Now().Add(testenv.Patience))
+	got := make([]byte, 3*12)
+	want := "80030006 00000004 00000001 80030006 00000004 00000003 80030006 00000004 00000005"
+	if n, err := io.ReadFull(peer, got); err != nil || !bytes.Equal(got, unhex(t, want)) {
+		t.Errorf("sent %x, %v", got[:n], err)
+	}
+}
+
 func TestPingAnswered(t *testing.T) {
 	client, server := tunnel(t, Config{PingInterval: 5 * time.Millisecond, PingTimeout: 2 * time.Second})
 	time.Sleep(3 * time.Second)

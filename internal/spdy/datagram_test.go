@@ -122,7 +122,7 @@ func readData(t *testing.T, r io.Reader) (id uint32, payload []byte) {
 // Where there are more datagrams than the transport takes, other streams get their turns.
 func TestDatagramsLeaveRoom(t *testing.T) {
 	c := &Conn{streams: map[uint32]*Stream{}}
-	c.send.init(true, nil)
+	c.send.init(Config{FlowControl: true}.withDefaults())
 	c.send.batches = 1
 	udp, bulk := c.newStream(1, nil, 0), c.newStream(3, nil, 0)
 	udp.out.opened = 0
@@ -152,7 +152,7 @@ func TestDatagramsLeaveRoom(t *testing.T) {
 func TestOldDatagramIsDropped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := &Conn{streams: map[uint32]*Stream{}}
-		c.send.init(true, nil)
+		c.send.init(Config{FlowControl: true}.withDefaults())
 		c.send.batches = 1
 		s := c.newStream(1, nil, 0)
 		s.out.opened = 0

@@ -6,16 +6,16 @@ import (
 )
 
 // heartbeat sends the pings of a tunnel and gives it up when nothing comes back.
-// It needs no goroutine: a timer runs either the next ping or the check of the
-// last.
+// It needs no goroutine: a timer runs the next ping, or the check of those before.
 type heartbeat struct {
 	conn *Conn
 
 	mu       sync.Mutex
 	timer    *time.Timer // nil when there are no pings, or no more
 	id       uint32      // of the last ping
-	checked  bool        // the last ping's check is done, or there is none
+	sent     time.Time   // when the last one was due
 	progress uint64      // frames that had come when it was sent
+	silent   time.Time   // when the first ping was due that nothing has come after; zero if something has
 }
 
 func (b *heartbeat) start(c *Conn) {
@@ -24,7 +24,7 @@ func (b *heartbeat) start(c *Conn) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.conn, b.checked = c, true
+	b.conn = c
 	b.id = c.cfg.firstID() - 2 // wraps; ping adds 2 first
 	b.timer = time.AfterFunc(c.cfg.PingInterval, b.run)
 }
@@ -61,21 +61,25 @@ func (b *heartbeat) step() (alive bool) {
 	if b.timer == nil {
 		return true
 	}
-	cfg := b.conn.cfg
-	switch {
-	case b.checked && cfg.PingTimeout > 0:
-		b.ping()
-		b.checked = false
-		b.timer.Reset(cfg.PingTimeout)
-	case b.checked:
-		b.ping()
-		b.timer.Reset(cfg.PingInterval)
-	case !b.answered():
-		return false
-	default:
-		b.checked = true
-		b.timer.Reset(max(cfg.PingInterval-cfg.PingTimeout, time.Millisecond))
+	cfg, now := b.conn.cfg, time.Now()
+	if !b.silent.IsZero() && b.answered() {
+		b.silent = time.Time{}
 	}
+	if !b.silent.IsZero() && now.Sub(b.silent) >= cfg.PingTimeout {
+		return false
+	}
+	if now.Sub(b.sent) >= cfg.PingInterval {
+		b.ping()
+		b.sent = now
+		if b.silent.IsZero() && cfg.PingTimeout > 0 {
+			b.silent = now
+		}
+	}
+	next := b.sent.Add(cfg.PingInterval)
+	if check := b.silent.Add(cfg.PingTimeout); !b.silent.IsZero() && check.Before(next) {
+		next = check
+	}
+	b.timer.Reset(max(next.Sub(now), time.Millisecond))
 	return true
 }
 

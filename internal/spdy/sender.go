@@ -12,7 +12,7 @@ const (
 	// chunkSize is the most that one stream sends before it is another's turn,
 	// and the largest DATA frame that this package writes.
 	chunkSize = 32 << 10
-	// batchSize is how much data waits for one write to the transport.
+	// batchSize is how much data waits for one write to the transport, unless Config.Batch says otherwise.
 	batchSize = 128 << 10
 	// controlLimit is how much may wait when the peer has stopped reading but
 	// still sends what wants an answer. Data leaves most of it free.
@@ -29,6 +29,10 @@ const (
 	// unlimited is the window of a tunnel without flow control.
 	unlimited = math.MaxInt64 / 2
 )
+
+// LargeBatch is a Config.Batch for ways with many processes on them, all of which have less to do when
+// bytes come in large bursts.
+const LargeBatch = 512 << 10
 
 // sendState is the sending half of a stream; the sender's mutex guards it.
 type sendState struct {
@@ -67,6 +71,7 @@ type sender struct {
 	last     *Stream   // whose DATA frame ends out, or nil
 	lastAt   int       // where that frame begins
 	batches  uint64    // how many have left
+	batch    int       // Config.Batch
 	corked   int
 	closed   bool
 	share    *Share
@@ -79,11 +84,11 @@ type sender struct {
 	datagrams datagrams
 }
 
-func (q *sender) init(flowControl bool, share *Share) {
+func (q *sender) init(cfg Config) {
 	q.work.L = &q.mu
-	q.share = share
+	q.share, q.batch = cfg.Share, cfg.Batch
 	q.window, q.starting = unlimited, unlimited
-	if flowControl {
+	if cfg.FlowControl {
 		q.window, q.starting = initialWindow, initialWindow
 	}
 }
@@ -114,7 +119,7 @@ func (q *sender) unqueue(s *Stream) {
 
 // gather moves pending bytes into the batch until it is full: one chunk per stream and turn.
 func (q *sender) gather() {
-	for len(q.ready) > 0 && len(q.out) < batchSize && q.window > 0 {
+	for len(q.ready) > 0 && len(q.out) < q.batch && q.window > 0 {
 		s := q.ready[0]
 		o := &s.out
 		if n := min(int64(len(o.pending)), chunkSize, o.window, q.window); n > 0 && o.err == nil {
@@ -173,7 +178,7 @@ func (q *sender) affords() bool {
 	if q.closed {
 		return true // and is not queued
 	}
-	for q.waits < len(q.out)-batchSize-freeAnswers {
+	for q.waits < len(q.out)-q.batch-freeAnswers {
 		if !q.share.take(answerStep, need) {
 			return false
 		}
@@ -315,7 +320,7 @@ func (q *sender) next() (out []byte, s *Stream, limit int) {
 			q.gather()
 		}
 		some := len(q.out) > 0 || len(q.splicing) > 0 && q.window > 0
-		if some && (q.corked == 0 || len(q.out) >= batchSize || q.closed) {
+		if some && (q.corked == 0 || len(q.out) >= q.batch || q.closed) {
 			if out, s, limit = q.swap(); len(out) > 0 || s != nil {
 				q.datagrams.ahead = 0
 				return out, s, limit
@@ -334,7 +339,7 @@ func (q *sender) next() (out []byte, s *Stream, limit int) {
 
 // swap begins a new batch and returns the one so far.
 func (q *sender) swap() (out []byte, s *Stream, limit int) {
-	if cap(q.spare) > 2*batchSize+chunkSize { // a burst of control frames made it
+	if cap(q.spare) > 2*q.batch+chunkSize { // a burst of control frames made it
 		q.spare = nil
 	}
 	q.out, q.spare = q.spare[:0], q.out

@@ -29,7 +29,7 @@ type Route struct {
 	identity string               // of the first one
 }
 
-// open opens the target in the host's tunnel.
+// open opens the target in the host's tunnel. Once it is another process, or none, that is a *route.FinalError.
 func (r *Route) open(ctx context.Context) (*tunnel.ClientTarget, error) {
 	client, err := r.host.tunnel(ctx)
 	if err != nil {
@@ -37,7 +37,12 @@ func (r *Route) open(ctx context.Context) (*tunnel.ClientTarget, error) {
 	}
 	t, err := client.OpenTarget(ctx, r.name, r.identity)
 	if err != nil {
-		return nil, r.host.failure(err)
+		err = r.host.failure(err)
+		var refused *tunnel.PortError
+		if errors.As(err, &refused) && r.identity != "" {
+			err = &route.FinalError{Err: err}
+		}
+		return nil, err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -51,7 +56,7 @@ func (r *Route) open(ctx context.Context) (*tunnel.ClientTarget, error) {
 
 // keep opens the target anew whenever its tunnel is lost, until it is gone or the route closed.
 func (r *Route) keep(t *tunnel.ClientTarget) {
-	for r.life.Err() == nil {
+	for {
 		err := t.Wait(r.life)
 		switch {
 		case r.life.Err() != nil:
@@ -63,22 +68,11 @@ func (r *Route) keep(t *tunnel.ClientTarget) {
 		r.mu.Lock()
 		r.target = nil
 		r.mu.Unlock()
-		r.events(route.Event{Kind: route.Reconnecting, Err: r.host.failure(err)})
-		told := "" // each reason once
-		for t, err = r.open(r.life); err != nil && r.life.Err() == nil; t, err = r.open(r.life) {
-			var refused *tunnel.PortError
-			if errors.As(err, &refused) && r.identity != "" { // it is another process, or none
-				r.end(err)
-				return
-			}
-			if told != err.Error() {
-				told = err.Error()
-				r.events(route.Event{Kind: route.Waiting, Err: err})
-			}
+		if t, err = route.Reopen(r.life, r.host.failure(err), r.events, r.open); err != nil {
+			r.end(err)
+			return
 		}
-		if err == nil {
-			r.events(route.Event{Kind: route.Ready, Again: true})
-		}
+		r.events(route.Event{Kind: route.Ready, Again: true})
 	}
 }
 

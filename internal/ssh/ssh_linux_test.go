@@ -158,26 +158,6 @@ func (s *server) open(o *ssh.Opener, to string, events func(route.Event)) *route
 	return r
 }
 
-// echo is a port that answers with what it gets.
-func echo(t testing.TB) uint16 {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() { _, _ = io.Copy(c, c); c.Close() }()
-		}
-	}()
-	return testenv.Port(l)
-}
-
 func exchange(t testing.TB, r route.Dialer, port uint16, text string) error {
 	t.Helper()
 	conn, err := r.Dial(t.Context(), target.TCPPort(port))
@@ -204,7 +184,7 @@ func TestThroughSSH(t *testing.T) {
 	o := s.opener()
 	r := s.open(o, "netns://a", func(route.Event) {})
 	other := s.open(o, "pid://1", func(route.Event) {})
-	port := echo(t)
+	port := testenv.ServeTCP(t, testenv.Echo)
 	for range 3 {
 		for _, to := range []*route.Result{r, other} {
 			if err := exchange(t, to, port, "hello"); err != nil {
@@ -242,7 +222,7 @@ func TestOtherVersion(t *testing.T) {
 		o.Version = ours
 		var j journal
 		r := s.open(o, "netns://a", j.note)
-		if err := exchange(t, r, echo(t), "hello"); err != nil {
+		if err := exchange(t, r, testenv.ServeTCP(t, testenv.Echo), "hello"); err != nil {
 			t.Error(err)
 		}
 		if got := j.told[0]; got.Kind != route.Ready || got.Version != told {
@@ -259,7 +239,7 @@ func TestComesBack(t *testing.T) {
 	s := newServer(t)
 	var j journal
 	r := s.open(s.opener(), "pid://"+strconv.Itoa(os.Getpid()), j.note)
-	port := echo(t)
+	port := testenv.ServeTCP(t, testenv.Echo)
 	if err := exchange(t, r, port, "before"); err != nil {
 		t.Fatal(err)
 	}
@@ -359,7 +339,7 @@ func TestStallsWhenBack(t *testing.T) {
 	s.write("stalls", "", 0o600)
 	s.killSessions()
 	testenv.Await(t, "the attempt is given up", func() bool { return j.count(route.Waiting) >= 1 })
-	if err := exchange(t, r, echo(t), "hello"); err != nil {
+	if err := exchange(t, r, testenv.ServeTCP(t, testenv.Echo), "hello"); err != nil {
 		t.Error(err)
 	}
 }
@@ -386,7 +366,7 @@ func TestNoise(t *testing.T) {
 	o := s.opener()
 	o.RemoteCommand = "echo Welcome; head -c 60000 /dev/urandom; " + o.RemoteCommand
 	r := s.open(o, "netns://a", func(route.Event) {})
-	if err := exchange(t, r, echo(t), "hello"); err != nil {
+	if err := exchange(t, r, testenv.ServeTCP(t, testenv.Echo), "hello"); err != nil {
 		t.Error(err)
 	}
 }

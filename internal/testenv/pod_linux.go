@@ -169,9 +169,6 @@ func (p *Pod) AwaitConnecting(t testing.TB, port uint16) {
 	})
 }
 
-// Port is the port that l listens on.
-func Port(l net.Listener) uint16 { return l.Addr().(*net.TCPAddr).AddrPort().Port() }
-
 // loopbackUp sets lo up (netdevice(7)).
 func loopbackUp(ns *netns.Namespace) error {
 	fd, err := ns.Socket(unix.AF_INET, unix.SOCK_DGRAM, unix.IPPROTO_UDP)

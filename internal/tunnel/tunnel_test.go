@@ -8,7 +8,6 @@ import (
 	"net"
 	"os"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -82,36 +81,6 @@ func dial(t *testing.T, c *Client, port uint16) *Conn {
 	return conn.(*Conn)
 }
 
-// listen serves TCP connections and returns the port.
-func listen(t *testing.T, serve func(*net.TCPConn)) uint16 {
-	t.Helper()
-	l, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var work sync.WaitGroup
-	work.Go(func() {
-		for {
-			conn, err := l.AcceptTCP()
-			if err != nil {
-				return
-			}
-			work.Go(func() {
-				defer conn.Close()
-				serve(conn)
-			})
-		}
-	})
-	t.Cleanup(func() {
-		l.Close()
-		work.Wait()
-	})
-	return uint16(l.Addr().(*net.TCPAddr).Port)
-}
-
-// echoing sends everything back, and then its end.
-func echoing(conn *net.TCPConn) { io.Copy(conn, conn) }
-
 // exchange sends bytes through a new connection and wants them back.
 func exchange(t *testing.T, c *Client, port uint16, size int) {
 	t.Helper()
@@ -130,7 +99,7 @@ func TestConn(t *testing.T) {
 	nettest.TestConn(t, func() (c1, c2 net.Conn, stop func(), err error) {
 		peers := make(chan net.Conn, 1)
 		done := make(chan struct{})
-		port := listen(t, func(conn *net.TCPConn) {
+		port := testenv.ServeTCP(t, func(conn *net.TCPConn) {
 			peers <- conn
 			<-done
 		})
@@ -161,7 +130,7 @@ func TestOwnerIsTold(t *testing.T) {
 
 // An end of file waits for nothing, whichever side it comes from first.
 func TestEndIsAtOnce(t *testing.T) {
-	port := listen(t, func(conn *net.TCPConn) {
+	port := testenv.ServeTCP(t, func(conn *net.TCPConn) {
 		io.WriteString(conn, "enough")
 		conn.CloseWrite()
 		io.Copy(io.Discard, conn)
@@ -231,7 +200,7 @@ func TestNotPermitted(t *testing.T) {
 // A stream that asks for what there is not is told so, and harms no other.
 func TestUnsupported(t *testing.T) {
 	c, _ := openTo(t, loopback{})
-	port := listen(t, echoing)
+	port := testenv.ServeTCP(t, testenv.Echo)
 	exchange(t, c, port, 10)
 	for _, header := range []spdy.Header{
 		{},
@@ -261,7 +230,7 @@ func TestUnsupported(t *testing.T) {
 
 // The tunnel under it breaks: no end of file.
 func TestTunnelBreaks(t *testing.T) {
-	port := listen(t, func(conn *net.TCPConn) {
+	port := testenv.ServeTCP(t, func(conn *net.TCPConn) {
 		io.WriteString(conn, "half an ")
 		io.Copy(io.Discard, conn)
 	})
@@ -317,7 +286,7 @@ func (s stuck) Dial(context.Context, target.Address) (pipe.Conn, error) {
 func TestServerEnds(t *testing.T) {
 	sandbox, end := context.WithCancel(t.Context())
 	defer end()
-	port := listen(t, echoing)
+	port := testenv.ServeTCP(t, testenv.Echo)
 	c, _ := open(t, ServerConfig{Proxy: Proxy{Dialer: loopback{}}, Sandbox: sandbox}, ClientConfig{})
 	conn := dial(t, c, port)
 	for _, text := range []string{"before", "after"} {

@@ -193,35 +193,6 @@ func ways(t *testing.T, test func(t *testing.T, way func(*ours.Client))) {
 	t.Run("spdy", func(t *testing.T) { test(t, spdyOnly) })
 }
 
-// listen serves TCP connections and returns the port.
-func listen(t testing.TB, serve func(*net.TCPConn)) uint16 {
-	t.Helper()
-	l, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var work sync.WaitGroup
-	work.Go(func() {
-		for {
-			conn, err := l.AcceptTCP()
-			if err != nil {
-				return
-			}
-			work.Go(func() {
-				defer conn.Close()
-				serve(conn)
-			})
-		}
-	})
-	t.Cleanup(func() {
-		l.Close()
-		work.Wait()
-	})
-	return uint16(l.Addr().(*net.TCPAddr).Port)
-}
-
-func echo(conn *net.TCPConn) { io.Copy(conn, conn) }
-
 func dial(t testing.TB, c *ours.Client, port uint16) pipe.Conn {
 	t.Helper()
 	conn, err := c.Dial(t.Context(), target.TCPPort(port))

@@ -164,7 +164,7 @@ func (k *kubectl) dial(t testing.TB) *net.TCPConn {
 
 func TestStockClientBulk(t *testing.T) {
 	stockWays(t, func(t *testing.T, n *node, begin func(uint16) *kubectl) {
-		conn := begin(listen(t, echo)).dial(t)
+		conn := begin(testenv.ServeTCP(t, testenv.Echo)).dial(t)
 		sent := make([]byte, 16<<20)
 		rand.NewChaCha8([32]byte{1}).Read(sent)
 		go func() {
@@ -186,7 +186,7 @@ func TestStockClientBulk(t *testing.T) {
 func TestStockClientHalfCloses(t *testing.T) {
 	stockWays(t, func(t *testing.T, n *node, begin func(uint16) *kubectl) {
 		t.Parallel()
-		conn := begin(listen(t, func(conn *net.TCPConn) {
+		conn := begin(testenv.ServeTCP(t, func(conn *net.TCPConn) {
 			question, _ := io.ReadAll(conn)
 			time.Sleep(3 * time.Second)
 			conn.Write(append(question, '!'))
@@ -202,7 +202,7 @@ func TestStockClientHalfCloses(t *testing.T) {
 // A port that closes first ends its connection well, and nothing else.
 func TestStockClientPortEnds(t *testing.T) {
 	stockWays(t, func(t *testing.T, n *node, begin func(uint16) *kubectl) {
-		k := begin(listen(t, func(conn *net.TCPConn) { io.WriteString(conn, "bye") }))
+		k := begin(testenv.ServeTCP(t, func(conn *net.TCPConn) { io.WriteString(conn, "bye") }))
 		for range 20 {
 			if got, err := io.ReadAll(k.dial(t)); err != nil || string(got) != "bye" {
 				t.Fatalf("read %q, %v", got, err)
@@ -220,7 +220,7 @@ func TestStockClientPortEnds(t *testing.T) {
 // One connection's reset is its own: the stock client's session goes on.
 func TestStockClientPortResets(t *testing.T) {
 	stockWays(t, func(t *testing.T, n *node, begin func(uint16) *kubectl) {
-		k := begin(listen(t, func(conn *net.TCPConn) {
+		k := begin(testenv.ServeTCP(t, func(conn *net.TCPConn) {
 			b := make([]byte, 1)
 			io.ReadFull(conn, b)
 			if b[0] == 'r' {
@@ -276,7 +276,7 @@ func TestStockClientRefused(t *testing.T) {
 
 func TestStockClientManyAtOnce(t *testing.T) {
 	stockWays(t, func(t *testing.T, n *node, begin func(uint16) *kubectl) {
-		k := begin(listen(t, echo))
+		k := begin(testenv.ServeTCP(t, testenv.Echo))
 		var work sync.WaitGroup
 		for range 1000 {
 			work.Go(func() {
@@ -295,7 +295,7 @@ func TestStockClientManyAtOnce(t *testing.T) {
 // The client that goes away takes its ports' connections along.
 func TestStockClientGoes(t *testing.T) {
 	stockWays(t, func(t *testing.T, n *node, begin func(uint16) *kubectl) {
-		k := begin(listen(t, func(conn *net.TCPConn) {
+		k := begin(testenv.ServeTCP(t, func(conn *net.TCPConn) {
 			for {
 				if _, err := conn.Write(make([]byte, 64<<10)); err != nil {
 					return
@@ -315,7 +315,7 @@ func TestBothEnds(t *testing.T) {
 	ways(t, func(t *testing.T, way func(*ours.Client)) {
 		n := startNode(t)
 		c := n.client(t, way)
-		port := listen(t, echo)
+		port := testenv.ServeTCP(t, testenv.Echo)
 		var work sync.WaitGroup
 		for range 200 {
 			work.Go(func() {
@@ -349,7 +349,7 @@ func TestBothEnds(t *testing.T) {
 func TestBothEndsOpenOneTunnel(t *testing.T) {
 	n := startNode(t)
 	c := n.client(t)
-	if err := exchange(c, listen(t, echo), 10_000); err != nil {
+	if err := exchange(c, testenv.ServeTCP(t, testenv.Echo), 10_000); err != nil {
 		t.Error(err)
 	}
 	if got := n.tunnels.Load(); got != 1 {
@@ -361,7 +361,7 @@ func TestBothEndsOpenOneTunnel(t *testing.T) {
 func TestStockGetsAnswerBeforeReset(t *testing.T) {
 	answer := bytes.Repeat([]byte("a"), 229)
 	stockWays(t, func(t *testing.T, _ *node, begin func(uint16) *kubectl) {
-		k := begin(listen(t, func(conn *net.TCPConn) {
+		k := begin(testenv.ServeTCP(t, func(conn *net.TCPConn) {
 			io.ReadFull(conn, make([]byte, 1))
 			conn.Write(answer)
 		}))

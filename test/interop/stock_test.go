@@ -36,7 +36,7 @@ func TestConn(t *testing.T) {
 		nettest.TestConn(t, func() (c1, c2 net.Conn, stop func(), err error) {
 			peers := make(chan net.Conn, 1)
 			done := make(chan struct{})
-			port := listen(t, func(conn *net.TCPConn) {
+			port := testenv.ServeTCP(t, func(conn *net.TCPConn) {
 				peers <- conn
 				<-done
 			})
@@ -54,7 +54,7 @@ func TestBulk(t *testing.T) {
 			sent = sent[:4<<20]
 		}
 		rand.NewChaCha8([32]byte{1}).Read(sent)
-		conn := dial(t, start(t, r).client(t, way), listen(t, echo))
+		conn := dial(t, start(t, r).client(t, way), testenv.ServeTCP(t, testenv.Echo))
 		defer conn.Close()
 		go func() {
 			conn.Write(sent)
@@ -81,7 +81,7 @@ func TestRefused(t *testing.T) {
 			}
 			conn.Close()
 		}
-		if err := exchange(c, listen(t, echo), 1); err != nil {
+		if err := exchange(c, testenv.ServeTCP(t, testenv.Echo), 1); err != nil {
 			t.Error(err)
 		}
 		if n := s.tunnels.Load(); n > 2 {
@@ -117,7 +117,7 @@ func TestRefusedAtOnce(t *testing.T) {
 // The port's reset in the middle of its answer is an error, with its words.
 func TestPortResets(t *testing.T) {
 	servers(t, func(t *testing.T, r runtime, way func(*ours.Client)) {
-		port := listen(t, func(conn *net.TCPConn) {
+		port := testenv.ServeTCP(t, func(conn *net.TCPConn) {
 			conn.Write(make([]byte, 1<<20))
 			io.ReadFull(conn, make([]byte, 1))
 			conn.SetLinger(0)
@@ -140,7 +140,7 @@ func TestPortResets(t *testing.T) {
 func TestAnswerBeforeReset(t *testing.T) {
 	answer := bytes.Repeat([]byte("a"), 229)
 	servers(t, func(t *testing.T, r runtime, way func(*ours.Client)) {
-		port := listen(t, func(conn *net.TCPConn) {
+		port := testenv.ServeTCP(t, func(conn *net.TCPConn) {
 			io.ReadFull(conn, make([]byte, 1))
 			conn.Write(answer)
 		})
@@ -172,7 +172,7 @@ func TestAnswerBeforeReset(t *testing.T) {
 // The answer comes long after the question's end, from a server that allows it.
 func TestHalfClose(t *testing.T) {
 	ways(t, func(t *testing.T, way func(*ours.Client)) {
-		port := listen(t, func(conn *net.TCPConn) {
+		port := testenv.ServeTCP(t, func(conn *net.TCPConn) {
 			question, _ := io.ReadAll(conn)
 			time.Sleep(500 * time.Millisecond)
 			conn.Write(append(question, '!'))
@@ -191,7 +191,7 @@ func TestHalfClose(t *testing.T) {
 func TestPortHalfCloses(t *testing.T) {
 	ways(t, func(t *testing.T, way func(*ours.Client)) {
 		uploaded := make(chan int64, 1)
-		port := listen(t, func(conn *net.TCPConn) {
+		port := testenv.ServeTCP(t, func(conn *net.TCPConn) {
 			io.WriteString(conn, "enough")
 			conn.CloseWrite()
 			n, _ := io.Copy(io.Discard, conn)
@@ -217,12 +217,12 @@ func TestPortHalfCloses(t *testing.T) {
 // which is an error here and clogs no tunnel for those that follow.
 func TestPortClosesDuringUpload(t *testing.T) {
 	servers(t, func(t *testing.T, r runtime, way func(*ours.Client)) {
-		port := listen(t, func(conn *net.TCPConn) {
+		port := testenv.ServeTCP(t, func(conn *net.TCPConn) {
 			io.ReadFull(conn, make([]byte, 1<<20))
 			conn.CloseWrite()
 			time.Sleep(50 * time.Millisecond)
 		})
-		back := listen(t, echo)
+		back := testenv.ServeTCP(t, testenv.Echo)
 		c := start(t, r).client(t, way)
 		for range 3 {
 			conn := dial(t, c, port)
@@ -240,14 +240,14 @@ func TestPortClosesDuringUpload(t *testing.T) {
 // A cancelled download leaves everything usable.
 func TestResetMidway(t *testing.T) {
 	servers(t, func(t *testing.T, r runtime, way func(*ours.Client)) {
-		download := listen(t, func(conn *net.TCPConn) {
+		download := testenv.ServeTCP(t, func(conn *net.TCPConn) {
 			for {
 				if _, err := conn.Write(make([]byte, 64<<10)); err != nil {
 					return
 				}
 			}
 		})
-		back := listen(t, echo)
+		back := testenv.ServeTCP(t, testenv.Echo)
 		c := start(t, r).client(t, way)
 		for range 5 {
 			conn := dial(t, c, download)
@@ -265,14 +265,14 @@ func TestResetMidway(t *testing.T) {
 // One that nobody reads does not hold up the others, which go to other tunnels.
 func TestStalledReader(t *testing.T) {
 	ways(t, func(t *testing.T, way func(*ours.Client)) {
-		download := listen(t, func(conn *net.TCPConn) {
+		download := testenv.ServeTCP(t, func(conn *net.TCPConn) {
 			for {
 				if _, err := conn.Write(make([]byte, 64<<10)); err != nil {
 					return
 				}
 			}
 		})
-		back := listen(t, echo)
+		back := testenv.ServeTCP(t, testenv.Echo)
 		c := start(t, runtime{}).client(t, way)
 		stalled := dial(t, c, download)
 		defer pipe.Reset(stalled)
@@ -293,7 +293,7 @@ func TestManyAtOnce(t *testing.T) {
 	servers(t, func(t *testing.T, r runtime, way func(*ours.Client)) {
 		s := start(t, r)
 		c := s.client(t, way)
-		port := listen(t, echo)
+		port := testenv.ServeTCP(t, testenv.Echo)
 		if err := c.Connect(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -317,7 +317,7 @@ func TestManyInTurn(t *testing.T) {
 	ways(t, func(t *testing.T, way func(*ours.Client)) {
 		s := start(t, runtime{})
 		c := s.client(t, way)
-		port := listen(t, echo)
+		port := testenv.ServeTCP(t, testenv.Echo)
 		for range 5_000 {
 			if err := exchange(c, port, 10); err != nil {
 				t.Fatal(err)
@@ -335,7 +335,7 @@ func TestTunnelsBreak(t *testing.T) {
 	servers(t, func(t *testing.T, r runtime, way func(*ours.Client)) {
 		s := start(t, r)
 		c := s.client(t, way)
-		port := listen(t, echo)
+		port := testenv.ServeTCP(t, testenv.Echo)
 		var conns []pipe.Conn
 		for range 50 {
 			conn := dial(t, c, port)

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"porthole.dev/porthole/internal/testenv"
 	"porthole.dev/porthole/test/cluster"
 )
 
@@ -227,25 +228,11 @@ func nodeThreads(t *testing.T, _ context.Context, n *node) {
 
 // nodeHostNetwork forwards to a pod whose network is the node's own.
 func nodeHostNetwork(t *testing.T, ctx context.Context, _ *node) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			_, _ = io.WriteString(conn, "the node's own")
-			conn.Close()
-		}
-	}()
+	port := testenv.ServeTCP(t, func(conn *net.TCPConn) { _, _ = io.WriteString(conn, "the node's own") })
 	apply(t, ctx, pod("onhost", `{hostNetwork: true, terminationGracePeriodSeconds: 0, automountServiceAccountToken: false,
 		containers: [{name: sleeper, image: "`+serverImage+`", imagePullPolicy: Never, args: [idle]}]}`))
 	kubectl(t, ctx, "wait", "--for=condition=Ready", "pod/onhost", "--timeout=180s")
-	p := start(t, "forward", "pod/onhost", fmt.Sprintf(":%d", l.Addr().(*net.TCPAddr).Port))
+	p := start(t, "forward", "pod/onhost", fmt.Sprintf(":%d", port))
 	if answer := ask(t, p.address(t, 0), ""); answer != "the node's own" {
 		t.Errorf("got %q", answer)
 	}

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"porthole.dev/porthole/internal/testenv"
 	"porthole.dev/porthole/test/cluster"
 )
 
@@ -171,7 +172,6 @@ func TestRelayServices(t *testing.T) {
 			return strings.Contains(answer, "200 OK")
 		})
 		wantParts(t, wantFailure(t, u.environment, "forward", "--via", "relay", "deploy/web", ":80"), "a relay leads to ports of services, pods and hosts")
-		wantParts(t, wantFailure(t, u.environment, "forward", "--via", "relay", "pod/solo", ":/run/x.sock"), "--via relay: it does not carry /run/x.sock: want auto, node or agent")
 	})
 }
 
@@ -190,25 +190,10 @@ func addAddress(t *testing.T, address string) {
 // serveAt answers "here" at an address of the node, and returns it.
 func serveAt(t *testing.T, address string) string {
 	t.Helper()
-	l, err := net.Listen("tcp", address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				_, _ = io.Copy(io.Discard, conn) // what is not read would end it with a reset
-				fmt.Fprintln(conn, "here")
-				conn.Close()
-			}()
-		}
-	}()
-	return l.Addr().String()
+	return testenv.Serve(t, "tcp", address, func(conn net.Conn) {
+		_, _ = io.Copy(io.Discard, conn) // what is not read would end it with a reset
+		fmt.Fprintln(conn, "here")
+	}).Addr().String()
 }
 
 // serveOnNode is serveAt for any port, and the arguments of forward that lead to it.

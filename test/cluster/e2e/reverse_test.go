@@ -6,34 +6,21 @@ import (
 	"fmt"
 	"net"
 	"os/exec"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
+
+	"porthole.dev/porthole/internal/testenv"
 )
 
 // serveHere answers the first line of whoever connects on this machine, and returns the port.
 func serveHere(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer conn.Close()
-				line, _ := bufio.NewReader(conn).ReadString('\n') // a stock node passes on no end of file
-				fmt.Fprintf(conn, "here: %s", line)
-			}()
-		}
-	}()
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	return port
+	return strconv.Itoa(int(testenv.ServeTCP(t, func(conn *net.TCPConn) {
+		line, _ := bufio.NewReader(conn).ReadString('\n') // a stock node passes on no end of file
+		fmt.Fprintf(conn, "here: %s", line)
+	})))
 }
 
 // startReverse starts a porthole that listens in a pod, and returns when it does.

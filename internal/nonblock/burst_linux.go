@@ -1,7 +1,6 @@
-package kube
+package nonblock
 
 import (
-	"context"
 	"errors"
 	"io"
 	"net"
@@ -10,8 +9,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"porthole.dev/porthole/internal/nonblock"
 )
 
 const (
@@ -27,7 +24,7 @@ const (
 )
 
 // burstConn moderates how often a tunnel wakes this process. A chain of API
-// server, kubelet and runtime delivers a download in pieces of a few kilobytes,
+// server, kubelet and runtime delivers bulk data in pieces of a few kilobytes,
 // and a wake-up for each costs more than everything else that is done with it. So
 // after a large read the socket wakes nobody until it holds many bytes (SO_RCVLOWAT
 // of socket(7)), or a moment has passed. Network cards do the same, and call it
@@ -50,25 +47,21 @@ type burstConn struct {
 
 var burstBuffers = sync.Pool{New: func() any { return new([burstBuffer]byte) }}
 
-// dialBurst is dialServer for tunnels.
-func dialBurst(ctx context.Context, network, address string) (net.Conn, error) {
-	conn, err := dialServer(ctx, network, address)
-	if err != nil {
-		return nil, err
-	}
-	s, ok := conn.(syscall.Conn)
+// Burst returns c, a socket, with the reads of a burstConn and the writes of Of. Anything else is returned
+// as it is. One goroutine at a time may read.
+func Burst(c net.Conn) net.Conn {
+	s, ok := c.(syscall.Conn)
 	if !ok {
-		return conn, nil
+		return c
 	}
 	raw, err := s.SyscallConn()
 	if err != nil {
-		conn.Close()
-		return nil, err
+		return c
 	}
-	c := &burstConn{Conn: conn, quick: nonblock.Of(conn), raw: raw}
-	c.alarm = time.AfterFunc(burstRest, c.wake)
-	c.alarm.Stop()
-	return c, nil
+	b := &burstConn{Conn: c, quick: Of(c), raw: raw}
+	b.alarm = time.AfterFunc(burstRest, b.wake)
+	b.alarm.Stop()
+	return b
 }
 
 // NetConn returns the socket, as tls.Conn's does.
@@ -124,7 +117,7 @@ func (c *burstConn) fill() error {
 // take reads what has arrived. If that is nothing, it returns false to be called again
 // when there is much, or after a while when there is anything.
 func (c *burstConn) take(fd uintptr) (done bool) {
-	c.got, c.err = nonblock.Read(int(fd), c.buf[:])
+	c.got, c.err = Read(int(fd), c.buf[:])
 	if !errors.Is(c.err, unix.EAGAIN) {
 		return true
 	}

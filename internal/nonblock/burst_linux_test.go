@@ -1,4 +1,4 @@
-package kube
+package nonblock
 
 import (
 	"bytes"
@@ -19,10 +19,11 @@ func burstPair(t *testing.T) (near *burstConn, far *net.TCPConn) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	conn, err := dialBurst(t.Context(), "tcp", l.Addr().String())
+	conn, err := net.Dial("tcp", l.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
+	conn = Burst(conn)
 	accepted, err := l.Accept()
 	if err != nil {
 		t.Fatal(err)
