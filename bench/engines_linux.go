@@ -1,8 +1,6 @@
 package main
 
 import (
-	"archive/tar"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,71 +8,89 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
+	"testing"
 	"time"
 
 	"porthole.dev/porthole/internal/container"
 	"porthole.dev/porthole/internal/route"
 	"porthole.dev/porthole/internal/target"
+	"porthole.dev/porthole/internal/testenv"
 )
 
 const (
-	engineImage = "porthole-bench:1"
-	enginePort  = ":7000"
+	enginePort = ":7000"
 	// manyContainers are those that `porthole targets` lists.
 	manyContainers = 200
 	// idleTime is how long --all is watched while nothing changes.
 	idleTime = 20 * time.Second
 )
 
-// benchEngine is docker or podman, as its own command finds it. Its containers run this program, from an image without files.
+// preparation is what the code that starts the tests' engines takes for a test. What fails panics, for withEngine.
+type preparation struct {
+	testing.TB // nil
+	cleanups   []func()
+}
+
+type failure string
+
+func (p *preparation) Helper()           {}
+func (p *preparation) Cleanup(f func())  { p.cleanups = append(p.cleanups, f) }
+func (p *preparation) Fatal(args ...any) { panic(failure(fmt.Sprint(args...))) }
+func (p *preparation) Fatalf(format string, args ...any) {
+	panic(failure(fmt.Sprintf(format, args...)))
+}
+func (p *preparation) Skipf(format string, args ...any) { p.Fatalf(format, args...) }
+func (p *preparation) Errorf(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, format+"\n", args...)
+}
+
+// benchEngine is an engine of its own whose containers run this program. DOCKER_HOST, or podman's variable, names it.
 type benchEngine struct {
-	program string
-	ids     []string
+	*testenv.Engine
+	t      testing.TB
+	scheme string
 }
 
-// startEngine prepares an engine. It is nil, and a line says why, where there is none.
-func startEngine(ctx context.Context, program string) *benchEngine {
-	var image bytes.Buffer
-	w := tar.NewWriter(&image)
-	err := w.WriteHeader(&tar.Header{Name: "tmp/", Typeflag: tar.TypeDir, Mode: 0o1777})
-	err = errors.Join(err, w.Close())
-	load := exec.CommandContext(ctx, program, "import", "-", engineImage)
-	load.Stdin = &image
-	out, failed := load.CombinedOutput()
-	if err = errors.Join(err, failed); err != nil {
-		fmt.Fprintf(os.Stderr, "engines: %s is left out: %v: %s\n", program, err, bytes.TrimSpace(out))
-		return nil
+// withEngine starts docker or podman, and ends it after use.
+func withEngine(scheme string, use func(benchEngine) error) (err error) {
+	t := &preparation{}
+	defer func() {
+		if failed, ok := recover().(failure); ok {
+			err = errors.New(string(failed))
+		}
+	}()
+	defer func() {
+		for _, undo := range slices.Backward(t.cleanups) {
+			undo()
+		}
+	}()
+	start, variable := testenv.NewDocker, "DOCKER_HOST"
+	if scheme == "podman" {
+		start, variable = testenv.NewPodman, "CONTAINER_HOST"
 	}
-	return &benchEngine{program: program}
+	e := benchEngine{start(t), t, scheme}
+	if err := os.Setenv(variable, e.Host); err != nil {
+		return err
+	}
+	defer os.Unsetenv(variable)
+	return use(e)
 }
 
-// arguments are those of a container that runs a part of this program.
-func (e *benchEngine) arguments(options []string, part ...string) ([]string, error) {
+// serve starts a container that serves.
+func (e benchEngine) serve(name string) error {
+	self, err := withThisProgram()
+	if err == nil {
+		e.Run(e.t, append(self, "--name", name), "/bench", "serve", enginePort[1:])
+	}
+	return err
+}
+
+// withThisProgram are the options that give a container this program as /bench.
+func withThisProgram() ([]string, error) {
 	self, err := os.Executable()
-	args := append([]string{"run", "--network", "none", "-v", self + ":/bench:ro"}, options...)
-	return append(append(args, engineImage, "/bench"), part...), err
-}
-
-// run starts a container that serves, and returns its process.
-func (e *benchEngine) run(ctx context.Context, name string) (pid string, err error) {
-	args, err := e.arguments([]string{"-d", "--name", name}, "serve", enginePort[1:])
-	if err != nil {
-		return "", err
-	}
-	out, err := exec.CommandContext(ctx, e.program, args...).CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("%s run: %w: %s", e.program, err, out)
-	}
-	e.ids = append(e.ids, name)
-	out, err = exec.CommandContext(ctx, e.program, "inspect", "-f", "{{.State.Pid}}", name).Output()
-	return strings.TrimSpace(string(out)), err
-}
-
-// close removes the containers and the image.
-func (e *benchEngine) close() {
-	_ = exec.Command(e.program, append([]string{"rm", "-f"}, e.ids...)...).Run()
-	_ = exec.Command(e.program, "rmi", engineImage).Run()
+	return []string{"-v", self + ":/bench:ro"}, err
 }
 
 // forwardTo starts a porthole to a target of the server's port.
@@ -88,43 +104,36 @@ func (b *bench) forwardTo(ctx context.Context, to string, flags ...string) (*pee
 
 // engines measures containers by the names that engines give them, beside the same process by its number.
 func (b *bench) engines(ctx context.Context) error {
-	for _, program := range []string{"docker", "podman"} {
-		e := startEngine(ctx, program)
-		if e == nil {
-			continue
-		}
-		err := b.engine(ctx, e)
-		e.close()
-		if err != nil {
+	for _, scheme := range []string{"docker", "podman"} {
+		if err := withEngine(scheme, func(e benchEngine) error { return b.engine(ctx, e) }); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (b *bench) engine(ctx context.Context, e *benchEngine) error {
-	pid, err := e.run(ctx, "porthole-bench")
-	if err != nil {
+func (b *bench) engine(ctx context.Context, e benchEngine) error {
+	if err := e.serve("porthole-bench"); err != nil {
 		return err
 	}
-	name := e.program + "://porthole-bench"
+	name := e.scheme + "://porthole-bench"
 	named, err := b.forwardTo(ctx, name)
 	if err != nil {
 		return err
 	}
 	defer named.close()
-	numbered, err := b.forwardTo(ctx, "pid://"+pid)
+	numbered, err := b.forwardTo(ctx, fmt.Sprintf("pid://%d", e.PID(e.t, "porthole-bench")))
 	if err != nil {
 		return err
 	}
 	defer numbered.close()
-	if err := b.likeNumbered(e.program+"://", named, numbered, 0.97); err != nil {
+	if err := b.likeNumbered(e.scheme+"://", named, numbered, 0.97); err != nil {
 		return err
 	}
 	if err := b.resolve(ctx, name); err != nil {
 		return err
 	}
-	if err := b.allIdle(ctx, name); err != nil || e.program != "docker" {
+	if err := b.allIdle(ctx, name); err != nil {
 		return err
 	}
 	return b.listMany(ctx, e)
@@ -186,9 +195,9 @@ func (b *bench) allIdle(ctx context.Context, name string) error {
 }
 
 // listMany lists many containers.
-func (b *bench) listMany(ctx context.Context, e *benchEngine) error {
-	for i := len(e.ids); i < manyContainers; i++ {
-		if _, err := e.run(ctx, fmt.Sprintf("porthole-bench-%d", i)); err != nil {
+func (b *bench) listMany(ctx context.Context, e benchEngine) error {
+	for i := 1; i < manyContainers; i++ { // beside the first
+		if err := e.serve(fmt.Sprintf("porthole-bench-%d", i)); err != nil {
 			return err
 		}
 	}
@@ -201,36 +210,57 @@ func (b *bench) listMany(ctx context.Context, e *benchEngine) error {
 		if err != nil {
 			return fmt.Errorf("porthole targets: %w", err)
 		}
-		if n := strings.Count(string(out), e.program+"://porthole-bench"); n != manyContainers {
+		if n := strings.Count(string(out), e.scheme+"://porthole-bench"); n != manyContainers {
 			return fmt.Errorf("porthole targets lists %d containers, want %d", n, manyContainers)
 		}
 		times = append(times, time.Since(start).Seconds()*1e3)
 	}
-	b.add(row{fmt.Sprintf("porthole targets, %d containers, ms", manyContainers), fmt.Sprintf("%.0f", median(times)), "-", "-", "under 300", median(times) < 300})
+	b.add(row{fmt.Sprintf("porthole targets, %d containers of %s, ms", manyContainers, e.scheme), fmt.Sprintf("%.0f", median(times)), "-", "-", "under 300", median(times) < 300})
 	return nil
 }
 
-// helper measures a helper container beside a program of a container that is attached to, as `docker run -i` does.
+// helper measures a helper container beside `docker run -i ... cat`, which the same kind of connection to the engine carries:
+// both send back what they get.
 func (b *bench) helper(ctx context.Context) error {
-	e := startEngine(ctx, "docker")
-	if e == nil {
+	return withEngine("docker", func(e benchEngine) error {
+		if err := e.serve("porthole-bench"); err != nil {
+			return err
+		}
+		helper, err := b.forwardTo(ctx, "docker://porthole-bench", "--via", "agent")
+		if err != nil {
+			return err
+		}
+		defer helper.close()
+		rates, err := b.alternate([]dialer{helper.dial, e.cat}, b.thereAndBack)
+		if err != nil {
+			return err
+		}
+		b.compare(&peer{name: "docker run -i ... cat"}, "helper container: there and back, MB/s", rates, "%.0f", "at least 0.8", func(r float64) bool { return r >= 0.8 })
 		return nil
-	}
-	defer e.close()
-	if _, err := e.run(ctx, "porthole-bench"); err != nil {
-		return err
-	}
-	helper, err := b.forwardTo(ctx, "docker://porthole-bench", "--via", "agent")
+	})
+}
+
+// thereAndBack measures how fast bytes come back, in MB/s. What only echoes gives back the head of the conversation as well.
+func (b *bench) thereAndBack(dial dialer) (float64, error) {
+	c, err := dial()
 	if err != nil {
-		return err
+		return 0, err
 	}
-	defer helper.close()
-	rates, err := b.alternate([]dialer{helper.dial, func() (net.Conn, error) { return e.attach(ctx) }}, b.download)
-	if err != nil {
-		return err
+	defer c.Close()
+	start := time.Now()
+	sent := make(chan error, 1)
+	go func() {
+		err := ask(c, 0)
+		buf := make([]byte, chunk)
+		for left := b.bytes; left > 0 && err == nil; left -= chunk {
+			_, err = c.Write(buf)
+		}
+		sent <- err
+	}()
+	if _, err := io.CopyN(io.Discard, c, b.bytes); err != nil {
+		return 0, err
 	}
-	b.compare(&peer{name: "docker run -i"}, "helper container: download, MB/s", rates, "%.0f", "at least 0.8", func(r float64) bool { return r >= 0.8 })
-	return nil
+	return float64(b.bytes) / 1e6 / time.Since(start).Seconds(), <-sent
 }
 
 // attached is a connection to the standard input and output of a command.
@@ -245,13 +275,22 @@ func (a attached) Read(p []byte) (int, error)  { return a.Reader.Read(p) }
 func (a attached) Write(p []byte) (int, error) { return a.WriteCloser.Write(p) }
 func (a attached) Close() error                { return errors.Join(a.WriteCloser.Close(), a.cmd.Wait()) }
 
-// attach starts a container whose program serves one conversation, and waits until it does.
-func (e *benchEngine) attach(ctx context.Context) (net.Conn, error) {
-	args, err := e.arguments([]string{"-i", "--rm"}, "stdio", "-")
+// serveCat is cat(1) with large steps, once it has told that it runs.
+func serveCat() error {
+	if _, err := os.Stdout.Write([]byte{0}); err != nil {
+		return err
+	}
+	_, err := io.CopyBuffer(struct{ io.Writer }{os.Stdout}, struct{ io.Reader }{os.Stdin}, make([]byte, chunk))
+	return err
+}
+
+// cat is a container that is attached to, as soon as it runs.
+func (e benchEngine) cat() (net.Conn, error) {
+	self, err := withThisProgram()
 	if err != nil {
 		return nil, err
 	}
-	a := attached{cmd: exec.CommandContext(ctx, e.program, args...)}
+	a := attached{cmd: e.Command(append(append([]string{"run", "-i", "--rm", "--network", "none"}, self...), testenv.Image, "/bench", "cat")...)}
 	a.cmd.Stderr = os.Stderr
 	if a.WriteCloser, err = a.cmd.StdinPipe(); err != nil {
 		return nil, err
@@ -264,12 +303,4 @@ func (e *benchEngine) attach(ctx context.Context) (net.Conn, error) {
 	}
 	_, err = io.ReadFull(a, make([]byte, 1))
 	return a, err
-}
-
-// serveStdio is the server of attach.
-func serveStdio() error {
-	if _, err := os.Stdout.Write([]byte{0}); err != nil {
-		return err
-	}
-	return answer(attached{Reader: os.Stdin, WriteCloser: os.Stdout})
 }

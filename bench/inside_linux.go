@@ -154,12 +154,13 @@ func answer(c net.Conn) error {
 		}
 		return nil
 	}
-	one := make([]byte, 1)
+	buf := make([]byte, 16<<10)
 	for {
-		if _, err := c.Read(one); err != nil {
+		n, err := c.Read(buf)
+		if err != nil {
 			return err
 		}
-		if _, err := c.Write(one); err != nil {
+		if _, err := c.Write(buf[:n]); err != nil {
 			return err
 		}
 	}

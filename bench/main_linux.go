@@ -25,8 +25,8 @@ func main() {
 		exit(serveInside(os.Args[2]))
 	case len(os.Args) == 3 && os.Args[1] == "serve":
 		exit(serveOn("127.0.0.1:" + os.Args[2]))
-	case len(os.Args) == 3 && os.Args[1] == "stdio":
-		exit(serveStdio())
+	case len(os.Args) == 2 && os.Args[1] == "cat":
+		exit(serveCat())
 	case len(os.Args) == 3 && os.Args[1] == "proxy":
 		exit(minimalProxy(os.Args[2]))
 	case len(os.Args) == 6 && os.Args[1] == "load":

@@ -1,5 +1,5 @@
 // Package testenv gives tests real namespaces, ports and connections, and checks that they leave nothing behind.
-// It must not be imported by anything but tests.
+// It must not be imported by anything but tests and the bench.
 package testenv
 
 import (
