@@ -35,6 +35,7 @@ type sandboxDialer struct {
 	backend backend
 	policy  Policy
 	unix    *unixSockets
+	watches *listeningWatches
 	dials   chan struct{} // has room for connections to Unix sockets that are on their way
 }
 

@@ -34,6 +34,7 @@ type forwards struct {
 	events    *events
 	log       *slog.Logger
 	watch     sandboxWatch
+	watches   listeningWatches
 }
 
 // answer answers the CRI's PortForward.
@@ -88,7 +89,7 @@ func (f *forwards) portForward(ctx context.Context, r *runtime.PortForwardReques
 		return nil, err
 	}
 	exists, unwatch := f.watch.add(s.netns)
-	dialer := &sandboxDialer{sandbox: s, backend: f.backend, policy: f.policy, unix: f.unix, dials: make(chan struct{}, maxUnixDials)}
+	dialer := &sandboxDialer{sandbox: s, backend: f.backend, policy: f.policy, unix: f.unix, watches: &f.watches, dials: make(chan struct{}, maxUnixDials)}
 	path, err := f.server.Expect(portforward.PendingUpgrade{
 		Dialer:    dialer,
 		Bind:      dialer.bind,
