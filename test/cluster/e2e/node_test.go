@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -47,6 +48,7 @@ func TestNode(t *testing.T) {
 		{"data path killed", nodeDataPathKilled},
 		{"other calls after that", nodeOtherCalls},
 		{"policy", nodePolicy},
+		{"targets", nodeTargets},
 		{"socat", nodeSocat},
 		{"pass-through", nodePassThrough},
 		{"streamed lists", nodeStreamedLists},
@@ -456,6 +458,37 @@ func nodePolicy(t *testing.T, ctx context.Context, n *node) {
 		p := f.start(t, "pod/solo", ":8080")
 		who(t, p.address(t, 0))
 	}
+	n.again(t)
+}
+
+// nodeTargets: a pod's ports are those that really listen, as far as the operator allows them to be reached.
+func nodeTargets(t *testing.T, ctx context.Context, n *node) {
+	listed := func() (ports []string) {
+		out, err := command(porthole, "targets", "pod/solo", "-o", "json").Output()
+		var all []struct {
+			Ports []struct {
+				Network             string
+				Port                int
+				Listening, Declared bool
+			}
+		}
+		if err = errors.Join(err, json.Unmarshal(out, &all)); err != nil || len(all) != 1 {
+			t.Fatalf("porthole targets: %v: %s", err, out)
+		}
+		for _, p := range all[0].Ports {
+			ports = append(ports, fmt.Sprintf("%d/%s listening=%v declared=%v", p.Port, p.Network, p.Listening, p.Declared))
+		}
+		return ports
+	}
+	want := func(with string, ports ...string) {
+		t.Helper()
+		if got := listed(); !slices.Equal(got, ports) {
+			t.Errorf("%s: %q, want %q", with, got, ports)
+		}
+	}
+	want("without a policy", "8080/tcp listening=true declared=true", "9090/tcp listening=true declared=true", "5353/udp listening=false declared=true")
+	n.again(t, "--deny-ports", "9090")
+	want("with a policy", "8080/tcp listening=true declared=true", "9090/tcp listening=false declared=true", "5353/udp listening=false declared=true")
 	n.again(t)
 }
 
