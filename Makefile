@@ -143,6 +143,7 @@ test-image: ## that the image is what it should be
 bench: build ## side by side with peers, kubectl on a real cluster among them
 	@scripts/need socat:socat nsenter:util-linux ssh:openssh-client
 	@test -x $(PORTHOLE_SSHD) || scripts/unpack openssh-server $(PACKAGES)/openssh-server
+	@for package in $(ENGINES); do scripts/unpack $$package $(PACKAGES)/$$package || exit 1; done
 	go build -o bin/bench ./bench
 	scripts/bench $(BENCHFLAGS)
 

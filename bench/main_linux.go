@@ -47,6 +47,7 @@ func main() {
 	flag.StringVar(&b.cluster.agentImage, "agent-image", "", "the image of agents, which that node has; agents are left out without")
 	flag.IntVar(&b.soak, "soak", 0, "connections of a soak through the cluster")
 	flag.IntVar(&b.idle, "idle", 8000, "connections that are open and idle")
+	flag.IntVar(&b.containers, "containers", 200, "containers that porthole targets lists")
 	only := flag.String("only", "", "comma-separated parts to measure: bulk, connect, idle, udp, unix, ssh, engines, helper, rootless, kube, node, calls and datagrams (of node), agent, agent-downloads (of agent), agent-soak, reverse, chain, soak (default all)")
 	flag.Parse()
 	b.only = *only
@@ -65,13 +66,14 @@ func exit(err error) {
 
 // bench is one call of this program.
 type bench struct {
-	porthole string
-	runs     int
-	bytes    int64
-	idle     int
-	soak     int
-	only     string
-	cluster  cluster
+	porthole   string
+	runs       int
+	bytes      int64
+	idle       int
+	soak       int
+	containers int
+	only       string
+	cluster    cluster
 
 	inside *inside
 	rows   []row
