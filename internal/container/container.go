@@ -1,5 +1,6 @@
-// Package container finds the network namespace that a target on this host stands for, and what is around a program
-// that runs in a container itself. It must not know what is done with the namespace, and never asks another host.
+// Package container finds the network namespace that a target without a cluster stands for, and what is around a program
+// that runs in a container itself. Containers of an engine it follows, and enters those of other machines by a helper container.
+// It must not know what is done with a connection, nor of clusters.
 package container
 
 import (
