@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"porthole.dev/porthole/internal/kube"
+	"porthole.dev/porthole/internal/safetext"
 	"porthole.dev/porthole/internal/target"
 )
 
@@ -119,11 +120,26 @@ func (f *forwarding) parseVia(only *target.Forward) (err error) {
 	if err := only.CheckEngine(); err != nil {
 		return fmt.Errorf("%s: %w", f.cmd.Name(), err)
 	}
-	return f.useless(only.Target)
+	return useless(f.cmd.Name(), f.given, only.Target)
 }
 
-// useless reports flags that a target has no use for.
-func (f *forwarding) useless(to target.Target) error {
+// givenFlags are the names of the flags that were typed, before preferences set others.
+func givenFlags(flags *pflag.FlagSet) (names []string) {
+	flags.Visit(func(f *pflag.Flag) { names = append(names, f.Name) })
+	return names
+}
+
+// clusterFlags are the names of the flags that say which cluster is meant, and of those that only a cluster's targets have a use for.
+func clusterFlags() []string {
+	var flags pflag.FlagSet
+	new(kube.Config).AddFlags(&flags)
+	names := []string{"max-tunnels", "pod-running-timeout"}
+	flags.VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
+	return names
+}
+
+// useless reports flags that were typed for a command, and that a target has no use for.
+func useless(command string, given []string, to target.Target) error {
 	const ofPods = "pods, services and workloads"
 	for _, rule := range []struct {
 		goes  bool
@@ -133,13 +149,26 @@ func (f *forwarding) useless(to target.Target) error {
 		{to.Scheme == target.Kubernetes, ofPods, []string{"pin", "agent-patch"}},
 		{to.Scheme == target.Kubernetes || to.Scheme == target.CRI, ofPods, []string{"container"}},
 		{to.Scheme.InCluster(), ofPods, []string{"agent-image", "agent-image-pull-policy", "relay-patch"}},
+		{to.Scheme.InCluster(), "targets of a cluster", clusterFlags()},
 		{to.Scheme.InCluster() || to.Scheme.InEngine(), "targets of a cluster and containers", []string{"via"}},
+		{to.Scheme == target.Docker || to.Scheme == target.Podman, "containers of docker and podman", []string{"agent-binary"}},
 	} {
 		for _, name := range rule.flags {
-			if !rule.goes && f.cmd.Flags().Changed(name) {
-				return fmt.Errorf("%s: --%s is for %s, which %s is not", f.cmd.Name(), name, rule.whose, to)
+			if !rule.goes && slices.Contains(given, name) {
+				return hintedError{fmt.Errorf("%s: --%s is for %s, which %s is not", command, name, rule.whose, to), instead(name, to)}
 			}
 		}
 	}
 	return nil
+}
+
+// instead says what a target of an engine has in the place of a flag of a cluster; "" for nothing.
+func instead(flag string, of target.Target) string {
+	switch {
+	case flag == "namespace" && (of.Scheme == target.Containerd || of.Scheme == target.CRI):
+		return fmt.Sprintf("a namespace goes in the target: %s://NAMESPACE/%s", of.Scheme, safetext.Quote(of.Name))
+	case flag == "context" && (of.Scheme == target.Docker || of.Scheme == target.Podman):
+		return "--engine-context names a context of docker, or a connection of podman"
+	}
+	return ""
 }

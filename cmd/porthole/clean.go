@@ -15,6 +15,7 @@ import (
 	"porthole.dev/porthole/internal/container"
 	"porthole.dev/porthole/internal/kube"
 	"porthole.dev/porthole/internal/leftovers"
+	"porthole.dev/porthole/internal/safetext"
 	"porthole.dev/porthole/internal/session"
 	"porthole.dev/porthole/internal/target"
 )
@@ -32,7 +33,7 @@ once, and is removed here.
 
 It removes your own relays, and the files of portholes that are dead, unless somebody
 has changed them since. Relays of other users, and what a running porthole uses, are
-listed and stay. So are agents: they are ephemeral containers, which Kubernetes cannot
+listed and stay; an engine that this user may not use is told of in a line. So are agents: they are ephemeral containers, which Kubernetes cannot
 remove, and go with their pods.`
 
 // leftoversDir is where portholes note which files they have made; "" if there is no place.
@@ -87,7 +88,7 @@ func (c *cleaning) run(ctx context.Context, stderr io.Writer) error {
 		fmt.Fprintln(stderr, "porthole: HOME or XDG_CACHE_HOME has to be set, to an absolute path: no files were searched")
 	}
 	pods := c.files()
-	c.engines(ctx)
+	c.engines(ctx, stderr)
 	cluster, err := kube.Open(c.config)
 	switch {
 	case errors.Is(err, kube.ErrNoConfig) && c.config.Kubeconfig == "":
@@ -125,14 +126,25 @@ func (c *cleaning) files() (pods []string) {
 	return pods
 }
 
-// engines removes what helper containers have left in docker and podman. One that is not there has none.
-func (c *cleaning) engines(ctx context.Context) {
+// engines removes what helper containers have left in docker and podman. One that is not there, or that this user may not use, has none
+// of theirs.
+func (c *cleaning) engines(ctx context.Context, stderr io.Writer) {
 	opener := &container.Opener{Version: version()}
 	defer opener.Close()
+	var unknown []error // each engine that has no such context
 	for _, scheme := range []target.Scheme{target.Docker, target.Podman} {
 		all, err := opener.Leftovers(ctx, scheme, c.engineContext)
-		if !errors.Is(err, container.ErrNoEngine) && !errors.Is(err, container.ErrNoContext) {
+		switch named := c.engineContext != ""; {
+		case named && errors.Is(err, container.ErrNoContext):
+			unknown = append(unknown, err)
+		case !named && errors.Is(err, container.ErrNoEngine):
+		case !named && (errors.Is(err, container.ErrEnginePermission) || errors.Is(err, container.ErrNoContext)):
+			fmt.Fprintln(stderr, "porthole: not searched: "+safetext.Line(describe(err, false)))
+		default:
 			c.failed(err)
+		}
+		if len(unknown) == 2 {
+			c.failed(unknown[0])
 		}
 		for _, left := range all {
 			what := cleaned{Kind: left.Kind, Engine: string(scheme), Name: left.Name, Removed: left.Stays == "", Why: left.Stays}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"runtime"
 	"strings"
 
 	"porthole.dev/porthole/internal/container"
@@ -69,6 +70,10 @@ func brokenEngineHint(e *container.EngineError) string {
 		return fmt.Sprintf("the group %s may: `sudo usermod -aG %s $USER` and a new login, or run porthole with sudo", e.Group, safetext.Quote(e.Group))
 	case errors.Is(e, container.ErrEnginePermission):
 		return "run porthole with sudo"
+	case errors.Is(e, container.ErrNoEngine) && runtime.GOOS != "linux" && e.Engine == target.Podman:
+		return "`podman machine start` starts it; CONTAINER_HOST and --engine-context name another one"
+	case errors.Is(e, container.ErrNoEngine) && runtime.GOOS != "linux" && e.Engine == target.Docker:
+		return "Docker Desktop, Colima or what else has it is to be started; DOCKER_HOST and --engine-context name another one"
 	case errors.Is(e, container.ErrNoEngine) && e.Engine == target.Podman:
 		return "`systemctl --user start podman.socket` starts it, or `podman system service`; CONTAINER_HOST names another one"
 	case errors.Is(e, container.ErrNoEngine) && e.Engine == target.Docker:
@@ -94,9 +99,15 @@ func brokenEngineHint(e *container.EngineError) string {
 	case errors.Is(e, container.ErrContextUnread):
 		return "`docker context ls` lists contexts; DOCKER_HOST names an engine as unix:///PATH, tcp://HOST:PORT or ssh://[USER@]HOST[:PORT]"
 	case errors.Is(e, container.ErrEngineTooOld):
-		return "porthole needs Docker 19.03 or later, or podman 3 or later"
+		return "Docker has it from 19.03 on, podman from 3 on"
 	}
-	return ""
+	if h := sshHint(e); h != "" {
+		return h
+	}
+	if e.Engine == target.Podman {
+		return "`podman --remote version` shows whether podman itself gets an answer"
+	}
+	return fmt.Sprintf("`%s version` shows whether %[1]s itself gets an answer", programOf(target.Target{Scheme: e.Engine}))
 }
 
 // missingHint returns the hint for a container that is not there.
@@ -119,18 +130,13 @@ func missingHint(e *container.NotFoundError) string {
 // stateHint returns the hint for a container that does not run, or has no network that can be entered.
 func stateHint(e *container.StateError) string {
 	program, name := programOf(e.Target), safetext.Quote(e.Name)
-	pod, inPod := strings.CutPrefix(e.Name, "k8s://")
 	switch {
-	case errors.Is(e, container.ErrNotRunning) && e.State == container.Paused:
-		return fmt.Sprintf("`%s unpause %s` lets it go on", program, name)
-	case errors.Is(e, container.ErrNotRunning) && e.State == container.Restarting:
-		return fmt.Sprintf("its engine starts it again and again: `%s logs %s` may show why it ends", program, name)
-	case errors.Is(e, container.ErrNotRunning) && inPod:
-		return "it is made anew with another ID; cri://" + path.Dir(pod) + " is its pod, which is followed"
-	case errors.Is(e, container.ErrNotRunning) && e.Target.Scheme == target.CRI:
-		return "the kubelet makes it anew if it is to run; `crictl pods` shows the pods of this node"
 	case errors.Is(e, container.ErrNotRunning):
-		return fmt.Sprintf("`%s start %s` starts it", program, name)
+		return notRunningHint(e)
+	case errors.Is(e, container.ErrEnded):
+		return fmt.Sprintf("`%s start %s` starts it, and `%s logs %s` may show why it has ended", program, name, program, name)
+	case errors.Is(e, container.ErrRemoved):
+		return "it was named by its ID; one that is named by its name is followed to the next of that name"
 	case errors.Is(e, container.ErrNoNetwork):
 		return "if the runtime is cri-dockerd: `docker ps` lists the pod's containers, for docker://"
 	case errors.Is(e, container.ErrElsewhere) && (e.Target.Scheme == target.Containerd || e.Target.Scheme == target.CRI):
@@ -143,4 +149,27 @@ func stateHint(e *container.StateError) string {
 		return "the namespace is another user's: run porthole with sudo, or as the user who started the container"
 	}
 	return ""
+}
+
+// notRunningHint returns the hint for a container by its state.
+func notRunningHint(e *container.StateError) string {
+	program, name := programOf(e.Target), safetext.Quote(e.Name)
+	pod, inPod := strings.CutPrefix(e.Name, "k8s://")
+	switch {
+	case inPod:
+		return "it is made anew with another ID; cri://" + path.Dir(pod) + " is its pod, which is followed"
+	case e.Target.Scheme == target.CRI:
+		return "the kubelet makes it anew if it is to run; `crictl pods` shows the pods of this node"
+	case e.State == container.Paused:
+		return fmt.Sprintf("`%s unpause %s` resumes it", program, name)
+	case e.State == container.Restarting:
+		return fmt.Sprintf("its engine starts it again and again: `%s logs %s` may show why it ends", program, name)
+	case e.State == container.Stopping, e.State == container.Removing:
+		return fmt.Sprintf("`%s ps -a` shows whether it still is", program)
+	case e.State == container.Dead:
+		return fmt.Sprintf("it cannot be started again: `%s rm -f %s` removes it", program, name)
+	case e.State == container.NoTask: // of nerdctl, or of ctr
+		return fmt.Sprintf("`%s start %s` or `%s tasks start -d %s` starts it", program, name, strings.Replace(program, "nerdctl", "ctr", 1), name)
+	}
+	return fmt.Sprintf("`%s start %s` starts it", program, name)
 }

@@ -108,7 +108,7 @@ func (f *forwarding) runE(cmd *cobra.Command, args []string) error {
 	if err := f.onlyWithTarget(cmd.Flags()); err != nil {
 		return err
 	}
-	f.cmd, f.typed = cmd, os.Args[1:]
+	f.cmd, f.typed, f.given = cmd, os.Args[1:], givenFlags(cmd.Flags())
 	if err := f.prefer(cmd.Flags(), cmd.ErrOrStderr()); err != nil {
 		return err
 	}
@@ -150,7 +150,8 @@ type forwarding struct {
 
 	cmd       *cobra.Command
 	typed     typed
-	targetArg string // as it was typed; "" with a file
+	given     []string // the names of flags that were typed
+	targetArg string   // as it was typed; "" with a file
 	forwards  []target.Forward
 	command   []string // to run while the session lasts; nil for none
 }

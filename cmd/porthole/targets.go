@@ -77,7 +77,7 @@ func newTargets() *cobra.Command {
 		Example: targetsExample,
 		Args:    func(*cobra.Command, []string) error { return nil }, // parse checks them
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := t.parse(args); err != nil {
+			if err := t.parse(cmd, args); err != nil {
 				return usageError{err}
 			}
 			t.stderr = cmd.ErrOrStderr()
@@ -103,7 +103,7 @@ func newTargets() *cobra.Command {
 	return cmd
 }
 
-func (t *targeting) parse(args []string) error {
+func (t *targeting) parse(cmd *cobra.Command, args []string) error {
 	switch {
 	case len(args) > 1:
 		return errors.New("targets: want one target, or none for all")
@@ -119,6 +119,9 @@ func (t *targeting) parse(args []string) error {
 		return err
 	}
 	t.only = &target.Forward{Target: to, EngineContext: t.engineContext}
+	if err := useless(cmd.Name(), givenFlags(cmd.Flags()), to); err != nil {
+		return err
+	}
 	switch {
 	case to.Scheme == target.RemoteHost:
 		return fmt.Errorf("targets: what listens at %s cannot be seen", to)

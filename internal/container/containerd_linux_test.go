@@ -176,7 +176,7 @@ func TestContainerdWrong(t *testing.T) {
 		"nothing":     {container.ErrNoContainer, "no such container: nothing"},
 		"web":         {container.ErrAmbiguous, "the IDs of several containers begin with web: web-1 (web-1), web-2 (web-2)"},
 		"other/web-1": {container.ErrNoContainer, "no such container: web-1"},
-		"made":        {container.ErrNotRunning, "container made does not run: it is without a task"},
+		"made":        {container.ErrNotRunning, "container made is not running (it has no task)"},
 		"web-2":       {container.ErrNotRunning, "container web-2 is paused"},
 	} {
 		_, err := tryOpen(t, o, "containerd://"+text, func(route.Event) {})

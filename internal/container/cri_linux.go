@@ -211,7 +211,7 @@ func podState(ready bool) State {
 	if ready {
 		return Running
 	}
-	return Exited
+	return NotReady
 }
 
 // watch implements engine. Where there are no events, whoever waits for a pod looks again and again anyway.

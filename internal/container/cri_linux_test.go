@@ -173,7 +173,7 @@ func TestCRINames(t *testing.T) {
 		"web":       {container.ErrAmbiguous, fmt.Sprintf("several pods are called web: one/web (%.12s), two/web (%.12s)", one, two)},
 		"nothing":   {container.ErrNoContainer, "no such pod: nothing"},
 		"three/web": {container.ErrNoContainer, "no such pod: web"},
-		"stopped":   {container.ErrNotRunning, "pod one/stopped does not run: it is exited"},
+		"stopped":   {container.ErrNotRunning, "pod one/stopped is not running (not ready)"},
 	} {
 		_, err := tryOpen(t, o, "cri://"+text, func(route.Event) {})
 		if !errors.Is(err, want.err) || err.Error() != want.text {

@@ -107,7 +107,7 @@ func (d *docker) greet(ctx context.Context) error {
 	answer, err := d.client.Ping(ctx, client.PingOptions{NegotiateAPIVersion: true})
 	switch {
 	case err != nil && answer.APIVersion != "" && cerrdefs.IsInvalidArgument(err):
-		return d.failure(fmt.Errorf("%w: its API is %s, and porthole needs %s", ErrEngineTooOld, answer.APIVersion, client.MinAPIVersion))
+		return d.failure(fmt.Errorf("its API %s is %w: porthole needs %s", answer.APIVersion, ErrEngineTooOld, client.MinAPIVersion))
 	case err != nil:
 		return d.explain(ctx, err)
 	}
@@ -160,7 +160,9 @@ func (d *docker) notFound(ctx context.Context, t target.Target, err error) error
 
 func names(all []Listed) (names []string) {
 	for _, c := range all {
-		names = append(names, c.Name)
+		if !c.helper {
+			names = append(names, c.Name)
+		}
 	}
 	return names
 }
@@ -227,6 +229,7 @@ func (d *docker) listed(c container.Summary) Listed {
 	}
 	l.Target = target.Target{Scheme: d.scheme, Name: l.Name}
 	l.Project, l.Service = c.Labels[projectLabel], c.Labels[serviceLabel]
+	_, l.helper = c.Labels[helperLabel]
 	for _, p := range c.Ports {
 		if p.PublicPort == 0 || p.Type != "tcp" && p.Type != "udp" {
 			continue

@@ -26,14 +26,18 @@ type engine interface {
 // State is what a container does, in the engine's own word.
 type State string
 
-// The states that are told apart. Others, such as "dead", "removing" and "stopping", are no more than not running.
+// The states that are told apart. Others are no more than not running.
 const (
 	Created    State = "created" // made, and never started
 	Running    State = "running"
 	Paused     State = "paused"
 	Restarting State = "restarting" // it has ended, and the engine will start it again
 	Exited     State = "exited"
+	Stopping   State = "stopping"       // of podman
+	Removing   State = "removing"       // of docker and podman
+	Dead       State = "dead"           // of docker: its removal has failed
 	NoTask     State = "without a task" // of containerd, where starting a container makes one
+	NotReady   State = "not ready"      // of a pod, as crictl has it
 )
 
 // found is a container as its engine describes it.
@@ -75,6 +79,8 @@ type Listed struct {
 	Published []Published
 	// Project and Service are Compose's; "" for a container that is none of its.
 	Project, Service string
+
+	helper bool // it is one of porthole's own, which carry connections
 
 	// Set by List alone. Listening is what listens inside, nil where it cannot be seen, for which Unseen may be the reason.
 	// HostNetwork means that it is this host's network: nothing of that is listed.

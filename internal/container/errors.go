@@ -12,25 +12,25 @@ import (
 
 // The errors that callers tell apart with errors.Is.
 var (
-	ErrNoContainer = errors.New("no such container")                                      // *NotFoundError
-	ErrAmbiguous   = errors.New("several containers have it")                             // *AmbiguousError
-	ErrNotRunning  = errors.New("it does not run")                                        // *StateError, and the next three as well
-	ErrEnded       = errors.New("it has ended")                                           // *StateError
-	ErrRemoved     = errors.New("it was removed")                                         // *StateError
-	ErrElsewhere   = errors.New("its process is not one of this machine")                 // *StateError
-	ErrNoNetwork   = errors.New("the runtime does not tell where its network is")         // *StateError
-	ErrOwnNetwork  = errors.New("its runtime keeps its network to itself")                // *StateError
-	ErrHostNetwork = errors.New("it has no network of its own: its ports are its host's") // *StateError
+	ErrNoContainer = errors.New("no such container")          // *NotFoundError
+	ErrAmbiguous   = errors.New("several containers have it") // *AmbiguousError
+	ErrNotRunning  = errors.New("is not running")             // *StateError, and so are the next five
+	ErrEnded       = errors.New("has ended")
+	ErrRemoved     = errors.New("was removed")
+	ErrElsewhere   = errors.New("its process is not on this machine")
+	ErrNoNetwork   = errors.New("the runtime does not tell where its network is")
+	ErrOwnNetwork  = errors.New("its runtime keeps its network to itself")
+	ErrHostNetwork = errors.New("it uses the host's network: its ports are the host's") // of a route.Carried
 	// ErrSameNetwork: all ports of the network that porthole itself is in are asked for, those that it listens on among them.
 	ErrSameNetwork = errors.New("it uses the network that porthole is in, where all that listens is reached already")
 
 	// The errors of an engine are *EngineError.
-	ErrNoEngine         = errors.New("it is not running")
-	ErrNoAnswer         = errors.New("it does not answer")
+	ErrNoEngine         = errors.New("is not running")
+	ErrNoAnswer         = errors.New("does not answer")
 	ErrNoInterface      = errors.New("what listens there does not serve this interface")
-	ErrEnginePermission = errors.New("its socket is not permitted to this user")
-	ErrEngineTooOld     = errors.New("it is too old")
-	ErrNoContext        = errors.New("there is no such context")
+	ErrEnginePermission = errors.New("permission denied: this user may not use its socket")
+	ErrEngineTooOld     = errors.New("too old")
+	ErrNoContext        = errors.New("no such context")
 	ErrContextUnread    = errors.New("the context cannot be used")
 	ErrEndpoint         = errors.New("want unix:///PATH or /PATH") // of containerd and CRI
 	ErrUnsupported      = errors.New("containers of this engine need Linux")
@@ -51,6 +51,9 @@ func (e *EngineError) Error() string {
 	}
 	if e.Address != "" {
 		what += " at " + e.Address
+	}
+	if errors.Is(e.Err, ErrNoEngine) || errors.Is(e.Err, ErrNoAnswer) {
+		return what + " " + e.Err.Error()
 	}
 	return fmt.Sprintf("%s: %v", what, e.Err)
 }
@@ -115,14 +118,27 @@ type StateError struct {
 func (e *StateError) Error() string {
 	what := kind(e.Target) + " " + e.Name
 	switch {
-	case e.State == Created && errors.Is(e.Err, ErrNotRunning):
-		return what + " was created, and never started"
-	case e.State == Paused && errors.Is(e.Err, ErrNotRunning):
-		return what + " is paused"
 	case errors.Is(e.Err, ErrNotRunning):
-		return fmt.Sprintf("%s does not run: it is %s", what, e.State)
+		return what + " " + e.State.predicate()
+	case errors.Is(e.Err, ErrEnded), errors.Is(e.Err, ErrRemoved):
+		return what + " " + e.Err.Error()
 	}
 	return fmt.Sprintf("%s: %v", what, e.Err)
+}
+
+// predicate says of a container in this state why nothing in it can be reached.
+func (s State) predicate() string {
+	switch s {
+	case Created:
+		return "has never been started"
+	case Paused, Restarting, Stopping, Dead:
+		return "is " + string(s)
+	case Removing:
+		return "is being removed"
+	case NoTask:
+		return "is not running (it has no task)"
+	}
+	return fmt.Sprintf("is not running (%s)", s)
 }
 
 // Unwrap returns Err.

@@ -99,9 +99,11 @@ func (e *helperEngine) findImage(ctx context.Context) (*helperImage, error) {
 	if e.image != nil {
 		return e.image, nil
 	}
+	ctx, cancel := context.WithTimeoutCause(ctx, findTime, ErrNoAnswer)
+	defer cancel()
 	engine, err := e.api.ServerVersion(ctx, client.ServerVersionOptions{})
 	if err != nil {
-		return nil, err
+		return nil, cmp.Or(context.Cause(ctx), err)
 	}
 	program, err := agentProgram(e.program, engine.Arch)
 	if err != nil {
@@ -111,8 +113,13 @@ func (e *helperEngine) findImage(ctx context.Context) (*helperImage, error) {
 	return e.image, err
 }
 
+// loadTime is how long an engine may take to load an image, which may have a long way to go.
+const loadTime = 10 * time.Minute
+
 // load hands the engine the image.
 func (e *helperEngine) load(ctx context.Context, image *helperImage) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, loadTime, ErrNoAnswer)
+	defer cancel()
 	archive, err := image.archive()
 	if err != nil {
 		return err

@@ -41,6 +41,8 @@ func (o *Opener) Leftovers(ctx context.Context, scheme target.Scheme, engineCont
 	if !ok {
 		return nil, nil
 	}
+	ctx, cancel := context.WithTimeoutCause(ctx, findTime, ErrNoAnswer)
+	defer cancel()
 	left, err := leftIn(ctx, d.client)
 	if err != nil {
 		return nil, d.explain(ctx, err)

@@ -15,7 +15,7 @@ import (
 const listTime = 3 * time.Second
 
 // List returns the containers of every engine that runs, in the order of their targets, with what listens inside of them as
-// far as it can be seen from here. Engines that do not run are left out; the errors are those of the others.
+// far as it can be seen from here. Porthole's own helper containers are left out. Engines that do not run are left out; the errors are those of the others.
 func (o *Opener) List(ctx context.Context) (all []Listed, errs []error) {
 	return o.ListOf(ctx, target.Docker, target.Podman, target.Containerd, target.CRI)
 }
@@ -54,6 +54,7 @@ func (o *Opener) listEngine(ctx context.Context, scheme target.Scheme, first fun
 	ctx, cancel := context.WithTimeoutCause(ctx, listTime, ErrNoAnswer)
 	defer cancel()
 	all, err := e.list(ctx)
+	all = slices.DeleteFunc(all, func(l Listed) bool { return l.helper })
 	if err == nil {
 		lookInside(ctx, e, all, first)
 	}

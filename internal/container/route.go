@@ -162,9 +162,9 @@ func (r *Route) reap() error {
 // look asks the engine for the containers, opens new ones and lets go of those that run no more. The error says why there are none;
 // one of the engine leaves things as they are.
 func (r *Route) look(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, findTime, ErrNoAnswer)
-	defer cancel()
-	all, err := r.engine.find(ctx, r.target)
+	finding, cancel := context.WithTimeoutCause(ctx, findTime, ErrNoAnswer)
+	all, err := r.engine.find(finding, r.target)
+	cancel()
 	if err != nil && !errors.Is(err, ErrNoContainer) && r.count() > 0 {
 		return err
 	}

@@ -1,0 +1,48 @@
+package main
+
+import (
+	"errors"
+	"testing"
+
+	"porthole.dev/porthole/internal/container"
+	"porthole.dev/porthole/internal/ssh"
+	"porthole.dev/porthole/internal/target"
+)
+
+// What keeps a container from being reached is one sentence, as its engine's own people would say it, and the next step.
+func TestEngineErrors(t *testing.T) {
+	web := func(scheme target.Scheme, state container.State, err error) error {
+		return &container.StateError{Target: target.Target{Scheme: scheme, Name: "web"}, Name: "web", State: state, Err: err}
+	}
+	stopped := func(state container.State) error { return web(target.Docker, state, container.ErrNotRunning) }
+	engine := func(scheme target.Scheme, err error) error {
+		return &container.EngineError{Engine: scheme, Address: "unix:///x.sock", Err: err}
+	}
+	for _, test := range []struct {
+		err  error
+		want string
+	}{
+		{stopped(container.Created), "container web has never been started (hint: `docker start web` starts it)"},
+		{stopped(container.Exited), "container web is not running (exited) (hint: `docker start web` starts it)"},
+		{stopped(container.Paused), "container web is paused (hint: `docker unpause web` resumes it)"},
+		{stopped(container.Removing), "container web is being removed (hint: `docker ps -a` shows whether it still is)"},
+		{stopped(container.Stopping), "container web is stopping (hint: `docker ps -a` shows whether it still is)"},
+		{stopped(container.Dead), "container web is dead (hint: it cannot be started again: `docker rm -f web` removes it)"},
+		{stopped(container.Restarting), "container web is restarting (hint: its engine starts it again and again: `docker logs web` may show why it ends)"},
+		{stopped("initialized"), "container web is not running (initialized) (hint: `docker start web` starts it)"},
+		{web(target.Containerd, container.NoTask, container.ErrNotRunning), "container web is not running (it has no task) (hint: `nerdctl start web` or `ctr tasks start -d web` starts it)"},
+		{web(target.CRI, container.NotReady, container.ErrNotRunning), "pod web is not running (not ready) (hint: the kubelet makes it anew if it is to run; `crictl pods` shows the pods of this node)"},
+		{web(target.Podman, container.Running, container.ErrEnded), "container web has ended (hint: `podman start web` starts it, and `podman logs web` may show why it has ended)"},
+		{web(target.Docker, "", container.ErrRemoved), "container web was removed (hint: it was named by its ID; one that is named by its name is followed to the next of that name)"},
+		{engine(target.Docker, container.ErrNoAnswer), "docker at unix:///x.sock does not answer (hint: `docker version` shows whether docker itself gets an answer)"},
+		{engine(target.Podman, errors.New("EOF")), "podman at unix:///x.sock: EOF (hint: `podman --remote version` shows whether podman itself gets an answer)"},
+		{engine(target.CRI, container.ErrNoAnswer), "container runtime at unix:///x.sock does not answer (hint: `crictl version` shows whether crictl itself gets an answer)"},
+		{engine(target.Docker, &ssh.Error{Host: target.Host{Name: "box"}, Status: 255, Output: "no route"}), "docker at unix:///x.sock: ssh://box: ssh failed: no route (hint: `ssh box` shows more)"},
+		{&container.EngineError{Engine: target.Docker, Address: "unix:///x.sock", Group: "docker", Err: container.ErrEnginePermission},
+			"docker at unix:///x.sock: permission denied: this user may not use its socket (hint: the group docker may: `sudo usermod -aG docker $USER` and a new login, or run porthole with sudo)"},
+	} {
+		if got := describe(test.err, false); got != test.want {
+			t.Errorf("got  %s\nwant %s", got, test.want)
+		}
+	}
+}
