@@ -33,8 +33,8 @@ once, and is removed here.
 
 It removes your own relays, and the files of portholes that are dead, unless somebody
 has changed them since. Relays of other users, and what a running porthole uses, are
-listed and stay; an engine that this user may not use is told of in a line. So are agents: they are ephemeral containers, which Kubernetes cannot
-remove, and go with their pods.`
+listed and stay. An engine that this user may not use is told of in a line. Agents are
+ephemeral containers, which Kubernetes cannot remove: they stay, and go with their pods.`
 
 // leftoversDir is where portholes note which files they have made; "" if there is no place.
 func leftoversDir() string {
