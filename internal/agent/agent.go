@@ -43,6 +43,7 @@ func (a *Agent) Serve(ctx context.Context, stream io.ReadWriteCloser) error {
 	defer context.AfterFunc(ctx, func() { stream.Close() })()
 	greeted, err := a.greetInTime(stream)
 	if err != nil {
+		stream.Close()
 		return err
 	}
 	var copier pipe.Copier

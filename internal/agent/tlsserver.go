@@ -80,6 +80,7 @@ func (s *TLSServer) Serve(ctx context.Context, l net.Listener) error {
 	}
 	defer s.work.Wait()
 	defer cancel()
+	defer l.Close()
 	defer context.AfterFunc(ctx, func() { l.Close() })()
 	var pause backoff.Backoff
 	for {

@@ -68,6 +68,7 @@ func (f *Forwarder) Run(ctx context.Context, listeners []*route.Listener) error 
 	var accepting, serving sync.WaitGroup
 	var once sync.Once
 	serve := func(l *route.Listener) {
+		defer l.Close() // the next line may come too late, when it is busy
 		defer context.AfterFunc(ctx, func() { _ = l.Close() })()
 		accept := f.accept
 		if l.Packets != nil {

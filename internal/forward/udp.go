@@ -74,6 +74,9 @@ type flow struct {
 // receive serves one UDP listener until ctx ends.
 func (f *Forwarder) receive(ctx, _ context.Context, l *route.Listener, serving *sync.WaitGroup) error {
 	socket, err := newPacketSocket(l)
+	if ctx.Err() != nil {
+		return nil // the socket may be closed by now
+	}
 	if err != nil {
 		return err
 	}

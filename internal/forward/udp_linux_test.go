@@ -290,6 +290,35 @@ func TestUDPManyClients(t *testing.T) {
 	}
 }
 
+// A socket that gets datagrams just then is closed at the end like any other.
+func TestUDPBusyAtEnd(t *testing.T) {
+	testenv.NoLeaks(t)
+	echo := echoUDP(t)
+	for range 200 {
+		listeners, err := forward.Listen(t.Context(), []string{"127.0.0.1"}, []target.Port{{Network: target.UDP, Remote: echo}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, end := context.WithCancel(t.Context())
+		client := dialUDP(t, listeners[0].Local.AddrPort.String())
+		var sending sync.WaitGroup
+		sending.Go(func() {
+			for client.SetWriteDeadline(time.Now().Add(time.Second)) == nil {
+				_, _ = client.Write([]byte("x"))
+			}
+		})
+		time.AfterFunc(time.Millisecond, end)
+		if err := (&forward.Forwarder{Dialer: &udpLoopback{}, Events: func(route.Event) {}}).Run(ctx, listeners); err != nil {
+			t.Error(err)
+		}
+		client.Close()
+		sending.Wait()
+		if err := listeners[0].Packets.SetDeadline(time.Time{}); !errors.Is(err, net.ErrClosed) {
+			t.Fatalf("the socket after the end: %v", err)
+		}
+	}
+}
+
 // A datagram that the target's address family cannot carry is dropped alone, and counted.
 func TestUDPTooLarge(t *testing.T) {
 	testenv.NoLeaks(t)
