@@ -180,8 +180,12 @@ static long prepare(void) {
 	call(SYS_close, USER + 1, 0, 0, 0, 0); // the program itself, also before Linux 5.9
 	call(SYS_close_range, USER + 1, ~0u, 0, 0, 0);
 	long failed = 0;
-	if (!privileged)
+	if (!privileged) {
 		failed = call(SYS_setns, USER, CLONE_NEWUSER, 0, 0, 0);
+		// Joining leaves that alone for the namespace's owner, as who uses this is. Anybody else who may join, such
+		// as root, becomes what fs.suid_dumpable says (commit_creds of Linux' kernel/cred.c).
+		call(SYS_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
+	}
 	call(SYS_close, USER, 0, 0, 0, 0);
 	if (!privileged)
 		return failed;
