@@ -65,6 +65,9 @@ func newDockerAt(scheme target.Scheme, name string, find func(string) (engineHos
 // Close implements engine.
 func (d *docker) Close() error { return d.client.Close() }
 
+// near reports whether the engine is on this machine, as far as its address tells.
+func (d *docker) near() bool { return strings.HasPrefix(d.host, "unix://") }
+
 func (d *docker) failure(err error) error {
 	return &EngineError{Engine: d.scheme, Address: d.host, Err: err}
 }
@@ -196,7 +199,7 @@ func (d *docker) inspect(ctx context.Context, name string) (found, error) {
 		return found{}, err
 	}
 	c := answer.Container
-	f := found{ID: c.ID, Name: strings.TrimPrefix(c.Name, "/"), Near: strings.HasPrefix(d.host, "unix://")}
+	f := found{ID: c.ID, Name: strings.TrimPrefix(c.Name, "/"), Near: d.near()}
 	if c.State != nil {
 		f.State, f.PID = State(c.State.Status), max(c.State.Pid, 0)
 		f.Started, _ = time.Parse(time.RFC3339Nano, c.State.StartedAt)
@@ -212,6 +215,9 @@ func (d *docker) list(ctx context.Context) (all []Listed, err error) {
 	if err := d.greet(ctx); err != nil {
 		return nil, err
 	}
+	if d.scheme == target.Podman {
+		return d.listPodman(ctx)
+	}
 	answer, err := d.client.ContainerList(ctx, client.ContainerListOptions{All: true})
 	if err != nil {
 		return nil, d.explain(ctx, err)
@@ -222,22 +228,29 @@ func (d *docker) list(ctx context.Context) (all []Listed, err error) {
 	return all, nil
 }
 
-func (d *docker) listed(c container.Summary) Listed {
-	l := Listed{ID: c.ID, Name: c.ID, Image: c.Image, State: State(c.State), HostNetwork: c.HostConfig.NetworkMode == "host"}
-	if len(c.Names) > 0 {
-		l.Name = strings.TrimPrefix(c.Names[0], "/")
+// named is a container for a list, of which no more is known.
+func (d *docker) named(id string, names []string, labels map[string]string) Listed {
+	l := Listed{ID: id, Name: id, Project: labels[projectLabel], Service: labels[serviceLabel]}
+	if len(names) > 0 {
+		l.Name = strings.TrimPrefix(names[0], "/")
 	}
 	l.Target = target.Target{Scheme: d.scheme, Name: l.Name}
-	l.Project, l.Service = c.Labels[projectLabel], c.Labels[serviceLabel]
-	_, l.helper = c.Labels[helperLabel]
+	_, l.helper = labels[helperLabel]
+	return l
+}
+
+// publishedBy are the networks of published ports that there are targets for, by the engines' names.
+var publishedBy = map[string]target.Network{"tcp": target.TCP, "udp": target.UDP}
+
+func (d *docker) listed(c container.Summary) Listed {
+	l := d.named(c.ID, c.Names, c.Labels)
+	l.Image, l.State, l.HostNetwork = c.Image, State(c.State), c.HostConfig.NetworkMode == "host"
 	for _, p := range c.Ports {
-		if p.PublicPort == 0 || p.Type != "tcp" && p.Type != "udp" {
+		network, ok := publishedBy[p.Type]
+		if p.PublicPort == 0 || !ok {
 			continue
 		}
-		published := Published{Network: target.TCP, Port: p.PrivatePort, Host: p.PublicPort}
-		if p.Type == "udp" {
-			published.Network = target.UDP
-		}
+		published := Published{Network: network, Port: p.PrivatePort, Host: p.PublicPort}
 		if p.IP.IsValid() && !p.IP.IsUnspecified() {
 			published.Address = p.IP.String()
 		}

@@ -81,6 +81,8 @@ type Listed struct {
 	Project, Service string
 
 	helper bool // it is one of porthole's own, which carry connections
+	// process is what the engine's list tells of its first process; PID is 0 where it tells nothing of that.
+	process found
 
 	// Set by List alone. Listening is what listens inside, nil where it cannot be seen, for which Unseen may be the reason.
 	// HostNetwork means that it is this host's network: nothing of that is listed.

@@ -6,13 +6,11 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
 
 	"porthole.dev/porthole/internal/netns"
 	"porthole.dev/porthole/internal/pipe"
+	"porthole.dev/porthole/internal/proc"
 	"porthole.dev/porthole/internal/target"
 )
 
@@ -82,15 +80,10 @@ func openByID(id string) (*netns.Namespace, error) {
 // cgroup of a container by its ID; where cgroups say nothing, process 1 is taken, which is the container's if
 // the process namespace is.
 func firstProcess(id string) int {
-	all, _ := filepath.Glob("/proc/[1-9]*/cgroup")
-	var pids []int
-	for _, path := range all {
-		if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path))); err == nil && inContainer(path, id) {
-			pids = append(pids, pid)
+	for _, pid := range proc.All() {
+		if inContainer(pid, id) {
+			return pid
 		}
-	}
-	if len(pids) > 0 {
-		return slices.Min(pids)
 	}
 	mine, _ := os.ReadFile("/proc/self/cgroup")
 	if first, err := os.ReadFile("/proc/1/cgroup"); err == nil && string(first) == string(mine) && os.Getpid() != 1 {
@@ -99,18 +92,60 @@ func firstProcess(id string) int {
 	return 0
 }
 
-// inContainer reports whether a process' list of cgroups (cgroups(7)) has one of a container: one that is called as it, or
-// as it behind what runtimes put before, such as 0::/../cri-containerd-ID.scope.
-func inContainer(path, id string) bool {
-	list, _ := os.ReadFile(path)
-	for line := range strings.Lines(string(list)) {
-		_, rest, _ := strings.Cut(line, ":")
-		_, cgroup, _ := strings.Cut(strings.TrimSpace(rest), ":")
-		for part := range strings.FieldsFuncSeq(cgroup, func(r rune) bool { return r == '/' || r == ':' }) {
-			if part = strings.TrimSuffix(part, ".scope"); part == id || strings.HasSuffix(part, "-"+id) {
-				return true
-			}
+// inContainer reports whether a process is in a cgroup of a container.
+func inContainer(pid int, id string) bool {
+	for _, cgroup := range cgroupsOf(pid) {
+		if found, _ := containerOf(cgroup, id); found == id {
+			return true
 		}
 	}
 	return false
+}
+
+// cgroupsOf returns the paths of the cgroups that a process is in, one of each hierarchy (cgroups(7)).
+func cgroupsOf(pid int) (paths []string) {
+	list, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	for line := range strings.Lines(string(list)) {
+		_, rest, _ := strings.Cut(line, ":")
+		_, path, _ := strings.Cut(strings.TrimSpace(rest), ":")
+		paths = append(paths, path)
+	}
+	return paths
+}
+
+// containerOf returns the container that a cgroup belongs to, as its ID, and the path of the container's own cgroup; "" for none. It
+// is called as the container, or as that behind what runtimes put before, such as /../cri-containerd-ID.scope. IDs are known, or have
+// 64 digits. The outermost one counts: those below have been named by processes inside, perhaps as another container.
+func containerOf(cgroup, known string) (id, own string) {
+	before := ""
+	for at := 0; at < len(cgroup); {
+		part := cgroup[at:]
+		if end := strings.IndexAny(part, "/:"); end >= 0 {
+			part = part[:end]
+		}
+		at += len(part) + 1
+		name := strings.TrimSuffix(part, ".scope")
+		for _, id := range []string{known, longID(name)} {
+			kind, ok := strings.CutSuffix(name, id)
+			switch {
+			case id == "", !ok, kind != "" && !strings.HasSuffix(kind, "-"):
+			case kind == "" && before == "libpod_parent": // a pod of podman, and its containers are below
+			case strings.HasSuffix(kind, "conmon-"): // who watches the container
+				return "", ""
+			default:
+				return id, cgroup[:at-1]
+			}
+		}
+		before = part
+	}
+	return "", ""
+}
+
+// longID returns the ID of 64 digits that a name ends with, or "".
+func longID(name string) string {
+	const digits = 64
+	if at := len(name) - digits; at >= 0 && strings.Trim(name[at:], "0123456789abcdef") == "" {
+		return name[at:]
+	}
+	return ""
 }

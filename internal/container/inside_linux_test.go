@@ -2,7 +2,9 @@ package container
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -41,23 +43,36 @@ func TestValidID(t *testing.T) {
 	}
 }
 
-// Runtimes have several forms of a cgroup's name, and an ID may be as short as a word of another one.
-func TestInContainer(t *testing.T) {
-	const id = "0123456789ab"
-	for list, want := range map[string]bool{
-		"0::/system.slice/docker-" + id + ".scope\n":                               true,
-		"4:memory:/docker/" + id + "\n0::/\n":                                      true,
-		"0::/kubepods.slice/cri-containerd-" + id + ".scope/inner\n":               true,
-		"9:name=systemd:/kubepods/burstable/pod1/" + id + "\n":                     true,
-		"9:name=systemd:/system.slice/containerd.service/a.slice:cri:" + id + "\n": true,
-		"0::/machine.slice/libpod-" + id + "c.scope\n":                             false,
-		"0::/machine.slice/libpod-conmon-x" + id + ".scope\n":                      false,
-		"12:" + id + ":/\n": false,
-		"":                  false,
+// Runtimes have several forms of a cgroup's name, and an ID may be as short as a word of another one. What is below the cgroup of
+// another container is not believed.
+func TestContainerOf(t *testing.T) {
+	const id, long, other = "0123456789ab", "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff", "ffeeddccbbaa99887766554433221100ffeeddccbbaa99887766554433221100"
+	for cgroup, want := range map[string]string{
+		"/system.slice/docker-" + id + ".scope":                                                        id,
+		"/docker/" + id:                                                                                id,
+		"/docker/" + id + "/docker/" + long:                                                            id,
+		"/kubepods.slice/cri-containerd-" + id + ".scope/inner":                                        id,
+		"/kubepods/burstable/pod1/" + id:                                                               id,
+		"/../cri-containerd-" + id + ".scope":                                                          id,
+		"/system.slice/containerd.service/a.slice:cri:" + id:                                           id,
+		"/machine.slice/libpod-" + id + "c.scope":                                                      "",
+		"/machine.slice/libpod-conmon-" + id + ".scope":                                                "",
+		"/machine.slice/libpod-conmon-" + long + ".scope":                                              "",
+		"/docker/x" + id:                                                                               "",
+		"/machine.slice/machine-libpod_pod_" + other + ".slice/libpod-" + id + ".scope":                id,
+		"/libpod_parent/" + other + "/libpod-" + id + "/container":                                     id,
+		"/system.slice/docker-" + other + ".scope/docker-" + id + ".scope":                             other,
+		"/docker/" + other + "/" + long:                                                                other,
+		"/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-" + long + ".scope/container": long,
+		"/": "",
+		"":  "",
 	} {
-		if got := inContainer(write(t, list), id); got != want {
-			t.Errorf("%q: %v, want %v", list, got, want)
+		if got, own := containerOf(cgroup, id); got != want || !strings.HasPrefix(cgroup, own) || (own == "") != (want == "") {
+			t.Errorf("%q: %q in %q, want %q", cgroup, got, own, want)
 		}
+	}
+	if _, own := containerOf("/docker/"+long+"/init.scope", ""); own != "/docker/"+long {
+		t.Errorf("the container's own cgroup is %q", own)
 	}
 }
 
@@ -78,6 +93,34 @@ func TestFirstProcess(t *testing.T) {
 	inside := &Inside{ID: id, Namespace: netns.Here()}
 	if _, err := inside.Dial(t.Context(), target.Address{Network: target.Unix, Path: "/nothing.sock"}); !errors.Is(err, syscall.ENOENT) {
 		t.Errorf("dial: %v, want ENOENT", err)
+	}
+}
+
+// A process that names a cgroup below its own as another container's, or one of its user's, is not taken for that.
+func TestPosing(t *testing.T) {
+	testenv.Root(t)
+	testenv.NoLeaks(t)
+	ids := map[string]string{} // of their own for each run
+	for _, name := range []string{"victim", "attacker", "alone"} {
+		ids[name] = fmt.Sprintf("%x", sha256.Sum256([]byte(rand.Text())))
+	}
+	cgroup := func(name string) string { return "docker-" + ids[name] + ".scope" }
+	user := "user" + rand.Text()
+	testenv.NewCgroup(t, user)
+	posing := sleeper(t, testenv.NewCgroup(t, user+"/"+cgroup("victim"))) // the lower number
+	sleeper(t, testenv.NewCgroup(t, cgroup("victim")))
+	attacker := sleeper(t, testenv.NewCgroup(t, cgroup("attacker")))
+	below := sleeper(t, testenv.NewCgroup(t, cgroup("attacker")+"/"+cgroup("alone")))
+	first := firstProcesses()
+	if pid := first[ids["victim"]]; pid != 0 {
+		t.Errorf("process %d is taken for the victim's, %d poses as it", pid, posing)
+	}
+	if pid := first[ids["attacker"]]; pid != min(attacker, below) {
+		t.Errorf("process %d is taken for the attacker's, want %d", pid, attacker)
+	}
+	alone := ids["alone"]
+	if first[alone] != 0 || firstProcess(alone) == below || inContainer(below, alone) || isProcessOf(found{ID: alone, PID: below}) {
+		t.Errorf("process %d is taken for that of another container", below)
 	}
 }
 

@@ -1,28 +1,24 @@
 package container
 
 import (
-	"bytes"
 	"context"
-	"os"
-	"path/filepath"
-	"regexp"
 	"runtime"
 	"strconv"
 	"sync"
 
 	"porthole.dev/porthole/internal/netns"
+	"porthole.dev/porthole/internal/proc"
 	"porthole.dev/porthole/internal/target"
 )
 
 // lookInside finds what listens in the containers that run, several at once.
 func lookInside(ctx context.Context, e engine, all []Listed, first func() map[string]int) {
-	processes := first()
 	next := make(chan *Listed)
 	var looking sync.WaitGroup
 	for range 2 * runtime.NumCPU() {
 		looking.Go(func() {
 			for l := range next {
-				l.Unseen = l.look(ctx, e, processes[l.ID])
+				l.Unseen = l.look(ctx, e, first)
 			}
 		})
 	}
@@ -35,10 +31,15 @@ func lookInside(ctx context.Context, e engine, all []Listed, first func() map[st
 	looking.Wait()
 }
 
-// look finds what listens in a container, by the number of its first process if that is known.
-func (l *Listed) look(ctx context.Context, e engine, pid int) error {
-	ns, err := openNamespace(found{ID: l.ID, PID: pid})
-	if pid == 0 || err != nil {
+// look finds what listens in a container, by its first process: the one of the engine's list or else of cgroups, so that the
+// engine is not asked about each.
+func (l *Listed) look(ctx context.Context, e engine, first func() map[string]int) error {
+	c := l.process
+	if c.PID == 0 {
+		c = found{ID: l.ID, PID: first()[l.ID]}
+	}
+	ns, err := openNamespace(c)
+	if err != nil {
 		all, failed := e.find(ctx, l.Target)
 		if failed != nil {
 			return failed
@@ -64,32 +65,31 @@ func (l *Listed) look(ctx context.Context, e engine, pid int) error {
 	return err
 }
 
-// longID is the ID of a container, as runtimes name a cgroup by it.
-var longID = regexp.MustCompile(`[0-9a-f]{64}`)
-
-// firstProcesses returns the lowest process of each container that cgroups name.
+// firstProcesses returns the lowest process of each container that a cgroup or a shim names. Whoever may make cgroups, or calls a
+// program so, can pose as a container: of one that is in two places, the engine is asked.
 func firstProcesses() map[string]int {
-	first := map[string]int{}
-	all, _ := os.ReadDir("/proc") // and no pattern, for which each process' folder would be read
-	for _, folder := range all {
-		pid, err := strconv.Atoi(folder.Name())
-		if err != nil {
-			continue
-		}
-		list, _ := os.ReadFile(filepath.Join("/proc", folder.Name(), "cgroup"))
-		for line := range bytes.Lines(list) { // each names the same
-			ids := longID.FindAll(line, -1)
-			for _, id := range ids {
-				if before := first[string(id)]; before == 0 || pid < before {
-					first[string(id)] = pid
-				}
-			}
-			if len(ids) > 0 {
-				break
-			}
+	first, places := map[string]int{}, map[string]string{}
+	for _, pid := range proc.All() {
+		switch id, place := placeOf(pid); {
+		case id == "":
+		case places[id] == "":
+			first[id], places[id] = pid, place
+		case places[id] != place:
+			first[id] = 0
 		}
 	}
 	return first
+}
+
+// placeOf returns the ID of the container that a process is in, and by what; "" for none.
+func placeOf(pid int) (id, place string) {
+	for _, cgroup := range cgroupsOf(pid) { // each names the same
+		if id, place = containerOf(cgroup, ""); id != "" {
+			return id, place
+		}
+	}
+	id, shim := shimOf(pid)
+	return id, strconv.Itoa(shim)
 }
 
 // nameProcesses names the processes of what listens, looking at each process of this host once.

@@ -1,11 +1,16 @@
 package container_test
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"errors"
+	"io"
 	"net"
 	"path/filepath"
 	"slices"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -127,5 +132,93 @@ func TestListOfSilentEngines(t *testing.T) {
 	}
 	if len(all) != 0 || len(silent) != 4 {
 		t.Errorf("%v, silent %v, want all four engines", all, silent)
+	}
+}
+
+// relay has a socket that leads to an engine's, and returns what clients have asked there so far.
+func relay(t *testing.T, host string) (near string, asked func() string) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "r.sock")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	var mu sync.Mutex
+	var all bytes.Buffer
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			engine, err := net.Dial("unix", strings.TrimPrefix(host, "unix://"))
+			if err != nil {
+				conn.Close()
+				continue
+			}
+			go func() { _, _ = io.Copy(struct{ io.Writer }{conn}, engine); conn.Close() }()
+			go func() {
+				defer engine.Close()
+				for b := make([]byte, 4096); ; {
+					n, err := conn.Read(b)
+					mu.Lock()
+					all.Write(b[:n])
+					mu.Unlock()
+					if _, failed := engine.Write(b[:n]); err != nil || failed != nil {
+						return
+					}
+				}
+			}()
+		}
+	}()
+	return "unix://" + path, func() string { mu.Lock(); defer mu.Unlock(); return all.String() }
+}
+
+// An engine whose containers no cgroup names, as without root on cgroups v1, is not asked about each: that would take
+// a second for some hundred.
+func TestListAsksOnce(t *testing.T) {
+	rootless(t, func(t *testing.T, e *testenv.Engine, scheme string) {
+		near, asked := relay(t, e.Host)
+		t.Setenv(map[string]string{"podman://": "CONTAINER_HOST", "docker://": "DOCKER_HOST"}[scheme], near)
+		e.Run(t, []string{"--name", "web"})
+		o := opener(t)
+		awaitListed(t, o, "web", func(l container.Listed) bool { return len(l.Listening) == 1 && l.Listening[0].Command == "httpd" })
+		if text := asked(); !strings.Contains(text, "/containers/json?all=") || strings.Contains(text, "/containers/web/json") {
+			t.Errorf("the engine was asked:\n%s", text)
+		}
+	})
+}
+
+// What podman's own list tells of a container is what Docker's does.
+func TestListPodman(t *testing.T) {
+	e := testenv.NewPodman(t)
+	testenv.NoLeaks(t)
+	onlyEngine(t, "unix:///nowhere/none.sock")
+	t.Setenv("CONTAINER_HOST", e.Host)
+	e.Do(t, "create", "--name", "made", "--label", "com.docker.compose.project=shop", "--label", "com.docker.compose.service=web",
+		"-p", "127.0.0.1:8081:80", "-p", "9000-9001:7000-7001/udp", "-p", "9009:9/sctp", testenv.Image, "sleep", "1000")
+	e.Run(t, []string{"--name", "host", "--network", "host"}, "sleep", "1000")
+	e.Run(t, []string{"--name", "ended"}, "sleep", "0")
+	e.Do(t, "wait", "ended")
+	all := awaitListed(t, opener(t), "host", func(l container.Listed) bool { return l.HostNetwork && l.Listening == nil && l.Unseen == nil })
+	states := map[string]container.Listed{}
+	for _, l := range all {
+		states[l.Name] = l
+	}
+	made := states["made"]
+	if made.Target.String() != "podman://made" || made.State != container.Created || len(made.ID) != 64 || made.Project != "shop" || made.Service != "web" || made.Image == "" {
+		t.Errorf("listed as %+v", made)
+	}
+	want := []container.Published{
+		{Network: target.TCP, Port: 80, Address: "127.0.0.1", Host: 8081},
+		{Network: target.UDP, Port: 7000, Host: 9000}, {Network: target.UDP, Port: 7001, Host: 9001},
+	}
+	slices.SortFunc(made.Published, func(a, b container.Published) int { return cmp.Compare(a.Host, b.Host) })
+	if !slices.Equal(made.Published, want) {
+		t.Errorf("published %+v, want %+v", made.Published, want)
+	}
+	if s := states["ended"].State; s != container.Exited {
+		t.Errorf("a container that has ended is listed as %q", s)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -100,9 +101,15 @@ func isProcessOf(c found) bool {
 	if c.PID <= 0 {
 		return false
 	}
-	if inContainer(fmt.Sprintf("/proc/%d/cgroup", c.PID), c.ID) || hasShim(c.PID, c.ID) {
+	if inContainer(c.PID, c.ID) || beganWith(c) {
 		return true
 	}
+	id, _ := shimOf(c.PID)
+	return id == c.ID
+}
+
+// beganWith reports whether a process has begun when an engine of this machine says.
+func beganWith(c found) bool {
 	stat, err := proc.ReadStat(c.PID)
 	if err != nil || stat.Exited() || c.Started.IsZero() || !c.Near {
 		return false
@@ -116,14 +123,19 @@ func isProcessOf(c found) bool {
 	return c.Started.Sub(began).Abs() < startSlack
 }
 
-// hasShim reports whether a process' parent is containerd's shim of a container, as it is where containers have no cgroups.
-func hasShim(pid int, id string) bool {
-	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	_, rest, _ := strings.Cut(string(status), "\nPPid:\t")
-	parent, _, _ := strings.Cut(rest, "\n")
-	line, err := os.ReadFile("/proc/" + parent + "/cmdline")
-	program, _, _ := strings.Cut(string(line), "\x00")
-	return err == nil && strings.HasPrefix(filepath.Base(program), "containerd-shim") && strings.Contains(string(line), "\x00-id\x00"+id+"\x00")
+// shimOf returns the ID of the container whose shim of containerd is a process' parent, as it is where containers have no
+// cgroups, and the shim's number; "" for none.
+func shimOf(pid int) (id string, shim int) {
+	stat, err := proc.ReadStat(pid)
+	if err != nil {
+		return "", 0
+	}
+	line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", stat.Parent))
+	args := strings.Split(string(line), "\x00")
+	if at := slices.Index(args, "-id"); at >= 0 && at+1 < len(args) && strings.HasPrefix(filepath.Base(args[0]), "containerd-shim") {
+		return args[at+1], stat.Parent
+	}
+	return "", 0
 }
 
 const (

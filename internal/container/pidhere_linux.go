@@ -3,13 +3,13 @@ package container
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"porthole.dev/porthole/internal/netns"
+	"porthole.dev/porthole/internal/proc"
 )
 
 // pidHere returns the number here of a process that an engine knows by a number of its own: the engine may be in a PID
@@ -31,13 +31,9 @@ func pidHere(engine, pid int) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("%w: the engine is in another PID namespace: %w", ErrElsewhere, err)
 	}
-	all, _ := filepath.Glob("/proc/[1-9]*")
-	for _, path := range all {
-		here, err := strconv.Atoi(filepath.Base(path))
-		if err != nil {
-			continue
-		}
-		if numbers := numbersOf(here); len(numbers) > depth && numbers[depth] == pid && isBelow(path+"/ns/pid", len(numbers)-1-depth, theirs) {
+	for _, here := range proc.All() {
+		numbers := numbersOf(here)
+		if len(numbers) > depth && numbers[depth] == pid && isBelow(fmt.Sprintf("/proc/%d/ns/pid", here), len(numbers)-1-depth, theirs) {
 			return here, nil
 		}
 	}

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"porthole.dev/porthole/internal/proc"
 	"porthole.dev/porthole/internal/target"
 )
 
@@ -122,7 +123,7 @@ func NameProcesses(sockets []target.Socket, namespaces ...ID) {
 			wanted[s.Inode] = append(wanted[s.Inode], i)
 		}
 	}
-	for _, pid := range processes() { // the lowest first, which is the server and not its workers
+	for _, pid := range proc.All() { // the lowest first, which is the server and not its workers
 		if len(wanted) == 0 {
 			return
 		}
@@ -141,18 +142,6 @@ func NameProcesses(sockets []target.Socket, namespaces ...ID) {
 			delete(wanted, inode)
 		}
 	}
-}
-
-// processes returns the numbers of all processes that /proc shows, sorted.
-func processes() (pids []int) {
-	folders, _ := os.ReadDir("/proc")
-	for _, folder := range folders {
-		if pid, err := strconv.Atoi(folder.Name()); err == nil {
-			pids = append(pids, pid)
-		}
-	}
-	slices.Sort(pids)
-	return pids
 }
 
 // socketsOf returns the inodes of the sockets among open files, by their links (proc_pid_fd(5)).

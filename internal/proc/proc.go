@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 )
 
@@ -13,6 +14,8 @@ import (
 type Stat struct {
 	// State is a letter of proc_pid_stat(5), 'Z' for one that has exited.
 	State byte
+	// Parent is the number of its parent, 0 for none that is seen from here.
+	Parent int
 	// Started is when the process began, in clock ticks since boot: with its number
 	// it names one process for good.
 	Started uint64
@@ -30,15 +33,30 @@ func ReadStat(pid int) (Stat, error) {
 // ParseStat reads the contents of a stat file.
 func ParseStat(text []byte) (s Stat, err error) {
 	// The second field is the command in parentheses, which may have anything in it.
-	const state, started = 0, 19 // the fields 3 and 22, counted from the third
+	const state, parent, started = 0, 1, 19 // the fields 3, 4 and 22, counted from the third
 	fields := bytes.Fields(text[bytes.LastIndexByte(text, ')')+1:])
 	if len(fields) <= started {
 		return Stat{}, fmt.Errorf("malformed stat of a process: %q", text)
 	}
 	s.State = fields[state][0]
+	if s.Parent, err = strconv.Atoi(string(fields[parent])); err != nil {
+		return Stat{}, err
+	}
 	s.Started, err = strconv.ParseUint(string(fields[started]), 10, 64)
 	return s, err
 }
 
 // Exited says whether the process has, although it may not have been reaped.
 func (s Stat) Exited() bool { return s.State == 'Z' || s.State == 'X' }
+
+// All returns the numbers of all processes that /proc shows, the lowest first.
+func All() (pids []int) {
+	folders, _ := os.ReadDir("/proc") // and no pattern, for which each process' folder would be read
+	for _, folder := range folders {
+		if pid, err := strconv.Atoi(folder.Name()); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	slices.Sort(pids)
+	return pids
+}

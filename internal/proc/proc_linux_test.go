@@ -12,8 +12,8 @@ import (
 func TestParseStat(t *testing.T) {
 	const behind = " 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 0 0"
 	for text, want := range map[string]proc.Stat{
-		"12 (sh) S" + behind:            {State: 'S', Started: 4711},
-		"12 (a) Z (b) 3) Z" + behind:    {State: 'Z', Started: 4711},
+		"12 (sh) S" + behind:            {State: 'S', Parent: 1, Started: 4711},
+		"12 (a) Z (b) 3) Z" + behind:    {State: 'Z', Parent: 1, Started: 4711},
 		"12 (new\nline) R" + behind[:9]: {},
 		"":                              {},
 	} {
@@ -26,7 +26,7 @@ func TestParseStat(t *testing.T) {
 
 func TestReadStat(t *testing.T) {
 	own, err := proc.ReadStat(os.Getpid())
-	if err != nil || own.Started == 0 || own.Exited() {
+	if err != nil || own.Parent != os.Getppid() || own.Started == 0 || own.Exited() {
 		t.Errorf("this process: %+v, %v", own, err)
 	}
 	child := exec.Command("true")
