@@ -15,6 +15,7 @@ import (
 
 	"porthole.dev/porthole/internal/container"
 	"porthole.dev/porthole/internal/kube"
+	"porthole.dev/porthole/internal/netns"
 	"porthole.dev/porthole/internal/route"
 	"porthole.dev/porthole/internal/safetext"
 	"porthole.dev/porthole/internal/ssh"
@@ -285,6 +286,9 @@ func (t *targeting) onHost(ctx context.Context, containers *container.Opener, ho
 	}
 	sockets, err := firstListening(ctx, t.opened)
 	one.listen(sockets)
+	if errors.Is(err, netns.ErrNotListed) {
+		one.Error, err = describe(err, false), nil
+	}
 	return one, err
 }
 
@@ -310,7 +314,10 @@ func firstListening(ctx context.Context, of *route.Result) (sockets []target.Soc
 		}
 		told()
 	})
-	if heard {
+	switch {
+	case heard && errors.Is(err, netns.ErrNotListed):
+		return sockets, err
+	case heard:
 		return sockets, nil
 	}
 	return nil, cmp.Or(context.Cause(ctx), err)

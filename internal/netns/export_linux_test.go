@@ -2,6 +2,7 @@ package netns
 
 import (
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -47,3 +48,21 @@ func WithoutHelperProgram() (restore func()) {
 
 // HelperName is what a helper is called where it is installed.
 const HelperName = helperName
+
+// OnKernelWithout has what listens asked for as if the kernel lacked its modules for some kinds of sockets: by protocols and families
+// that no kernel lists, or by a netlink(7) protocol that no kernel has, until the function that it returns is called.
+func OnKernelWithout(what string) (restore func()) {
+	before, protocol := dumps, sockDiag
+	dumps = slices.Clone(dumps)
+	for i := range dumps {
+		switch {
+		case what == "sock_diag":
+			sockDiag = 31
+		case strings.HasPrefix(dumps[i].module, what) && dumps[i].family == unix.AF_UNIX:
+			dumps[i].family = unix.AF_DECnet
+		case strings.HasPrefix(dumps[i].module, what):
+			dumps[i].protocol = unix.IPPROTO_ENCAP
+		}
+	}
+	return func() { dumps, sockDiag = before, protocol }
+}

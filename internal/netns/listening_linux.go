@@ -27,9 +27,12 @@ const (
 // Listening returns what can be connected to in the namespace, sorted by target.CompareSockets: TCP sockets that
 // listen, UDP sockets that are bound and not connected, and Unix sockets that listen at a path, which is one
 // of the program's that made them. It does not look for their processes; see NameProcesses.
-// Errors: those of Socket, and ErrNoSockDiag.
+// Errors: those of Socket, ErrNoSockDiag, and ErrNotListed with the sockets that the kernel does list.
 func (ns *Namespace) Listening() (sockets []target.Socket, err error) {
-	fd, err := ns.Socket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_SOCK_DIAG)
+	fd, err := ns.Socket(unix.AF_NETLINK, unix.SOCK_RAW, sockDiag)
+	if errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EAFNOSUPPORT) {
+		err = fmt.Errorf("%w (CONFIG_INET_DIAG): %w", ErrNoSockDiag, err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -42,19 +45,27 @@ func (ns *Namespace) Listening() (sockets []target.Socket, err error) {
 		return nil, os.NewSyscallError("setsockopt", err)
 	}
 	buffer := make([]byte, dumpBuffer)
-	for i, d := range dumps {
+	var missing []string
+	for _, d := range dumps {
 		some, err := d.list(fd, buffer)
-		switch {
-		case errors.Is(err, unix.ENOENT) && i > 0: // the kernel lists no sockets of this kind
-		case errors.Is(err, unix.ENOENT):
-			return nil, fmt.Errorf("%w: %w", ErrNoSockDiag, err)
-		case err != nil:
+		if errors.Is(err, unix.ENOENT) {
+			missing = append(missing, d.module)
+			continue
+		}
+		if err != nil {
 			return nil, err
 		}
 		sockets = append(sockets, some...)
 	}
 	slices.SortFunc(sockets, target.CompareSockets)
-	return sockets, nil
+	if missing = slices.Compact(missing); len(missing) > 0 {
+		err = ErrNotListed
+		if missing[0] == tcpModule {
+			sockets, err = nil, ErrNoSockDiag
+		}
+		err = fmt.Errorf("%w: it lacks the module %s", err, strings.Join(missing, " and "))
+	}
+	return sockets, err
 }
 
 // shortages pass: of descriptors, as when this program has many connections, of memory, and of time.
@@ -62,14 +73,15 @@ var shortages = []error{unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, uni
 
 // WatchListening tells what Listening returns, at first and whenever it has changed, half a
 // second later at most, until ctx ends or the namespace cannot be entered. Where there is none at a path for now,
-// nothing listens; what is short for now, such as descriptors, changes nothing. The error is why the namespace cannot be entered, or the context's.
+// nothing listens; what is short for now, such as descriptors, changes nothing. The error is why the namespace cannot be entered, or
+// the context's, or in its place ErrNotListed.
 func (ns *Namespace) WatchListening(ctx context.Context, tell func([]target.Socket)) error {
 	look := time.NewTicker(lookTime)
 	defer look.Stop()
 	for last, first := []target.Socket(nil), true; ; first = false {
 		now, err := ns.Listening()
 		switch {
-		case err == nil:
+		case err == nil, errors.Is(err, ErrNotListed):
 		case !first && (errors.Is(err, ErrNotExist) || errors.Is(err, ErrNotNamespace)):
 			now = nil
 		case !first && slices.ContainsFunc(shortages, func(passing error) bool { return errors.Is(err, passing) }):
@@ -84,6 +96,9 @@ func (ns *Namespace) WatchListening(ctx context.Context, tell func([]target.Sock
 		select {
 		case <-look.C:
 		case <-ctx.Done():
+			if errors.Is(err, ErrNotListed) {
+				return err
+			}
 			return context.Cause(ctx)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -241,5 +242,45 @@ func BenchmarkListening(b *testing.B) {
 		if _, err := pod.NS.Listening(); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// What the kernel lacks is told by its name, and what it lists is listed.
+func TestListeningUnlisted(t *testing.T) {
+	testenv.NoLeaks(t)
+	pod := testenv.NewPod(t)
+	tcp := target.TCPPort(testenv.Port(pod.Listen(t, "127.0.0.1:0")))
+	pod.ListenUDP(t, "127.0.0.1:0")
+	path := filepath.Join(t.TempDir(), "a.sock")
+	listenUnixInside(t, pod.NS, "unix", path)
+	for what, test := range map[string]struct {
+		want error
+		kept []target.Network
+	}{
+		"sock_diag": {netns.ErrNoSockDiag, nil},
+		"tcp_diag":  {netns.ErrNoSockDiag, nil},
+		"udp_diag":  {netns.ErrNotListed, []target.Network{target.TCP, target.Unix}},
+		"unix_diag": {netns.ErrNotListed, []target.Network{target.TCP, target.UDP}},
+	} {
+		restore := netns.OnKernelWithout(what)
+		found, err := pod.NS.Listening()
+		var kept []target.Network
+		for _, s := range found {
+			kept = append(kept, s.Network)
+		}
+		if !errors.Is(err, test.want) || !slices.Equal(kept, test.kept) || what != "sock_diag" && !strings.Contains(err.Error(), what) {
+			t.Errorf("without %s: %v, %v", what, found, err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		told := false
+		err = pod.NS.WatchListening(ctx, func(now []target.Socket) {
+			told = len(now) > 0 && now[0].Address() == tcp
+			cancel()
+		})
+		cancel()
+		if told != (test.kept != nil) || !errors.Is(err, test.want) {
+			t.Errorf("without %s, watched: told %v, %v", what, told, err)
+		}
+		restore()
 	}
 }

@@ -28,8 +28,10 @@ var (
 	ErrUser = errors.New("not permitted to become the process' user")
 	// ErrMount: what a file is on cannot be told.
 	ErrMount = errors.New("cannot tell what the file is mounted on")
-	// ErrNoSockDiag: this kernel does not list sockets.
-	ErrNoSockDiag = errors.New("the kernel does not list sockets (CONFIG_INET_DIAG)")
+	// ErrNoSockDiag: this kernel does not list sockets, or none of TCP.
+	ErrNoSockDiag = errors.New("the kernel does not list sockets")
+	// ErrNotListed: it lists those of TCP, and lacks what lists others.
+	ErrNotListed = errors.New("the kernel does not list all sockets")
 	// ErrUnsupported: this system has no network namespaces.
 	ErrUnsupported = errors.New("network namespaces need Linux")
 )

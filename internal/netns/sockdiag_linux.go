@@ -37,15 +37,24 @@ const (
 type dump struct {
 	family, protocol uint8
 	state            uint8
+	module           string // of the kernel, and of what
 }
+
+const (
+	tcpModule = "tcp_diag of TCP"
+	udpModule = "udp_diag of UDP"
+)
+
+// sockDiag is the protocol of netlink(7). Tests have one that no kernel has.
+var sockDiag = unix.NETLINK_SOCK_DIAG
 
 // dumps are those of everything that can be reached.
 var dumps = []dump{
-	{unix.AF_INET, unix.IPPROTO_TCP, stateListen},
-	{unix.AF_INET6, unix.IPPROTO_TCP, stateListen},
-	{unix.AF_INET, unix.IPPROTO_UDP, stateClosed},
-	{unix.AF_INET6, unix.IPPROTO_UDP, stateClosed},
-	{unix.AF_UNIX, 0, stateListen},
+	{unix.AF_INET, unix.IPPROTO_TCP, stateListen, tcpModule},
+	{unix.AF_INET6, unix.IPPROTO_TCP, stateListen, tcpModule},
+	{unix.AF_INET, unix.IPPROTO_UDP, stateClosed, udpModule},
+	{unix.AF_INET6, unix.IPPROTO_UDP, stateClosed, udpModule},
+	{unix.AF_UNIX, 0, stateListen, "unix_diag of Unix sockets"},
 }
 
 // request returns the message that asks for the list.
@@ -88,7 +97,7 @@ func (d dump) list(fd int, buffer []byte) (sockets []target.Socket, err error) {
 		for _, m := range messages {
 			switch m.Header.Type {
 			case unix.NLMSG_DONE:
-				return sockets, nil
+				return sockets, dumpError(m.Data) // such as ENOENT of a module that is not there
 			case unix.NLMSG_ERROR:
 				return nil, dumpError(m.Data)
 			}
@@ -99,12 +108,15 @@ func (d dump) list(fd int, buffer []byte) (sockets []target.Socket, err error) {
 	}
 }
 
-// dumpError reads struct nlmsgerr (netlink(7)).
+// dumpError reads the error that struct nlmsgerr begins with, and the end of a list too (netlink(7)); nil for 0.
 func dumpError(data []byte) error {
 	if len(data) < 4 {
 		return fmt.Errorf("sock_diag: %w", unix.EBADMSG)
 	}
-	return os.NewSyscallError("sock_diag", unix.Errno(-int32(binary.NativeEndian.Uint32(data))))
+	if code := int32(binary.NativeEndian.Uint32(data)); code < 0 {
+		return os.NewSyscallError("sock_diag", unix.Errno(-code))
+	}
+	return nil
 }
 
 // parseSocket reads one socket of a list, or reports that it is none which can be reached by its name.
