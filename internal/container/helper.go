@@ -55,6 +55,8 @@ type helper struct {
 	shared  tunnel.Shared
 	mu      sync.Mutex
 	version string // of the last agent
+	live    int    // connections and listeners
+	left    bool   // leave was called
 }
 
 // newHelper does not start it yet. Close its tunnel in the end; its container is gone when the engine's helpers are closed.
@@ -76,7 +78,44 @@ func (h *helper) Dial(ctx context.Context, to target.Address) (pipe.Conn, error)
 	if err != nil {
 		return nil, err
 	}
-	return client.Dial(to)
+	h.count(1)
+	conn, err := client.Dial(to)
+	if err != nil {
+		h.count(-1)
+	}
+	return conn, err
+}
+
+// count counts connections, and ends the helper after the last one if it was left.
+func (h *helper) count(more int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.live += more; h.left && h.live == 0 {
+		h.engine.work.Go(h.shared.Close)
+	}
+}
+
+// leave closes the helper's tunnel once it has no connections. No more are made.
+func (h *helper) leave() {
+	h.mu.Lock()
+	h.left = true
+	h.mu.Unlock()
+	h.count(0)
+}
+
+// close closes the helper's tunnel, with all connections.
+func (h *helper) close() {
+	h.mu.Lock()
+	h.left = false // nothing is left to close
+	h.mu.Unlock()
+	h.shared.Close()
+}
+
+// over reports whether the helper was left by its last connection.
+func (h *helper) over() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.left && h.live == 0
 }
 
 // Bind is a route.Binder.
@@ -85,7 +124,12 @@ func (h *helper) Bind(ctx context.Context, at target.Endpoint) (*route.Listener,
 	if err != nil {
 		return nil, err
 	}
-	return client.Listen(ctx, at, h.session)
+	h.count(1)
+	l, err := client.Listen(ctx, at, h.session)
+	if err != nil {
+		h.count(-1)
+	}
+	return l, err
 }
 
 // Listening tells what listens in the container, as a route.Result does. When the helper is lost it goes on with the next one.
@@ -128,7 +172,7 @@ func (h *helper) open(ctx context.Context) (*tunnel.Client, error) {
 	}
 	h.engine.tidyOnce()
 	cfg := spdy.Config{PingInterval: helperPing, PingTimeout: h.engine.silence}
-	return tunnel.NewClient(removing{stream, func() { h.engine.remove(id) }}, tunnel.ClientConfig{SPDY: cfg}), nil
+	return tunnel.NewClient(removing{stream, func() { h.engine.remove(id) }}, tunnel.ClientConfig{SPDY: cfg, ConnClosed: func() { h.count(-1) }}), nil
 }
 
 // greeted starts the container and exchanges greetings with its agent.

@@ -2,11 +2,14 @@ package container_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -15,6 +18,7 @@ import (
 	"porthole.dev/porthole/internal/route"
 	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/testenv"
+	"porthole.dev/porthole/internal/tunnel"
 )
 
 // helperOpener is an Opener for a test, with a porthole that helpers can run.
@@ -97,6 +101,119 @@ func TestHelper(t *testing.T) {
 			who, err := whoAnswers(t.Context(), r)
 			return err == nil && who == "two"
 		})
+	})
+}
+
+// Connections through a helper wait for a container that restarts, as others do: also when it has ended and its engine has
+// not told yet. One that was there before may be cut.
+func TestHelperRestart(t *testing.T) {
+	each(t, func(t *testing.T, e *testenv.Engine, scheme string) {
+		e.Run(t, []string{"--name", "web", "--hostname", "one"})
+		noHelpers(t, e)
+		testenv.NoLeaks(t)
+		r, log := openVia(t, helperOpener(t), scheme+"web", target.ViaAgent)
+		answers(t, r, "one")
+		restarted := make(chan struct{})
+		go func() { defer close(restarted); e.Do(t, "restart", "-t", "0", "web") }()
+		over := func() bool {
+			select {
+			case <-restarted:
+				return true
+			default:
+				return false
+			}
+		}
+		var work sync.WaitGroup
+		for range 10 {
+			work.Go(func() {
+				for i := 0; i < 10 || !over(); i++ {
+					if _, err := whoAnswers(t.Context(), r); wasRefused(err) {
+						t.Errorf("while the container restarts: %v", err)
+					}
+				}
+			})
+		}
+		work.Wait()
+		answers(t, r, "one")
+		testenv.Await(t, "the route tells of the restart", func() bool { return log.kinds() == "carried ready reconnecting ready" })
+	})
+}
+
+// wasRefused reports whether a connection failed for another reason than that it was cut.
+func wasRefused(err error) bool {
+	var helper *container.HelperError
+	var state *container.StateError
+	var wait *container.WaitError
+	return errors.As(err, &helper) || errors.As(err, &state) || errors.As(err, &wait) || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, tunnel.ErrTunnel)
+}
+
+// Connections to a container that is paused live on, and new ones wait.
+func TestHelperPaused(t *testing.T) {
+	each(t, func(t *testing.T, e *testenv.Engine, scheme string) {
+		e.Run(t, []string{"--name", "web", "--hostname", "one"}, "nc", "-ll", "-p", "8080", "-e", "cat")
+		noHelpers(t, e)
+		r, log := openVia(t, helperOpener(t), scheme+"web", target.ViaAgent)
+		var conn pipe.Conn
+		testenv.Await(t, "nc listens", func() (ok bool) {
+			conn, ok = echoes(t, r)
+			return ok
+		})
+		defer conn.Close()
+		if out, err := e.Command("pause", "web").CombinedOutput(); err != nil {
+			testenv.Lacking(t, fmt.Sprintf("cgroups that can freeze: %s", out))
+		}
+		testenv.Await(t, "the route tells of the pause", func() bool { return log.kinds() == "carried ready reconnecting" })
+		done := make(chan bool)
+		go func() {
+			next, ok := echoes(t, r)
+			if ok {
+				next.Close()
+			}
+			done <- ok
+		}()
+		e.Do(t, "unpause", "web")
+		if !<-done {
+			t.Error("a connection that was made meanwhile")
+		}
+		if answer, err := hello(conn); err != nil || answer != "hello" {
+			t.Errorf("the connection from before: %q, %v", answer, err)
+		}
+	})
+}
+
+// echoes opens a connection, and reports whether what it sends comes back.
+func echoes(t *testing.T, r route.Dialer) (conn pipe.Conn, ok bool) {
+	t.Helper()
+	conn, err := r.Dial(t.Context(), target.TCPPort(8080))
+	if err != nil {
+		return nil, false
+	}
+	if answer, err := hello(conn); err != nil || answer != "hello" {
+		conn.Close()
+		return nil, false
+	}
+	return conn, true
+}
+
+// The host's network is reached through a helper, and that it is the host's is told.
+func TestHelperHostNetwork(t *testing.T) {
+	each(t, func(t *testing.T, e *testenv.Engine, scheme string) {
+		e.Run(t, []string{"--name", "web", "--network", "host"}, "sleep", "1000")
+		noHelpers(t, e)
+		testenv.NoLeaks(t)
+		r, log := openVia(t, helperOpener(t), scheme+"web", target.ViaAgent)
+		if log.kinds() != "carried carried ready" || !errors.Is(log.all[1].Err, container.ErrHostNetwork) {
+			t.Errorf("events %+v", log.all)
+		}
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		go echoOnce(l)
+		if answer, err := ask(t.Context(), r, target.TCPPort(testenv.Port(l))); err != nil || answer != "hello" {
+			t.Errorf("%q, %v", answer, err)
+		}
 	})
 }
 

@@ -63,6 +63,9 @@ func (r *Route) openHelper(ctx context.Context, c found) (*route.Result, error) 
 		h.Close()
 		return nil, err
 	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.helped = append(slices.DeleteFunc(r.helped, (*helpers).over), h)
 	return &route.Result{Route: h, Bind: h.network.Bind, Listening: h.network.Listening}, nil
 }
 
@@ -88,9 +91,18 @@ func (h *helpers) Wait(ctx context.Context) error {
 	return context.Cause(ctx)
 }
 
+// leave closes each helper once it has no connections.
+func (h *helpers) leave() {
+	h.network.leave()
+	h.files.leave()
+}
+
+// over reports whether both are closed after leave.
+func (h *helpers) over() bool { return h.network.over() && h.files.over() }
+
 // Close implements route.Route.
 func (h *helpers) Close() error {
-	h.network.shared.Close()
-	h.files.shared.Close()
+	h.network.close()
+	h.files.close()
 	return nil
 }

@@ -15,6 +15,7 @@ import (
 	"porthole.dev/porthole/internal/pipe"
 	"porthole.dev/porthole/internal/route"
 	"porthole.dev/porthole/internal/target"
+	"porthole.dev/porthole/internal/tunnel"
 )
 
 // Route leads to a container of an engine, or to those of a service in turn. It follows them: when one restarts, or is
@@ -41,9 +42,10 @@ type Route struct {
 	carried bool   // told that a helper container carries connections
 
 	mu      sync.Mutex
-	members []*member // what connections can go to
-	next    int       // the number of the next connection
-	why     error     // there are none
+	members []*member  // what connections can go to
+	helped  []*helpers // of members, also of those that have ended
+	next    int        // the number of the next connection
+	why     error      // there are none
 	changed chan struct{}
 }
 
@@ -67,8 +69,10 @@ const (
 	// settleTime is how long a container that was waited for may take until it listens.
 	settleTime  = 5 * time.Second
 	settlePause = 20 * time.Millisecond
-	// endTime is how long it may take to see that a container which refuses a connection has ended.
-	endTime = 100 * time.Millisecond
+	// endTime is how long it may take to see that a container which refuses a connection has ended, and toldTime how long where
+	// that is not seen, but told by the engine.
+	endTime  = 100 * time.Millisecond
+	toldTime = time.Second
 )
 
 func newRoute(o *Opener, e *sharedEngine, f target.Forward, events func(route.Event)) *Route {
@@ -261,8 +265,13 @@ func (r *Route) awaitEnd(m *member) {
 
 // closeUnused closes a member that has ended, unless somebody uses it. The route's lock is held.
 func (m *member) closeUnused() {
-	if m.ended && m.users == 0 && !m.closed {
-		m.closed = true
+	if !m.ended || m.users > 0 || m.closed {
+		return
+	}
+	m.closed = true
+	if h, ok := m.Route.(*helpers); ok {
+		h.leave() // its connections stay, as those of a namespace do
+	} else {
 		_ = m.Close()
 	}
 }
@@ -320,22 +329,27 @@ func (r *Route) use(ctx context.Context, f func(*member) error) error {
 		}
 		err = f(m)
 		r.leave(m)
-		if err == nil || !m.passes(limited, err) {
+		if err == nil || !r.passes(limited, m, err) {
 			return err
 		}
 	}
 }
 
 // passes waits until it is clear whether a failure is that of a container which ends or begins, and not of the connection.
-func (m *member) passes(ctx context.Context, err error) bool {
+func (r *Route) passes(ctx context.Context, m *member, err error) bool {
+	var helper *HelperError // one cannot be started beside a container that has ended
+	_, byHelper := m.Route.(*helpers)
 	rest := endTime
-	switch {
+	switch refused := errors.Is(err, syscall.ECONNREFUSED); {
 	case errors.Is(err, netns.ErrExited):
 		rest = settleTime
-	case errors.Is(err, syscall.ECONNREFUSED) && time.Since(m.opened) < settleTime:
+	case refused && time.Since(m.opened) < settleTime:
 		backoff.Sleep(ctx, settlePause, m.over)
 		return ctx.Err() == nil
-	case !errors.Is(err, syscall.ECONNREFUSED):
+	case byHelper && (refused || errors.As(err, &helper)):
+		rest = toldTime
+		r.poke()
+	case !refused:
 		rest = 0
 	}
 	backoff.Sleep(ctx, rest, m.over)
@@ -347,13 +361,32 @@ func (m *member) passes(ctx context.Context, err error) bool {
 	}
 }
 
-// Dial implements route.Dialer.
-func (r *Route) Dial(ctx context.Context, to target.Address) (conn pipe.Conn, err error) {
+// Dial implements route.Dialer. A helper container answers later whether something listens, and then the connection is opened again
+// if that passes.
+func (r *Route) Dial(ctx context.Context, to target.Address) (pipe.Conn, error) {
+	conn, m, err := r.dial(ctx, to)
+	byHelper, ok := conn.(*tunnel.Conn)
+	if err != nil || !ok {
+		return conn, err
+	}
+	return tunnel.NewReplayed(r.life, byHelper, tunnel.Reopening{
+		NothingDone: func(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) },
+		Again:       func(ctx context.Context, err error) bool { return r.passes(ctx, m, err) },
+		Dial: func(ctx context.Context) (pipe.Conn, error) {
+			conn, m, err = r.dial(ctx, to)
+			return conn, err
+		},
+	}), nil
+}
+
+// dial connects to an address in one of the containers, which it returns.
+func (r *Route) dial(ctx context.Context, to target.Address) (conn pipe.Conn, of *member, err error) {
 	err = r.use(ctx, func(m *member) error {
 		conn, err = m.Dial(ctx, to)
+		of = m
 		return err
 	})
-	return conn, err
+	return conn, of, err
 }
 
 // Bind is a route.Binder to one of the containers. What it listens on is closed when that ends.
@@ -393,7 +426,7 @@ func (r *Route) Listening(ctx context.Context, tell func([]target.Socket)) error
 		err = m.Listening(watching, tell)
 		cancel()
 		r.leave(m)
-		if ctx.Err() != nil || !m.passes(ctx, err) {
+		if ctx.Err() != nil || !r.passes(ctx, m, err) {
 			return err
 		}
 	}
@@ -415,5 +448,8 @@ func (r *Route) Close() error {
 	r.engine.leave(r)
 	r.work.Wait()
 	r.drop(nil)
+	for _, h := range r.helped {
+		_ = h.Close()
+	}
 	return nil
 }

@@ -23,10 +23,16 @@ func (r *Route) Dial(ctx context.Context, to target.Address) (pipe.Conn, error) 
 	if err != nil || to.Network == target.UDP {
 		return conn, err
 	}
-	if inTunnel, ok := conn.(tunnelConn); ok {
-		c := &replayConn{route: r, to: to, conn: inTunnel}
-		c.life, c.end = context.WithCancel(r.life)
-		return c, nil
+	if inTunnel, ok := conn.(tunnel.Replayable); ok {
+		var counts reopens
+		return tunnel.NewReplayed(r.life, inTunnel, tunnel.Reopening{
+			NothingDone: nothingDone,
+			Again:       counts.again,
+			Dial: func(ctx context.Context) (pipe.Conn, error) {
+				r.Log.Debug("connection is opened again", "port", to)
+				return r.dial(ctx, to)
+			},
+		}), nil
 	}
 	return conn, nil
 }

@@ -1,58 +1,32 @@
-package kube
+package tunnel
 
 import (
 	"context"
-	"errors"
 	"io"
 	"net"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"porthole.dev/porthole/internal/backoff"
 	"porthole.dev/porthole/internal/pipe"
-	"porthole.dev/porthole/internal/target"
-	"porthole.dev/porthole/internal/tunnel"
 )
 
-const (
-	// maxReplay is how much of what a connection has sent is kept to be sent again.
-	maxReplay = 64 << 10
-	// maxReopens is how often a connection is opened again. The sandbox of a pod may
-	// be replaced while the connection is being opened.
-	maxReopens = 3
-	// maxRefusals is how often besides after the far end has refused it, which it does while it
-	// has too many: from the second time on after a pause, of 5 seconds in all.
-	maxRefusals     = 16
-	minRefusalPause = 20 * time.Millisecond
-	maxRefusalPause = 500 * time.Millisecond
-)
+// maxReplay is how much of what a connection has sent is kept to be sent again.
+const maxReplay = 64 << 10
 
-// replayConn is a connection to a pod that is opened again, and what was sent sent
-// again, when the far end says that it has done nothing for it: its tunnel led to a
-// sandbox that is gone, and the pod continues in another one. That is possible until
-// something has come back, or more was sent than is kept.
-type replayConn struct {
-	route *Route
-	to    target.Address
-	life  context.Context // ends when the connection is not to be opened again
-	end   context.CancelFunc
-
-	final atomic.Bool // conn stays, and is not guarded by mu any more
-
-	mu      sync.Mutex
-	conn    tunnelConn
-	sent    []byte
-	fin     bool // CloseWrite was called
-	reopens int
-	refused int             // times
-	pause   backoff.Backoff // after refusals
-	onLoss  func()          // of AfterLoss, or nil
-	loss    error           // why it was lost and could not be opened again
+// Reopening says when and how a Replayed is opened again. Its functions are called one at a time, until one has
+// failed, or something has come back.
+type Reopening struct {
+	// NothingDone reports whether an error means that the far end has done nothing for the connection.
+	NothingDone func(err error) bool
+	// Again reports whether the connection is opened once more after such an error. It may wait, until ctx ends.
+	Again func(ctx context.Context, err error) bool
+	// Dial opens it, as a Replayable.
+	Dial func(ctx context.Context) (pipe.Conn, error)
 }
 
-// tunnelConn is a connection of a portforward.Client.
-type tunnelConn interface {
+// Replayable is a connection in a tunnel, as Conn.
+type Replayable interface {
 	pipe.Conn
 	io.WriterTo
 	Reset() error
@@ -61,8 +35,33 @@ type tunnelConn interface {
 	Loss() error
 }
 
+// Replayed is a connection that is opened again, and what was sent sent again, when the far end says that it has done
+// nothing for it, because what it led to is gone and goes on elsewhere. That is possible until something has come back,
+// or more was sent than is kept. Its methods are safe to call at the same time.
+type Replayed struct {
+	how  Reopening
+	life context.Context // ends when the connection is not to be opened again
+	end  context.CancelFunc
+
+	final atomic.Bool // conn stays, and is not guarded by mu any more
+
+	mu     sync.Mutex
+	conn   Replayable
+	sent   []byte
+	fin    bool   // CloseWrite was called
+	onLoss func() // of AfterLoss, or nil
+	loss   error  // why it was lost and could not be opened again
+}
+
+// NewReplayed returns a connection that is conn, which it owns, until that has to be opened again. It is not once life has ended.
+func NewReplayed(life context.Context, conn Replayable, how Reopening) *Replayed {
+	c := &Replayed{how: how, conn: conn}
+	c.life, c.end = context.WithCancel(life)
+	return c
+}
+
 // Read implements pipe.Conn.
-func (c *replayConn) Read(p []byte) (int, error) {
+func (c *Replayed) Read(p []byte) (int, error) {
 	for {
 		conn := c.current()
 		n, err := conn.Read(p)
@@ -77,7 +76,7 @@ func (c *replayConn) Read(p []byte) (int, error) {
 }
 
 // WriteTo implements io.WriterTo.
-func (c *replayConn) WriteTo(w io.Writer) (int64, error) {
+func (c *Replayed) WriteTo(w io.Writer) (int64, error) {
 	for {
 		conn := c.current()
 		n, err := conn.WriteTo(replyWriter{w, c})
@@ -94,7 +93,7 @@ func (c *replayConn) WriteTo(w io.Writer) (int64, error) {
 // replyWriter notes that something has come back.
 type replyWriter struct {
 	io.Writer
-	conn *replayConn
+	conn *Replayed
 }
 
 func (w replyWriter) Write(p []byte) (int, error) {
@@ -103,7 +102,7 @@ func (w replyWriter) Write(p []byte) (int, error) {
 }
 
 // Write implements pipe.Conn.
-func (c *replayConn) Write(p []byte) (int, error) {
+func (c *Replayed) Write(p []byte) (int, error) {
 	conn := c.keep(p)
 	n, err := conn.Write(p)
 	if err != nil {
@@ -115,7 +114,7 @@ func (c *replayConn) Write(p []byte) (int, error) {
 }
 
 // CloseWrite implements pipe.Conn.
-func (c *replayConn) CloseWrite() error {
+func (c *Replayed) CloseWrite() error {
 	c.mu.Lock()
 	c.fin = true
 	conn := c.conn
@@ -128,20 +127,20 @@ func (c *replayConn) CloseWrite() error {
 }
 
 // Close implements pipe.Conn.
-func (c *replayConn) Close() error {
+func (c *Replayed) Close() error {
 	c.end()
 	return c.current().Close()
 }
 
 // Reset gives the connection up as a failure.
-func (c *replayConn) Reset() error {
+func (c *Replayed) Reset() error {
 	c.end()
 	return c.current().Reset()
 }
 
 // SetWriteDeadline sets the deadline of writes. One that has passed ends a write under
 // way, and with it the reopening that it may wait for.
-func (c *replayConn) SetWriteDeadline(t time.Time) error {
+func (c *Replayed) SetWriteDeadline(t time.Time) error {
 	if !t.IsZero() && !t.After(time.Now()) {
 		c.end()
 	}
@@ -150,7 +149,7 @@ func (c *replayConn) SetWriteDeadline(t time.Time) error {
 
 // AfterLoss calls f on a goroutine of its own once the connection is lost for good;
 // Loss then says how.
-func (c *replayConn) AfterLoss(f func()) {
+func (c *Replayed) AfterLoss(f func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.onLoss = f
@@ -158,7 +157,7 @@ func (c *replayConn) AfterLoss(f func()) {
 }
 
 // watch has onLoss called when conn is lost and cannot be opened again. c.mu is held.
-func (c *replayConn) watch() {
+func (c *Replayed) watch() {
 	conn := c.conn
 	conn.AfterLoss(func() {
 		err := c.reopen(conn, conn.Loss())
@@ -173,14 +172,14 @@ func (c *replayConn) watch() {
 }
 
 // Loss says why the connection was lost, nil if it was not.
-func (c *replayConn) Loss() error {
+func (c *Replayed) Loss() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.loss
 }
 
 // current is the connection as it is now.
-func (c *replayConn) current() tunnelConn {
+func (c *Replayed) current() Replayable {
 	if c.final.Load() {
 		return c.conn
 	}
@@ -191,7 +190,7 @@ func (c *replayConn) current() tunnelConn {
 
 // keep returns the connection that p is to be written to, and keeps p while it may
 // have to be sent again.
-func (c *replayConn) keep(p []byte) tunnelConn {
+func (c *Replayed) keep(p []byte) Replayable {
 	if c.final.Load() {
 		return c.conn
 	}
@@ -206,7 +205,7 @@ func (c *replayConn) keep(p []byte) tunnelConn {
 }
 
 // finish has the connection not opened again: something has come back.
-func (c *replayConn) finish() {
+func (c *Replayed) finish() {
 	if !c.final.Load() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -214,7 +213,7 @@ func (c *replayConn) finish() {
 	}
 }
 
-func (c *replayConn) finishLocked() {
+func (c *Replayed) finishLocked() {
 	c.final.Store(true)
 	c.sent = nil
 	c.end()
@@ -223,13 +222,13 @@ func (c *replayConn) finishLocked() {
 // reopen opens the connection again if it failed with an error that allows that. It
 // returns nil if that was done, by this call or another: the error of a connection that
 // was replaced meanwhile may be only that it is closed.
-func (c *replayConn) reopen(failed tunnelConn, err error) error {
+func (c *Replayed) reopen(failed Replayable, err error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
 	case c.conn != failed:
 		return nil
-	case !nothingDone(err) || c.final.Load() || c.life.Err() != nil || !c.mayReopen(err):
+	case !c.how.NothingDone(err) || c.final.Load() || c.life.Err() != nil || !c.how.Again(c.life, err):
 		return err
 	}
 	conn, err := c.replay()
@@ -244,32 +243,13 @@ func (c *replayConn) reopen(failed tunnelConn, err error) error {
 	return nil
 }
 
-// mayReopen counts an error, and reports whether the connection is opened once more. c.mu is held.
-func (c *replayConn) mayReopen(err error) bool {
-	if !errors.Is(err, tunnel.ErrRefused) {
-		c.reopens++
-		return c.reopens <= maxReopens
-	}
-	if c.refused++; c.refused > 1 {
-		backoff.Sleep(c.life, c.pause.Next(minRefusalPause, maxRefusalPause), nil)
-	}
-	return c.refused <= maxRefusals && c.life.Err() == nil
-}
-
-// nothingDone says whether an error means that the far end has done nothing for the
-// connection.
-func nothingDone(err error) bool {
-	return errors.Is(err, tunnel.ErrNoSandbox) || errors.Is(err, tunnel.ErrRefused)
-}
-
 // replay opens another connection and sends on it what was sent before. c.mu is held.
-func (c *replayConn) replay() (tunnelConn, error) {
-	c.route.Log.Debug("connection is opened again", "port", c.to, "sent", len(c.sent))
-	conn, err := c.route.dial(c.life, c.to)
+func (c *Replayed) replay() (Replayable, error) {
+	conn, err := c.how.Dial(c.life)
 	if err != nil {
 		return nil, err
 	}
-	to := conn.(tunnelConn)
+	to := conn.(Replayable)
 	stop := context.AfterFunc(c.life, func() { _ = to.Reset() })
 	_, err = to.Write(c.sent)
 	if err == nil && c.fin {
@@ -278,7 +258,7 @@ func (c *replayConn) replay() (tunnelConn, error) {
 	if !stop() && err == nil {
 		err = net.ErrClosed
 	}
-	if err != nil && !nothingDone(err) { // else the next read fails too, and reopens it once more
+	if err != nil && !c.how.NothingDone(err) { // else the next read fails too, and reopens it once more
 		_ = to.Reset()
 		return nil, err
 	}
