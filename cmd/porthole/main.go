@@ -43,6 +43,9 @@ func run() int {
 
 	klog.SetSlogLogger(slog.New(slog.DiscardHandler)) // client-go logs what it also returns as errors
 	root := newRoot()
+	// All output is made safe for terminals: much of its text comes from elsewhere.
+	root.SetOut(safetext.Writer(newOutput(ctx, os.Stdout)))
+	root.SetErr(safetext.Writer(newOutput(ctx, os.Stderr)))
 	cmd, err := root.ExecuteContextC(ctx)
 	verbose, _ := cmd.Flags().GetBool("verbose") // false for commands without the flag
 	return exit(err, root.ErrOrStderr(), verbose)
@@ -80,9 +83,6 @@ func newRoot() *cobra.Command {
 		Args:                       noArgs,
 		RunE:                       func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	// All output is made safe for terminals: much of its text comes from elsewhere.
-	root.SetOut(safetext.Writer(os.Stdout))
-	root.SetErr(safetext.Writer(os.Stderr))
 	root.SetVersionTemplate("porthole {{.Version}}\n")
 	root.Flags().Bool("version", false, "print the version") // defined here so that cobra does not add -v
 	root.SetFlagErrorFunc(flagError)

@@ -151,11 +151,11 @@ func (t *targeting) run(ctx context.Context, out io.Writer) error {
 		if err != nil {
 			return err
 		}
-		if err := t.printChanged(out, all); err != nil {
+		if err := t.printChanged(out, all); err != nil || !t.watch {
+			if t.watch && errors.Is(err, errUnread) {
+				return nil // as without a reader that has stalled
+			}
 			return err
-		}
-		if !t.watch {
-			return nil
 		}
 		select {
 		case <-time.After(watchTime):

@@ -7,10 +7,13 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"porthole.dev/porthole/internal/testenv"
 )
@@ -58,6 +61,67 @@ func TestOutputNotRead(t *testing.T) {
 	case <-time.After(time.Minute):
 		t.Error("porthole goes on after Ctrl-C")
 	}
+}
+
+// Whatever prints to a reader that has stalled ends with the first signal.
+func TestOutputNotReadAtAll(t *testing.T) {
+	pod := testenv.NewPod(t)
+	for range 1024 { // as many as --all forwards
+		pod.Listen(t, "127.0.0.1:0")
+	}
+	of := fmt.Sprintf("pid://%d", pod.PID)
+	for _, args := range [][]string{
+		{"targets", "--watch", "-o", "json", of}, {"targets", "--watch", of},
+		{"forward", "-o", "json", "--all", of}, {"forward", "--all", of},
+	} {
+		t.Run(strings.Join(args[:3], " "), func(t *testing.T) { endsUnread(t, args) })
+	}
+}
+
+// endsUnread ends porthole by one signal, when the pipe that it prints to is full.
+func endsUnread(t *testing.T, args []string) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if _, err := unix.FcntlInt(w.Fd(), unix.F_SETPIPE_SZ, os.Getpagesize()); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(porthole, args...)
+	cmd.Stdout = w
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	_ = w.Close()
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	defer func() { _ = cmd.Process.Kill(); <-done }()
+	testenv.Await(t, "the pipe is full", func() bool { return inWrite(cmd.Process.Pid) })
+	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Error("after Ctrl-C:", err)
+		}
+		done <- nil
+	case <-time.After(testenv.Patience):
+		t.Error("porthole goes on after Ctrl-C")
+	}
+}
+
+// inWrite reports whether a thread of a process writes to its stdout (proc_pid_syscall(5)).
+func inWrite(pid int) bool {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/syscall", pid))
+	for _, thread := range threads {
+		call, _ := os.ReadFile(thread)
+		if strings.HasPrefix(string(call), fmt.Sprintf("%d 0x1 ", unix.SYS_WRITE)) {
+			return true
+		}
+	}
+	return false
 }
 
 func echoEach(l net.Listener) {
