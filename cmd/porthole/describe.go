@@ -16,7 +16,6 @@ import (
 	"strings"
 	"syscall"
 
-	"porthole.dev/porthole/internal/container"
 	"porthole.dev/porthole/internal/demo"
 	"porthole.dev/porthole/internal/forward"
 	"porthole.dev/porthole/internal/kube"
@@ -150,7 +149,7 @@ var hints = []struct {
 	{netns.ErrExited, "start it again and forward to its new process, or give its namespace a name: `ip netns attach NAME PID`"},
 	{netns.ErrNotNamespace, "a namespace's file is bound in /run/netns, or is /proc/PID/ns/net"},
 	{netns.ErrPermission, "it takes CAP_SYS_ADMIN in the user namespace that the network namespace belongs to, and CAP_SYS_PTRACE over the process: run porthole with sudo, outside of any container; docs/permissions.md has all ways"},
-	{container.ErrSameNetwork, "leave out --all, and forward to single ports at local ports of another number, as 8081:8080"},
+	{session.ErrSameNetwork, "leave out --all, and forward to single ports at local ports of another number, as 8081:8080"},
 	{netns.ErrNoSockDiag, "`modprobe tcp_diag` may help; ports by their numbers can be forwarded in any case"},
 	{netns.ErrNotListed, "`modprobe -a udp_diag unix_diag` may help; what is not listed can be forwarded in any case"},
 	{netns.ErrUnsupported, "run porthole on the Linux host of the process"},

@@ -28,10 +28,7 @@ func Open(_ context.Context, f target.Forward, events func(route.Event)) (*route
 		return nil, fmt.Errorf("target %s: %w", f.Target, target.ErrUnknown)
 	}
 	if err == nil {
-		if err = ns.Check(); err == nil && f.All {
-			err = checkOtherNetwork(ns, f.Target)
-		}
-		if err != nil {
+		if err = ns.Check(); err != nil {
 			ns.Close()
 		}
 	}
@@ -43,7 +40,7 @@ func Open(_ context.Context, f target.Forward, events func(route.Event)) (*route
 			bind = atPath(f.Target.Path, bind)
 		}
 		return &route.Result{Route: ns, Ports: f.Ports, Bind: bind, Listening: ns.WatchProcesses}, nil
-	case f.Target.Scheme == target.PID, errors.Is(err, netns.ErrPermission), errors.Is(err, netns.ErrUnsupported), errors.Is(err, ErrSameNetwork):
+	case f.Target.Scheme == target.PID, errors.Is(err, netns.ErrPermission), errors.Is(err, netns.ErrUnsupported):
 		err = &route.FinalError{Err: err}
 	}
 	return nil, err

@@ -21,8 +21,6 @@ var (
 	ErrNoNetwork   = errors.New("the runtime does not tell where its network is")
 	ErrOwnNetwork  = errors.New("its runtime keeps its network to itself")
 	ErrHostNetwork = errors.New("it uses the host's network: its ports are the host's") // of a route.Carried
-	// ErrSameNetwork: all ports of the network that porthole itself is in are asked for, those that it listens on among them.
-	ErrSameNetwork = errors.New("it uses the network that porthole is in, where all that listens is reached already")
 
 	// The errors of an engine are *EngineError.
 	ErrNoEngine         = errors.New("is not running")

@@ -46,25 +46,6 @@ func openNative(_ context.Context, c found) (*route.Result, error) {
 	return result, nil
 }
 
-// checkOtherNetwork returns ErrSameNetwork for a route into the namespace that this process is in.
-func checkOtherNetwork(r route.Route, of target.Target) error {
-	if pod, ok := r.(inPod); ok {
-		r = pod.Route
-	}
-	ns, native := r.(*netns.Namespace)
-	if !native {
-		return nil
-	}
-	theirs, err := ns.ID()
-	if err != nil {
-		return err
-	}
-	if own, err := netns.Here().ID(); err == nil && own == theirs {
-		return fmt.Errorf("%s: %w", of, ErrSameNetwork)
-	}
-	return nil
-}
-
 // openNamespace opens it by the process, or else by its path. Errors: ErrElsewhere, those of netns.
 func openNamespace(c found) (*netns.Namespace, error) {
 	if !isProcessOf(c) {

@@ -6,10 +6,7 @@ import (
 	"context"
 
 	"porthole.dev/porthole/internal/route"
-	"porthole.dev/porthole/internal/target"
 )
 
 // openNative returns ErrElsewhere: containers run in Linux, which is another machine.
 func openNative(context.Context, found) (*route.Result, error) { return nil, ErrElsewhere }
-
-func checkOtherNetwork(route.Route, target.Target) error { return nil }

@@ -64,7 +64,7 @@ func (o *Opener) Open(ctx context.Context, f target.Forward, events func(route.E
 
 // final marks the errors that do not pass by themselves.
 func final(err error) error {
-	for _, lasting := range []error{netns.ErrPermission, netns.ErrUnsupported, ErrUnsupported, ErrEngineTooOld, ErrOwnNetwork, ErrSameNetwork} {
+	for _, lasting := range []error{netns.ErrPermission, netns.ErrUnsupported, ErrUnsupported, ErrEngineTooOld, ErrOwnNetwork} {
 		if errors.Is(err, lasting) {
 			return &route.FinalError{Err: err}
 		}

@@ -27,7 +27,6 @@ type Route struct {
 	only   string        // the container of a pod whose Unix sockets are meant; "" for all
 	via    target.Via
 	ports  []target.Port
-	all    bool              // ports, but not those of porthole's own network
 	events func(route.Event) // called by begin and keep alone
 	looks  chan struct{}     // asks keep to look for the containers
 
@@ -76,7 +75,7 @@ const (
 )
 
 func newRoute(o *Opener, e *sharedEngine, f target.Forward, events func(route.Event)) *Route {
-	r := &Route{opener: o, engine: e, target: f.Target, only: f.Container, via: f.Via, ports: f.Ports, all: f.All, events: events, looks: make(chan struct{}, 1), changed: make(chan struct{})}
+	r := &Route{opener: o, engine: e, target: f.Target, only: f.Container, via: f.Via, ports: f.Ports, events: events, looks: make(chan struct{}, 1), changed: make(chan struct{})}
 	r.life, r.end = context.WithCancelCause(o.life)
 	return r
 }
@@ -226,12 +225,6 @@ func (r *Route) open(ctx context.Context, c found) error {
 	opened, err := r.openContainer(ctx, c)
 	if err != nil {
 		return &StateError{Target: r.target, Name: c.Name, State: c.State, Err: err}
-	}
-	if r.all {
-		if err := checkOtherNetwork(opened.Route, r.target); err != nil {
-			opened.Close()
-			return err
-		}
 	}
 	if c.HostNetwork && !r.onHost {
 		r.onHost = true

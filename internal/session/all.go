@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"porthole.dev/porthole/internal/backoff"
 	"porthole.dev/porthole/internal/forward"
 	"porthole.dev/porthole/internal/route"
 	"porthole.dev/porthole/internal/target"
@@ -23,6 +24,9 @@ const (
 	minHold = time.Second
 	maxHold = time.Minute
 )
+
+// ErrSameNetwork: all ports of the network that porthole itself is in are asked for, those that it listens on among them.
+var ErrSameNetwork = errors.New("it uses the network that porthole is in, where all that listens is reached already")
 
 var (
 	errNothingListens = errors.New("nothing listens there yet")
@@ -39,7 +43,10 @@ type allPorts struct {
 	listens   []target.Address // at the target, as was told last, and the same as a set: there may be many
 	listening map[target.Address]bool
 	ports     map[target.Address]*allPort
-	told      string // the last failure; "" when there was none since
+
+	told  string          // the last failure; "" when there was none since
+	again time.Time       // when it is tried again what has failed; zero for nothing
+	pause backoff.Backoff // before that
 }
 
 // allPort is a port that is forwarded, or was.
@@ -56,6 +63,14 @@ func (s *Session) carryAll(ctx context.Context, st *State, to *route.Result, rea
 	if to.Listening == nil {
 		return fmt.Errorf("what listens there cannot be found out: %w", target.ErrUnsupported)
 	}
+	own, err := openOwnSocket(ctx)
+	for ; err != nil; own, err = openOwnSocket(ctx) {
+		s.report(ctx, report{state: st, err: err})
+		if s.pause(ctx); ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
+	defer own.Close()
 	var work sync.WaitGroup
 	defer work.Wait()
 	ctx, stop := context.WithCancelCause(ctx)
@@ -64,6 +79,9 @@ func (s *Session) carryAll(ctx context.Context, st *State, to *route.Result, rea
 	a := &allPorts{session: s, state: st, events: events, later: later, ports: map[target.Address]*allPort{}}
 	work.Go(func() {
 		stop(to.Listening(ctx, func(now []target.Socket) {
+			if own.isAmong(now) {
+				stop(ErrSameNetwork)
+			}
 			select {
 			case listening <- now:
 			case <-ctx.Done():
@@ -84,18 +102,25 @@ func (a *allPorts) follow(ctx context.Context, listening <-chan []target.Socket,
 	begun := false
 	for {
 		var wake <-chan time.Time
-		if at := a.nextEnd(); !at.IsZero() {
+		if at := a.nextTime(); !at.IsZero() {
 			wake = time.After(time.Until(at))
 		}
-		var changed bool
+		told := false
 		select {
 		case now := <-listening:
 			a.listens, a.listening = addressesOf(now, a.state.Except)
 			a.markEnded(time.Now())
-			changed = a.open(ctx)
+			told = true
 		case <-wake:
 		case <-ctx.Done():
 			return
+		}
+		if ctx.Err() != nil {
+			return // select chooses among what is ready by chance
+		}
+		changed := false
+		if told || !a.again.IsZero() && !time.Now().Before(a.again) {
+			changed = a.open(ctx)
 		}
 		changed = a.close(time.Now()) || changed
 		if !begun {
@@ -145,8 +170,9 @@ func (a *allPorts) markEnded(now time.Time) {
 	}
 }
 
-// nextEnd returns when the next port is to be closed, or the zero time.
-func (a *allPorts) nextEnd() (next time.Time) {
+// nextTime returns when the next port is to be closed, or what has failed tried again, or the zero time.
+func (a *allPorts) nextTime() (next time.Time) {
+	next = a.again
 	for _, p := range a.ports {
 		if at := p.ended.Add(p.hold); len(p.listeners) > 0 && !p.ended.IsZero() && (next.IsZero() || at.Before(next)) {
 			next = at
@@ -156,38 +182,56 @@ func (a *allPorts) nextEnd() (next time.Time) {
 }
 
 // open listens for the ports that have come: first for those that have their own number here, so that it is
-// not given to another.
+// not given to another. What fails, as without descriptors, is tried again later.
 func (a *allPorts) open(ctx context.Context) (changed bool) {
-	var failure error
-	for _, own := range []bool{true, false} {
-		for _, to := range a.listens {
-			p := a.ports[to]
-			if p != nil && len(p.listeners) > 0 {
-				continue
-			}
-			if ctx.Err() != nil {
-				return changed
-			}
-			if a.count() >= maxAll {
-				failure = errManyPorts
-				break
-			}
-			listeners, err := a.listen(ctx, to, p, own)
-			if err == nil {
-				a.begin(ctx, to, listeners)
-				changed = true
-			} else if !own {
-				failure = err
-			}
-		}
+	changed, failure := a.openEach(ctx, true)
+	if failure == nil {
+		var more bool
+		more, failure = a.openEach(ctx, false)
+		changed = changed || more
 	}
-	if failure != nil && a.told != failure.Error() && ctx.Err() == nil {
+	switch {
+	case ctx.Err() != nil:
+		return changed
+	case failure == nil:
+		a.told, a.again = "", time.Time{}
+		a.pause.Reset()
+		return changed
+	case a.told != failure.Error():
+		a.told = failure.Error()
 		a.events(route.Event{Kind: route.Waiting, Err: failure})
 	}
-	if a.told = ""; failure != nil {
-		a.told = failure.Error()
-	}
+	a.again = time.Now().Add(a.pause.Next(relistenMin, relistenMax))
 	return changed
+}
+
+// openEach listens for each port that has come, with its own number or any, until that fails as it would for the others.
+func (a *allPorts) openEach(ctx context.Context, own bool) (changed bool, err error) {
+	for _, to := range a.listens {
+		p := a.ports[to]
+		switch {
+		case p != nil && len(p.listeners) > 0:
+			continue
+		case ctx.Err() != nil:
+			return changed, ctx.Err()
+		case a.count() >= maxAll:
+			return changed, errManyPorts
+		}
+		listeners, err := a.listen(ctx, to, p, own)
+		switch {
+		case err == nil:
+			a.begin(ctx, to, listeners)
+			changed = true
+		case !own || !isTaken(err):
+			return changed, err
+		}
+	}
+	return changed, nil
+}
+
+// isTaken reports whether a port cannot be bound which another number could be: EACCES is for those below 1024.
+func isTaken(err error) bool {
+	return errors.Is(err, syscall.EADDRINUSE) || errors.Is(err, syscall.EACCES)
 }
 
 // listen binds the local port for one of the target's: with the number that it had, or its own, or the next one
@@ -203,7 +247,7 @@ func (a *allPorts) listen(ctx context.Context, to target.Address, p *allPort, ow
 		switch {
 		case err == nil || own || ctx.Err() != nil || number == 0:
 			return listeners, err
-		case !errors.Is(err, syscall.EADDRINUSE) && !errors.Is(err, syscall.EACCES): // EACCES for those below 1024
+		case !isTaken(err):
 			return nil, err
 		}
 		for number++; number <= math.MaxUint16 && a.listening[target.TCPPort(uint16(number))]; number++ {

@@ -13,7 +13,10 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"porthole.dev/porthole/internal/container"
+	"porthole.dev/porthole/internal/netns"
 	"porthole.dev/porthole/internal/route"
 	"porthole.dev/porthole/internal/session"
 	"porthole.dev/porthole/internal/target"
@@ -241,15 +244,63 @@ func TestAllFlaps(t *testing.T) {
 	}
 }
 
-// The network that porthole is in has its own listeners among all that listen.
+// The network that porthole is in has its own listeners among all that listen, whatever way leads there.
 func TestAllOfOwnNetwork(t *testing.T) {
 	testenv.NoLeaks(t)
-	s := &session.Session{
-		Forwards: []target.Forward{{Target: target.Target{Scheme: target.PID, PID: os.Getpid()}, Addresses: []string{at}, All: true}},
-		Openers:  map[target.Scheme]route.Opener{target.PID: container.Open}, Events: func(route.Event) {},
+	byAgent := func(context.Context, target.Forward, func(route.Event)) (*route.Result, error) {
+		return &route.Result{Route: host{}, Listening: netns.Here().WatchProcesses}, nil
 	}
-	if err := s.Run(t.Context()); !errors.Is(err, container.ErrSameNetwork) {
-		t.Errorf("%v, want ErrSameNetwork", err)
+	for name, open := range map[string]route.Opener{"native": container.Open, "agent": byAgent} {
+		s := &session.Session{
+			Forwards: []target.Forward{{Target: target.Target{Scheme: target.PID, PID: os.Getpid()}, Addresses: []string{at}, All: true}},
+			Openers:  map[target.Scheme]route.Opener{target.PID: open}, Events: func(e route.Event) { t.Errorf("%s: event %+v", name, e) },
+		}
+		if err := s.Run(t.Context()); !errors.Is(err, session.ErrSameNetwork) {
+			t.Errorf("%s: %v, want ErrSameNetwork", name, err)
+		}
+	}
+}
+
+// What cannot be listened on is tried again, while nothing changes at the target.
+func TestAllWithoutDescriptors(t *testing.T) {
+	testenv.NoLeaks(t)
+	short := make(chan struct{})
+	open := func(ctx context.Context, f target.Forward, events func(route.Event)) (*route.Result, error) {
+		opened, err := container.Open(ctx, f, events)
+		if err == nil {
+			opened.Listening = func(ctx context.Context, tell func([]target.Socket)) error {
+				tell(nil)
+				<-short
+				tell([]target.Socket{{Endpoint: target.Endpoint{AddrPort: netip.MustParseAddrPort("127.0.0.1:7040")}}})
+				<-ctx.Done()
+				return context.Cause(ctx)
+			}
+		}
+		return opened, err
+	}
+	e := forwardAllBy(t, "", open)
+	e.await(t)
+	var before unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	restore := func() { _ = unix.Setrlimit(unix.RLIMIT_NOFILE, &before) }
+	defer restore()
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: before.Max}); err != nil {
+		t.Fatal(err)
+	}
+	told := e.count(route.Waiting)
+	close(short)
+	testenv.Await(t, "the failure is told", func() bool { return e.count(route.Waiting) > told })
+	time.Sleep(time.Second) // it is tried meanwhile, and told once
+	if n := e.count(route.Waiting) - told; n != 1 {
+		t.Errorf("the same failure is told %d times", n)
+	}
+	restore()
+	e.await(t, "7040 7040")
+	e.stop()
+	if err := <-e.done; err != nil {
+		t.Error(err)
 	}
 }
 

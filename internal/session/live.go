@@ -21,7 +21,7 @@ const (
 	retrySpace = 100 * time.Millisecond
 	// dialTime is how long a connection may take to come up, in addition to Wait.
 	dialTime = 10 * time.Second
-	// The pauses before a target is listened at again.
+	// The pauses before it is listened again, at a target or here.
 	relistenMin, relistenMax = 50 * time.Millisecond, 5 * time.Second
 )
 

@@ -86,6 +86,11 @@ func TestHostAll(t *testing.T) {
 	first.Close()
 	p.await(t, fmt.Sprintf(`^(No longer) forwarding from 127\S+ -> %d$`, testenv.Port(first)))
 	p.interrupt(t)
+	// By way of the other host, the network that porthole itself is in.
+	out, err := overSSH(t, server, "forward", "--host", "ssh://box", fmt.Sprintf("pid://%d", os.Getpid()), "--all").CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "it uses the network that porthole is in") || strings.Contains(string(out), "Forwarding") {
+		t.Errorf("all of the own network: %v: %s", err, out)
+	}
 }
 
 // otherHost starts an sshd in a network namespace that a cable leads to.
