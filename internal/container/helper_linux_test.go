@@ -7,6 +7,9 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -14,6 +17,7 @@ import (
 	"time"
 
 	"porthole.dev/porthole/internal/container"
+	"porthole.dev/porthole/internal/netns"
 	"porthole.dev/porthole/internal/pipe"
 	"porthole.dev/porthole/internal/route"
 	"porthole.dev/porthole/internal/target"
@@ -215,6 +219,40 @@ func TestHelperHostNetwork(t *testing.T) {
 			t.Errorf("%q, %v", answer, err)
 		}
 	})
+}
+
+// Whoever may use the engine, and not enter its containers' namespaces, gets there by a helper, and is told why.
+func TestHelperWithoutPermission(t *testing.T) {
+	if program := os.Getenv("HELPER_PROGRAM"); program != "" {
+		testenv.NoLeaks(t)
+		o := opener(t)
+		o.AgentBinary = program
+		f := target.Forward{Target: target.Target{Scheme: target.Docker, Name: "web"}, Via: target.ViaNative}
+		var final *route.FinalError
+		if _, err := o.Open(t.Context(), f, func(route.Event) {}); !errors.Is(err, netns.ErrPermission) || !errors.As(err, &final) {
+			t.Errorf("natively: %v", err)
+		}
+		r, log := openVia(t, o, "docker://web", target.ViaAuto)
+		answers(t, r, "one")
+		if log.kinds() != "carried ready" || !errors.Is(log.all[0].Err, netns.ErrPermission) {
+			t.Errorf("events %+v", log.all)
+		}
+		return
+	}
+	e := testenv.NewDocker(t)
+	e.Run(t, []string{"--name", "web", "--hostname", "one"})
+	noHelpers(t, e)
+	program := filepath.Join(e.Dir, "porthole") // which the user can read
+	if out, err := exec.Command("cp", testenv.Porthole(t), program).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	err := errors.Join(os.Chmod(e.Dir, 0o711), os.Chmod(program, 0o755), os.Chmod(strings.TrimPrefix(e.Host, "unix://"), 0o666))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("DOCKER_HOST", e.Host)
+	t.Setenv("HELPER_PROGRAM", program)
+	testenv.AsUser(t, "^TestHelperWithoutPermission$")
 }
 
 // Whoever gives up while a helper is made leaves none.
