@@ -69,3 +69,18 @@ func DialAs(ctx context.Context, scheme target.Scheme, path string, uid int) err
 	}()
 	return <-result
 }
+
+// TriedHelpers reports whether a helper container was asked for, in any engine.
+func TriedHelpers(o *Opener) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, e := range o.engines {
+		e.mu.Lock()
+		tried := e.helpers != nil
+		e.mu.Unlock()
+		if tried {
+			return true
+		}
+	}
+	return false
+}

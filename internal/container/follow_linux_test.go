@@ -353,6 +353,9 @@ func TestEndedUnnoticed(t *testing.T) {
 	if _, err := r.Dial(t.Context(), target.TCPPort(8080)); !errors.Is(err, container.ErrEnded) {
 		t.Errorf("a connection meanwhile: %v, want %v", err, container.ErrEnded)
 	}
+	if container.TriedHelpers(o) {
+		t.Error("a helper was asked for, as for a container of another machine")
+	}
 	goOn()
 	e.Kill(t) // it may have missed the end for good
 	e.Start(t)
