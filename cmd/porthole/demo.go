@@ -34,8 +34,8 @@ func newDemo() *cobra.Command {
 		Long: `Start the demo application in a pod-like sandbox of its own on this machine, and
 forward a local port to it. The application listens on 127.0.0.1 inside its
 network namespace, so that only a forwarder can reach it. Ctrl-C takes
-everything down again. As an ordinary user it makes a user namespace, where the
-kernel allows that; root's sandbox has an address, a bridge and a cluster's DNS too.`,
+everything down again. An ordinary user's sandbox is in a user namespace, where the
+kernel allows those; root's also has a bridge, an address and a cluster's DNS.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runDemo(cmd, local) },
 	}
@@ -93,7 +93,7 @@ func introduce(w io.Writer, pod *demo.Pod, l *route.Listener) {
 	if pod.Bridge != "" {
 		fmt.Fprintf(w, ", and the address %s on the bridge %s.\n", pod.IP, pod.Bridge)
 	} else {
-		fmt.Fprint(w, ", in a user namespace of yours: so it took no root.\nA bridge and a cluster's DNS would have: sudo adds them.\n")
+		fmt.Fprint(w, ", in a user namespace of your own, which takes no root.\nWith sudo it also has a bridge, an address and a cluster's DNS.\n")
 	}
 	fmt.Fprintf(w, `It listens on 127.0.0.1:%d inside, where only a forwarder reaches it.
 
