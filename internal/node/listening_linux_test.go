@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -181,6 +182,49 @@ func TestListeningAgain(t *testing.T) {
 		if sockets, err := r.listening(t); err != nil || len(sockets) != n+1 {
 			t.Errorf("told %v, %v, want %d sockets", sockets, err, n+1)
 		}
+	}
+	r.stop()
+}
+
+// A new listener is told through a node soon: on an idle machine within a second, and the bound is for one that runs other tests.
+func TestListeningIsToldSoon(t *testing.T) {
+	testenv.NoLeaks(t)
+	pod := testenv.NewPod(t)
+	r := startNode(t, pod, Node{})
+	client := &portforward.Client{URL: r.url(t), Transport: &http.Transport{}, SPDYOnly: true, MaxTunnels: 1}
+	defer client.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	counts, done := make(chan int), make(chan error, 1)
+	go func() { done <- client.Listening(ctx, func(now []target.Socket) { counts <- len(now) }) }()
+	await := func(want int) {
+		for late := time.After(waitTime); ; {
+			select {
+			case n := <-counts:
+				if n == want {
+					return
+				}
+			case <-late:
+				t.Fatalf("%d listeners are not told", want)
+			}
+		}
+	}
+	await(0)
+	var took []time.Duration
+	for n := range 9 {
+		time.Sleep(rand.N(500 * time.Millisecond)) // so that they come at any time between two looks
+		pod.Listen(t, "127.0.0.1:0")
+		began := time.Now()
+		await(n + 1)
+		took = append(took, time.Since(began))
+	}
+	slices.Sort(took)
+	t.Logf("told after %v in the median, %v at most", took[4], took[8])
+	if took[4] > 10*time.Second {
+		t.Errorf("a new listener is told after %v", took[4])
+	}
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("ended with %v", err)
 	}
 	r.stop()
 }
