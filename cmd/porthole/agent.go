@@ -28,8 +28,9 @@ ssh. It opens what the other end asks for, with the permissions of the user who 
 it, and ends with its standard input. It listens on nothing but what "porthole reverse"
 asks for, and leaves nothing behind.
 
-With --here it opens what it reaches itself, and no targets: so it runs in the helper
-containers of "porthole forward docker://NAME", on the streams of the engine's attach.
+With --here it opens no targets, but what this program can reach itself. That is how it
+runs in the helper containers of "porthole forward docker://NAME", with the standard
+streams that the engine attaches.
 
 In pods it is started with --listen, as the entry point of porthole's image, by
 "porthole forward" where Kubernetes cannot carry what was asked for. It has no rights
@@ -70,11 +71,11 @@ func newAgent() *cobra.Command {
 	flags := cmd.Flags()
 	flags.SortFlags = false
 	flags.BoolVar(&o.stdio, "stdio", false, "serve on the standard streams")
-	flags.BoolVar(&o.here, "here", false, "with --stdio, reach what this program does, as it is with --listen, and no targets of the host")
+	flags.BoolVar(&o.here, "here", false, "with --stdio: open what this program can reach itself, as with --listen, and no targets of the host")
 	flags.StringVar(&o.listen, "listen", "", "serve on a loopback address and port, as 127.0.0.1:4711")
 	flags.StringVar(&o.clientKey, "client-key", "", "public key of the only client that is let in; required with --listen")
 	flags.StringVar(&o.container, "container-id", "", "container whose Unix sockets are reached, in the same process namespace")
-	flags.DurationVar(&o.exitAfter, "exit-after", 0, "end so long after the last client has gone, as 60s, or with --stdio, has fallen silent")
+	flags.DurationVar(&o.exitAfter, "exit-after", 0, "end so long after the last client has gone, as 60s; with --stdio, after it has fallen silent")
 	flags.BoolVar(&o.denyLinkLocal, "deny-link-local", false, "refuse names that lead to link-local addresses, where metadata servers are")
 	flags.DurationVar(&o.idleTime, "idle-time", 0, "give memory back when nothing was used for so long; 10m by default")
 	_ = flags.MarkHidden("idle-time") // for tests, which cannot wait

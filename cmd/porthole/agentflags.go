@@ -113,12 +113,8 @@ func (f *forwarding) parseVia(only *target.Forward) (err error) {
 			return fmt.Errorf("%s: --container %w", f.cmd.Name(), err)
 		}
 	}
-	if f.cmd.Flags().Changed("engine-context") && f.engineContext == "" {
-		return fmt.Errorf("%s: --engine-context %q: %w", f.cmd.Name(), "", target.ErrEngineContext)
-	}
-	only.EngineContext = f.engineContext
-	if err := only.CheckEngine(); err != nil {
-		return fmt.Errorf("%s: %w", f.cmd.Name(), err)
+	if err := parseEngineContext(f.cmd, f.engineContext, only); err != nil {
+		return err
 	}
 	return useless(f.cmd.Name(), f.given, only.Target)
 }

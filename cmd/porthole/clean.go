@@ -26,14 +26,13 @@ Usually nothing is left. A porthole that is killed may leave
   relays      Jobs in the cluster that wait for a node or an image; others end by
               themselves a minute after their last client
   files       ready files and Unix sockets on this machine
-  helpers     containers in docker and podman that were made and never started
+  helpers     helper containers in docker and podman that never started
+The image of helper containers stays in the engine, so that the next helper starts at
+once, until it is removed here.
 
-The image of helper containers stays in an engine, so that the next one starts at
-once, and is removed here.
-
-It removes your own relays, and the files of portholes that are dead, unless somebody
-has changed them since. Relays of other users, and what a running porthole uses, are
-listed and stay. An engine that this user may not use is told of in a line. Agents are
+Your own relays are removed, the files of portholes that are dead, unless somebody has
+changed them since, and in the engines that you may use helpers and their image. Relays
+of other users, and what a running porthole uses, are listed and stay. Agents are
 ephemeral containers, which Kubernetes cannot remove: they stay, and go with their pods.`
 
 // leftoversDir is where portholes note which files they have made; "" if there is no place.

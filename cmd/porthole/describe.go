@@ -130,6 +130,8 @@ var hints = []struct {
 	{target.ErrUnknown, "a target is POD, RESOURCE/NAME as svc/web, host://NAME, docker://NAME, podman://NAME, containerd://ID, cri://POD, pid://NUMBER, netns://NAME or netns:///PATH"},
 	{target.ErrEngineTarget, "`docker ps`, `podman ps`, `nerdctl ps` and `crictl pods` list them; docker://PROJECT/SERVICE is one of Compose"},
 	{target.ErrEngineVia, "auto makes sockets in the container's namespace where its process is on this machine, and otherwise starts a helper container beside it"},
+	{target.ErrHostVia, "without --via, porthole there makes sockets in the container's namespace, or starts a helper container beside it"},
+	{target.ErrContainerHere, "leave out --container; or run porthole on that host"},
 	{target.ErrEngineContext, "`docker context ls` and `podman system connection ls` list them"},
 
 	{target.ErrRemoteHost, "for example `porthole forward host://db.internal 5432`, or host://10.0.0.7, host://[fd00::7]"},

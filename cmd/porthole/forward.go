@@ -32,7 +32,8 @@ TARGET is one of
   pid://4947               the network namespace of a process of this host
   netns://blue             a namespace of this host that "ip netns" named
   netns:///run/netns/blue  a namespace by the path that it is bound to
-With --host ssh://HOST the last seven are on that host, which needs porthole too.
+With --host ssh://HOST, containers, processes and namespaces are those of that host,
+which needs porthole too.
 Hosts, and services that lead to no pods, are reached through a relay, a pod that
 porthole starts for them and that ends by itself (docs/relays.md).
 
@@ -46,15 +47,16 @@ Kubernetes forwards TCP ports of pods. All else goes through "porthole node" on 
 pod's node, or through an agent, an ephemeral container that is started in the pod
 and stays there: --via decides, and docs/agents.md says what that takes.
 
-With --all in the place of ports, every TCP port that listens at the target, now or
-later, gets a local port of the same number, or the next one that is free; it goes when
-nothing listens any more. What listens on an address of its own is reached there.
+With --all in place of ports, every TCP port that listens at the target, now or later,
+gets a local port: the same number, or the next free one. It is closed when the target's
+port no longer listens (docs/ports.md).
 
 Connections reach what listens on 127.0.0.1 or ::1 inside. The session goes on
-when the pod is replaced, the API server restarts or the network is away: a
-connection made meanwhile waits, up to --wait. Only a process that exits is gone
-for good. Entering a namespace takes root, unless it is in a user namespace of
-yours, as with engines that run without root (docs/permissions.md); Kubernetes asks for what docs/kubernetes.md lists.
+when the pod or container is replaced, the API server restarts or the network is
+away: a connection made meanwhile waits, up to --wait. Gone for good is only a
+process that exits, or a container named by its ID that is removed. Entering a
+namespace takes root, unless it is your own, as those of engines without root are
+(docs/permissions.md); what Kubernetes has to permit is in docs/kubernetes.md.
 
 With a COMMAND, it is started once the target can be reached, with the address
 in PORTHOLE_ADDR (host:port) and PORTHOLE_PORT; each remote port, 5432 say, also
@@ -176,7 +178,7 @@ func (f *forwarding) flags(cmd *cobra.Command) {
 	flags.BoolVar(&f.pin, "pin", false, "stay with one pod for as long as it is there")
 	flags.StringVar(&f.each, "each", "", "forward to each pod of the target by itself, at consecutive `ports` or addresses")
 	flags.Lookup("each").NoOptDefVal = string(target.EachPorts)
-	flags.BoolVar(&f.all, "all", false, "in the place of ports: every TCP port that listens at the target, now or later; not for a cluster's")
+	flags.BoolVar(&f.all, "all", false, "in place of ports: every TCP port that listens at the target, now or later; not for targets of a cluster")
 	flags.StringVar(&f.except, "except", "", "`ports` that --all leaves out, as 22,9000-9010")
 	flags.IntVar(&f.maxTunnels, "max-tunnels", 64, "how many tunnels to a pod there may be at once; beyond, connections share")
 	flags.StringVar(&f.via, "via", target.ViaAuto.String(), "what carries connections to pods: "+oneOf(target.Vias())+"; to containers: "+oneOf(target.EngineVias()))
@@ -204,9 +206,14 @@ func (f *forwarding) sharedFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&f.host, "host", "", "another host that pid://, netns:// and containers are of, ssh://[USER@]HOST[:PORT]; it needs porthole too")
 	flags.StringVar(&f.remoteCommand, "remote-command", "porthole", `porthole on the other host, as a shell there reads it: "sudo /opt/porthole"`)
 	flags.StringVar(&f.engineContext, "engine-context", "", "a context of docker, or a connection of podman, that containers are of; the current one by default")
-	flags.StringVar(&f.agentBinary, "agent-binary", "", "porthole for Linux that a helper container runs, as a `file`; by default this program, or porthole-linux-ARCH beside it")
+	addAgentBinary(flags, &f.agentBinary)
 	f.config.AddFlags(flags)
 	f.kubectl.add(flags)
+}
+
+// addAgentBinary adds the flag for the program of helper containers.
+func addAgentBinary(flags *pflag.FlagSet, path *string) {
+	flags.StringVar(path, "agent-binary", "", "porthole for Linux that a helper container runs, as a `file`; by default this program, or porthole-linux-ARCH beside it")
 }
 
 // withoutPorts is the error for a target without ports, or for nothing at all.
@@ -263,7 +270,7 @@ func (f *forwarding) parseArgs(args []string) (err error) {
 	if only.Target, err = target.Parse(args[0]); err != nil {
 		return f.targetHint(args[0], err)
 	}
-	if only.Host, err = f.parseHost(only.Target); err != nil {
+	if only.Host, err = parseHost(f.cmd, f.host, only.Target); err != nil {
 		return err
 	}
 	if f.cmd.Flags().Changed("each") {
@@ -274,21 +281,8 @@ func (f *forwarding) parseArgs(args []string) (err error) {
 	if err := f.parseVia(&only); err != nil {
 		return err
 	}
-	if only.All = f.all; f.cmd.Flags().Changed("except") {
-		if only.Except, err = target.ParsePortSet(f.except); err != nil {
-			return fmt.Errorf("forward: --except %w", err)
-		}
-	}
-	parse := target.ParsePorts
-	if only.Target.Scheme == target.Kubernetes && !f.reverse {
-		parse = target.ParseNamedPorts
-	}
-	for _, arg := range args[1:] {
-		ports, err := parse(arg)
-		if err != nil {
-			return f.portHint(arg, err)
-		}
-		only.Ports = append(only.Ports, ports...)
+	if err := f.parsePorts(&only, args[1:]); err != nil {
+		return err
 	}
 	f.forwards = []target.Forward{only}
 	if err := only.CheckPorts(); err != nil {
@@ -303,19 +297,55 @@ func (f *forwarding) parseArgs(args []string) (err error) {
 	return only.CheckEach()
 }
 
-func (f *forwarding) parseHost(of target.Target) (target.Host, error) {
-	flags := f.cmd.Flags()
+// parsePorts reads the ports, or what stands in their place.
+func (f *forwarding) parsePorts(only *target.Forward, args []string) (err error) {
+	if only.All = f.all; f.cmd.Flags().Changed("except") {
+		if only.Except, err = target.ParsePortSet(f.except); err != nil {
+			return fmt.Errorf("forward: --except %w", err)
+		}
+	}
+	parse := target.ParsePorts
+	if only.Target.Scheme == target.Kubernetes && !f.reverse {
+		parse = target.ParseNamedPorts
+	}
+	for _, arg := range args {
+		ports, err := parse(arg)
+		if err != nil {
+			return f.portHint(arg, err)
+		}
+		only.Ports = append(only.Ports, ports...)
+	}
+	return nil
+}
+
+// parseHost reads the host that a command was given for its target.
+func parseHost(cmd *cobra.Command, host string, of target.Target) (target.Host, error) {
+	given := cmd.Flags().Changed
 	switch {
-	case f.host == "" && flags.Changed("host"):
+	case host == "" && given("host"):
 		return target.Host{}, fmt.Errorf("host %q: %w", "", target.ErrHost)
-	case f.host == "" && flags.Changed("remote-command"):
-		return target.Host{}, fmt.Errorf("%s: --remote-command goes with --host", f.cmd.Name())
-	case f.host == "":
+	case host == "" && given("remote-command"):
+		return target.Host{}, fmt.Errorf("%s: --remote-command goes with --host", cmd.Name())
+	case host == "":
 		return target.Host{}, nil
 	case of.Scheme.InCluster():
-		return target.Host{}, fmt.Errorf("%s: %s is of a cluster, not of a host: --host goes with pid://, netns:// and containers", f.cmd.Name(), of)
+		return target.Host{}, fmt.Errorf("%s: %s is of a cluster, not of a host: --host goes with pid://, netns:// and containers", cmd.Name(), of)
+	case given("agent-binary"):
+		return target.Host{}, fmt.Errorf("%s: --agent-binary goes with engines of this host: porthole on %s finds its own program", cmd.Name(), host)
 	}
-	return target.ParseHost(f.host)
+	return target.ParseHost(host)
+}
+
+// parseEngineContext reads the context of an engine that a command was given for its target.
+func parseEngineContext(cmd *cobra.Command, context string, only *target.Forward) error {
+	if context == "" && cmd.Flags().Changed("engine-context") {
+		return fmt.Errorf("%s: --engine-context %q: %w", cmd.Name(), "", target.ErrEngineContext)
+	}
+	only.EngineContext = context
+	if err := only.CheckEngine(); err != nil {
+		return fmt.Errorf("%s: %w", cmd.Name(), err)
+	}
+	return nil
 }
 
 func (f *forwarding) parseFile() error {

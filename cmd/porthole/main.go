@@ -74,7 +74,7 @@ func exit(err error, stderr io.Writer, verbose bool) int {
 func newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "porthole",
-		Short:         "A port inside any pod, container or network namespace, at a local address",
+		Short:         "Reach a port inside any pod, container or network namespace at a local address",
 		Version:       version(),
 		SilenceErrors: true,
 		SilenceUsage:  true,

@@ -24,19 +24,18 @@ import (
 
 const targetsLong = `List what can be forwarded to, and which ports of it.
 
-On this machine these are the containers of every engine that runs (Docker, podman,
-containerd, and the pods of a node's runtime), with the TCP and UDP ports and named Unix
+On this machine, these are the containers of every engine that runs (Docker, podman,
+containerd, and the pods of a node's runtime), with the TCP and UDP ports and the Unix
 sockets that listen inside, as the kernel lists them. Ports that the engine has published
-are marked. In the cluster of the kubeconfig, if that can be reached within 3 seconds,
-they are the pods, services and workloads of the namespace, with the ports that they
-declare.
+are marked. In the kubeconfig's cluster, if it answers within 3 seconds, these are the
+pods, services and workloads of the namespace, with the ports that they declare.
 
 With a TARGET, as for "porthole forward", only its ports are listed, with the processes
-that listen where those can be seen; of a pod also what really listens, if its node runs
-porthole. -o wide has more columns, -o json is for programs, and --watch goes on and
-prints again what has changed.`
+that listen, as far as they can be seen. For a pod these are the ports that it declares,
+and those that really listen if its node runs porthole. -o wide has more columns, -o json
+is for programs, and --watch keeps running and prints the list again when it has changed.`
 
-const targetsExample = `  porthole targets                          # containers here, and what the cluster has
+const targetsExample = `  porthole targets                          # containers here, and the cluster's targets
   porthole targets docker://web             # what listens in a container
   porthole targets pid://4947 -o wide
   porthole targets kuard -n shop            # a pod's ports
@@ -95,10 +94,11 @@ func newTargets() *cobra.Command {
 	flags := cmd.Flags()
 	flags.SortFlags = false
 	flags.StringVarP(&t.output, "output", "o", "", "wide for more columns, or json")
-	flags.BoolVarP(&t.watch, "watch", "w", false, "go on, and print again what has changed")
+	flags.BoolVarP(&t.watch, "watch", "w", false, "keep running, and print the list again when it has changed")
 	flags.StringVar(&t.host, "host", "", "another host that the TARGET is of, ssh://[USER@]HOST[:PORT]; it needs porthole too")
 	flags.StringVar(&t.remoteCommand, "remote-command", "porthole", `porthole on the other host, as a shell there reads it: "sudo /opt/porthole"`)
 	flags.StringVar(&t.engineContext, "engine-context", "", "a context of docker, or a connection of podman, that the TARGET is of")
+	addAgentBinary(flags, &t.agentBinary)
 	t.config.AddFlags(flags)
 	(&forwarding{config: t.config}).completeFlags(cmd)
 	return cmd
@@ -110,8 +110,8 @@ func (t *targeting) parse(cmd *cobra.Command, args []string) error {
 		return errors.New("targets: want one target, or none for all")
 	case t.output != "" && t.output != "wide" && t.output != "json":
 		return fmt.Errorf("targets: unknown output %q, want wide or json", t.output)
-	case len(args) == 0 && t.host+t.engineContext != "":
-		return errors.New("targets: --host and --engine-context go with a TARGET")
+	case len(args) == 0 && t.host+t.engineContext+t.agentBinary != "":
+		return errors.New("targets: --host, --engine-context and --agent-binary go with a TARGET")
 	case len(args) == 0:
 		return nil
 	}
@@ -119,20 +119,17 @@ func (t *targeting) parse(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	t.only = &target.Forward{Target: to, EngineContext: t.engineContext}
+	if to.Scheme == target.RemoteHost {
+		return fmt.Errorf("targets: what listens at %s cannot be seen", to)
+	}
 	if err := useless(cmd.Name(), givenFlags(cmd.Flags()), to); err != nil {
 		return err
 	}
-	switch {
-	case to.Scheme == target.RemoteHost:
-		return fmt.Errorf("targets: what listens at %s cannot be seen", to)
-	case t.host == "":
-		return nil
-	case to.Scheme.InCluster():
-		return fmt.Errorf("targets: %s is of a cluster, not of a host: --host goes with pid://, netns:// and containers", to)
+	t.only = &target.Forward{Target: to}
+	if t.only.Host, err = parseHost(cmd, t.host, to); err != nil {
+		return err
 	}
-	t.only.Host, err = target.ParseHost(t.host)
-	return err
+	return parseEngineContext(cmd, t.engineContext, t.only)
 }
 
 // run prints the targets, and with --watch again whenever they have changed.

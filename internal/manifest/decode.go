@@ -160,7 +160,11 @@ func (d *decoder) checkScheme(f target.Forward, fields map[string]value) {
 
 // checkVia reports what cannot carry the forward's ports. A container that none of them needs does no harm in a file.
 func (d *decoder) checkVia(f target.Forward, fields map[string]value) {
-	if err := f.CheckVia(); err != nil && !errors.Is(err, target.ErrNoSocket) {
+	switch err := f.CheckVia(); {
+	case err == nil, errors.Is(err, target.ErrNoSocket):
+	case errors.Is(err, target.ErrContainerHere):
+		d.fail(fields["container"], err)
+	default:
 		d.fail(fields["via"], err)
 	}
 }

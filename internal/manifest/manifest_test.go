@@ -230,6 +230,9 @@ func wrongValues() []rejected {
 		{name: "an address and all", text: one("ports: [80]\n  address:\n  - 127.0.0.2\n  - 0.0.0.0\n  - '::'\n  - ::1"), want: []string{
 			"6:5: address 0.0.0.0 is covered already on line 5",
 			"8:5: address ::1 is covered already on line 7"}},
+		{name: "what another host chooses", text: "forwards:\n- target: cri://web\n  host: ssh://box\n  container: db\n  ports: [80]\n- target: docker://web\n  host: ssh://box\n  via: native\n  ports: [81]\n", want: []string{
+			`4:14: container db: porthole on ssh://box looks in all containers of cri://web: a pod's container can be named for pods of this host only`,
+			`8:8: via native: porthole on ssh://box chooses what carries connections there: want auto`}, lax: true},
 		{name: "what only Kubernetes has", text: "forwards:\n- target: pid://1\n  ports: [http]\n  context: a\n  namespace: b\n  pin: false\n", want: []string{
 			`3:11: port "http": "http" is not a number: not a port`,
 			`4:12: context is for targets of Kubernetes, which "pid://1" is not`,

@@ -3,6 +3,7 @@ package target
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -12,6 +13,8 @@ var (
 	ErrEngineTarget = errors.New("want docker://NAME, docker://PROJECT/SERVICE, podman://NAME, containerd://[NAMESPACE/]ID or cri://POD")
 	// ErrEngineVia is returned for what cannot carry connections to a container of an engine.
 	ErrEngineVia = errors.New("want " + strings.Join(EngineVias(), ", "))
+	// ErrHostVia is returned for what would have to be chosen on another host.
+	ErrHostVia = errors.New("want auto")
 	// ErrContainerHere is returned for a container of a pod of another host.
 	ErrContainerHere = errors.New("a pod's container can be named for pods of this host only")
 	// ErrEngineContext is returned for a context of an engine that has none.
@@ -59,6 +62,20 @@ func (t Target) containerString() string {
 		return string(t.Scheme) + "://" + t.Namespace + "/" + t.Name
 	}
 	return string(t.Scheme) + "://" + t.Name
+}
+
+// checkEngineVia is CheckVia for a container of an engine. On another host, porthole there chooses what carries connections.
+func (f Forward) checkEngineVia() error {
+	elsewhere := f.Host != Host{}
+	switch {
+	case !slices.Contains(EngineVias(), f.Via.String()):
+		return fmt.Errorf("via %s: %s is no pod: %w", f.Via, f.Target, ErrEngineVia)
+	case elsewhere && f.Via != ViaAuto:
+		return fmt.Errorf("via %s: porthole on %s chooses what carries connections there: %w", f.Via, f.Host, ErrHostVia)
+	case elsewhere && f.Container != "":
+		return fmt.Errorf("container %s: porthole on %s looks in all containers of %s: %w", f.Container, f.Host, f.Target, ErrContainerHere)
+	}
+	return nil
 }
 
 // CheckEngine reports a context of an engine that the forward's target does not have, or that another host would have

@@ -35,7 +35,7 @@ func TestCheckEngine(t *testing.T) {
 	}
 	to, _ := target.Parse("docker://web")
 	f := target.Forward{Target: to, Host: elsewhere, Via: target.ViaNative}
-	if err := f.CheckVia(); !errors.Is(err, target.ErrEngineVia) {
+	if err := f.CheckVia(); !errors.Is(err, target.ErrHostVia) {
 		t.Errorf("via native on another host: %v", err)
 	}
 }

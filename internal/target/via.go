@@ -66,19 +66,13 @@ func (v Via) String() string {
 
 // CheckVia reports what cannot carry connections to the target and its ports: a remote host has neither a pod
 // nor a node, only a node and an agent can listen in a pod, the stock protocol carries TCP to pods alone, and a
-// relay is not where a pod's Unix sockets are. What opens a container on another host decides itself. Errors: ErrVia,
-// ErrEngineVia, ErrContainerHere, ErrRelayOnly, ErrReverseVia, ErrViaPort, ErrNoSocket.
+// relay is not where a pod's Unix sockets are. Errors: ErrVia, ErrEngineVia, ErrHostVia, ErrContainerHere, ErrRelayOnly,
+// ErrReverseVia, ErrViaPort, ErrNoSocket.
 func (f Forward) CheckVia() error {
-	switch {
-	case f.Target.Scheme.InEngine() && f.Via != ViaAuto && f.Host != (Host{}):
-		return fmt.Errorf("via %s: porthole on %s decides: %w", f.Via, f.Host, ErrEngineVia)
-	case f.Target.Scheme.InEngine() && !slices.Contains(EngineVias(), f.Via.String()):
-		return fmt.Errorf("via %s: %s is no pod: %w", f.Via, f.Target, ErrEngineVia)
-	case f.Target.Scheme.InEngine() && f.Container != "" && f.Host != (Host{}):
-		return fmt.Errorf("container %s: porthole on %s looks in all containers of %s: %w", f.Container, f.Host, f.Target, ErrContainerHere)
-	case f.Target.Scheme.InEngine():
-		return nil
-	case f.Via == ViaNative:
+	if f.Target.Scheme.InEngine() {
+		return f.checkEngineVia()
+	}
+	if f.Via == ViaNative {
 		return fmt.Errorf("via %s: %s is no container of an engine: %w", f.Via, f.Target, ErrVia)
 	}
 	if f.Reverse && !slices.Contains(ReverseVias(), f.Via.String()) {
