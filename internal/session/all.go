@@ -25,7 +25,7 @@ const (
 	maxHold = time.Minute
 )
 
-// ErrSameNetwork: all ports of the network that porthole itself is in are asked for, those that it listens on among them.
+// ErrSameNetwork says that all ports of the network that porthole itself is in are asked for, those that it listens on among them.
 var ErrSameNetwork = errors.New("it uses the network that porthole is in, where all that listens is reached already")
 
 var (
