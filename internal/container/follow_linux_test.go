@@ -158,8 +158,8 @@ func testPaused(t *testing.T, e *testenv.Engine, scheme string) {
 
 // The containers of a service take connections in turn.
 func testService(t *testing.T, e *testenv.Engine, scheme string) {
-	run := func(name string) {
-		e.Run(t, []string{"--name", name, "--hostname", name, "--label", "com.docker.compose.project=shop", "--label", "com.docker.compose.service=web"})
+	run := func(name string, command ...string) {
+		e.Run(t, []string{"--name", name, "--hostname", name, "--label", "com.docker.compose.project=shop", "--label", "com.docker.compose.service=web"}, command...)
 	}
 	run("shop-web-1")
 	run("shop-web-2")
@@ -174,6 +174,15 @@ func testService(t *testing.T, e *testenv.Engine, scheme string) {
 	testenv.Await(t, "the other one takes all connections", func() bool { return only(t, r, "shop-web-2") })
 	run("shop-web-3")
 	testenv.Await(t, "the new one takes connections too", func() bool { return !only(t, r, "shop-web-2") })
+	late := strings.Replace(testenv.Web[2], "exec", "sleep 1 && exec", 1)
+	run("shop-web-4", "sh", "-c", late)
+	testenv.Await(t, "one that listens late takes connections too", func() bool {
+		who, err := whoAnswers(t.Context(), r)
+		if err != nil {
+			t.Fatalf("while one does not listen yet: %v", err)
+		}
+		return who == "shop-web-4"
+	})
 	if kinds := log.kinds(); kinds != "ready" {
 		t.Errorf("events %s, although one was always there", kinds)
 	}

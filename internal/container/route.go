@@ -35,6 +35,7 @@ type Route struct {
 	work sync.WaitGroup
 
 	byID    bool   // the container is not followed to another one
+	begun   bool   // begin has found them
 	lost    bool   // told
 	told    string // the last reason, so that each is told once
 	onHost  bool   // told that there is no other network
@@ -52,7 +53,7 @@ type Route struct {
 type member struct {
 	found
 	*route.Result
-	opened time.Time // when it was found, if another one has been there before
+	opened time.Time // when it was found, but for those that were there at the beginning
 	over   chan struct{}
 	ended  bool // over is closed
 	users  int  // calls that use it: the last one closes it, once it has ended
@@ -65,7 +66,7 @@ const (
 	lookRunning = 30 * time.Second
 	// findTime is how long an engine may take to answer.
 	findTime = 30 * time.Second
-	// settleTime is how long a container that was waited for may take until it listens.
+	// settleTime is how long a container that is found later may take until it listens.
 	settleTime  = 5 * time.Second
 	settlePause = 20 * time.Millisecond
 	// endTime is how long it may take to see that a container which refuses a connection has ended, and toldTime how long where
@@ -85,6 +86,7 @@ func (r *Route) begin(ctx context.Context) error {
 	if err := r.look(ctx); err != nil {
 		return err
 	}
+	r.begun = true
 	r.events(route.Event{Kind: route.Ready})
 	r.engine.follow(r)
 	r.work.Go(r.keep)
@@ -233,7 +235,7 @@ func (r *Route) open(ctx context.Context, c found) error {
 	m := &member{found: c, Result: opened, over: make(chan struct{}), users: 1} // which awaitEnd is
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.lost {
+	if r.begun {
 		m.opened = time.Now()
 	}
 	r.members = append(r.members, m)

@@ -142,7 +142,9 @@ func engineFolder(t testing.TB, name string) string {
 				err = errors.Join(err, unix.Unmount(m.Point, unix.MNT_DETACH))
 			}
 		}
-		if err := errors.Join(err, malformed, os.RemoveAll(dir)); err != nil {
+		var stays error
+		within(Patience, func() bool { stays = os.RemoveAll(dir); return stays == nil }) // podman cleans up after its containers for a while
+		if err := errors.Join(err, malformed, stays); err != nil {
 			t.Errorf("an engine's folder stays: %v", err)
 		}
 	})
@@ -272,17 +274,23 @@ func (e *Engine) Do(t testing.TB, args ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// Run starts a container, with options such as --name, and returns its ID. It runs Web if no command is given.
+// Run starts a container, with options such as --name, and returns its ID. It runs Web if no command is given, and waits until that
+// listens.
 func (e *Engine) Run(t testing.TB, options []string, command ...string) (id string) {
 	t.Helper()
-	if command == nil {
+	web := command == nil
+	if web {
 		command = Web
 	}
 	args := []string{"run", "-d"}
 	if !slices.Contains(options, "--network") {
 		args = append(args, "--network", "none")
 	}
-	return e.Do(t, slices.Concat(args, options, []string{Image}, command)...)
+	id = e.Do(t, slices.Concat(args, options, []string{Image}, command)...)
+	if web {
+		e.Do(t, "exec", id, "sh", "-c", "until nc 127.0.0.1 8080 </dev/null; do sleep 0.05; done")
+	}
+	return id
 }
 
 // RemoveAll removes all containers.
