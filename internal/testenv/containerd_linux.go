@@ -140,6 +140,12 @@ func (c *Containerd) Kill() {
 
 // end kills all containers, and then containerd, and takes away the cgroups.
 func (c *Containerd) end(t testing.TB) {
+	// Shims that end with their PID namespace leave their sockets.
+	bundles, _ := filepath.Glob(c.Dir + "/state/io.containerd.runtime.v2.task/*/*/address")
+	for _, path := range bundles {
+		address, _ := os.ReadFile(path)
+		defer os.Remove(strings.TrimPrefix(string(address), "unix://"))
+	}
 	c.Kill()
 	c.Start(t)
 	for _, namespace := range []string{c.Namespace, "k8s.io"} {
@@ -151,12 +157,12 @@ func (c *Containerd) end(t testing.TB) {
 	c.Kill()
 	roots, _ := filepath.Glob("/sys/fs/cgroup/*/" + c.Namespace)
 	for _, root := range append(roots, "/sys/fs/cgroup/"+c.Namespace) {
-		Await(t, "the cgroups are empty", func() bool { return removeCgroup(root) })
+		Await(t, "the cgroups are empty", func() bool { return removeFolders(root) })
 	}
 }
 
-// removeCgroup removes a cgroup with all that are in it.
-func removeCgroup(root string) bool {
+// removeFolders removes a folder or a cgroup with all that are in it, unless there is a file in one, or a process.
+func removeFolders(root string) bool {
 	var all []string
 	_ = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if err == nil && d.IsDir() {

@@ -130,6 +130,7 @@ func newEngine(t testing.TB, name string, bin ...string) *Engine {
 // the network namespace of the host.
 func engineFolder(t testing.TB, name string) string {
 	t.Helper()
+	noTraces(t)
 	dir, err := os.MkdirTemp("", name) // a test's own would make a path that is too long for a socket
 	if err != nil {
 		t.Fatal(err)

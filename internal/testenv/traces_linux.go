@@ -1,0 +1,92 @@
+package testenv
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// engineTraces are what engines make on a machine wherever they are told to keep what is theirs: files, and then the folders of
+// these, and cgroups, which are taken away if nothing else is in them.
+var engineTraces = []string{
+	"/etc/docker/key.json", "/etc/docker", "/run/docker", "/opt/containerd",
+	"/run/containerd", "/run/runc",
+	"/etc/cni/net.d/cni.lock", "/etc/cni", "/var/lib/cni",
+	"/var/lib/containers/cache/blob-info-cache-v1.boltdb", "/var/lib/containers",
+	"/var/cache/containers/short-name-aliases.conf.lock", "/var/cache/containers",
+	"/dev/shm/libpod_lock", fmt.Sprintf("/dev/shm/libpod_rootless_lock_%d", UserID),
+	"/sys/fs/cgroup/docker", "/sys/fs/cgroup/libpod_parent", "/sys/fs/cgroup/k8s.io",
+	"/sys/fs/cgroup/*/docker", "/sys/fs/cgroup/*/libpod_parent", "/sys/fs/cgroup/*/k8s.io",
+}
+
+// tracesFile is locked by all tests that have an engine, and lists what was there before the first of them.
+const tracesFile = "/run/porthole-test-engines"
+
+// noTraces takes away what engines have left on this machine, and was not there before, once the last test that has an engine ends,
+// of whichever package.
+func noTraces(t testing.TB) {
+	t.Helper()
+	f, err := os.OpenFile(tracesFile, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+		// What is listed already is of tests that were killed, and have left their traces.
+		if info, err := f.Stat(); err == nil && info.Size() == 0 {
+			fmt.Fprintln(f, strings.Join(append(tracesNow(), "."), "\n"))
+		}
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		defer f.Close()
+		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+			return // there are others
+		}
+		_, _ = f.Seek(0, io.SeekStart)
+		before, err := io.ReadAll(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if left := removeTraces(strings.Split(string(before), "\n")); len(left) > 0 {
+			t.Errorf("an engine leaves %s", strings.Join(left, ", "))
+		}
+		_ = os.Remove(tracesFile)
+	})
+}
+
+// tracesNow are those that are there.
+func tracesNow() (paths []string) {
+	for _, pattern := range engineTraces {
+		all, _ := filepath.Glob(pattern)
+		paths = append(paths, all...)
+	}
+	return paths
+}
+
+// removeTraces removes those that were not there before, and returns what cannot be.
+func removeTraces(before []string) (left []string) {
+	for _, path := range tracesNow() {
+		if slices.Contains(before, path) {
+			continue
+		}
+		gone := func() bool {
+			info, err := os.Lstat(path)
+			if err == nil && info.IsDir() {
+				return removeFolders(path)
+			}
+			return err != nil || os.Remove(path) == nil
+		}
+		if !within(settle, gone) { // cgroups are busy for a moment
+			left = append(left, path)
+		}
+	}
+	return left
+}
