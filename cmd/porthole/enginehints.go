@@ -30,7 +30,7 @@ func engineHint(err error) string {
 	case errors.As(err, &missing):
 		return missingHint(missing)
 	case errors.As(err, &inPod):
-		return "--container names one of them; without it, all of the pod's are looked in"
+		return "--container names one of them; without it, all of the pod's containers are searched"
 	case errors.As(err, &ambiguous) && ambiguous.Pods:
 		return "cri://NAMESPACE/NAME says which is meant"
 	case errors.As(err, &ambiguous):
@@ -65,23 +65,14 @@ func programOf(t target.Target) string {
 
 // brokenEngineHint returns the hint for an engine that does not answer.
 func brokenEngineHint(e *container.EngineError) string {
+	podman := e.Engine == target.Podman
 	switch {
 	case errors.Is(e, container.ErrEnginePermission) && e.Group != "":
 		return fmt.Sprintf("the group %s may: `sudo usermod -aG %s $USER` and a new login, or run porthole with sudo", e.Group, safetext.Quote(e.Group))
 	case errors.Is(e, container.ErrEnginePermission):
 		return "run porthole with sudo"
-	case errors.Is(e, container.ErrNoEngine) && runtime.GOOS != "linux" && e.Engine == target.Podman:
-		return "`podman machine start` starts it; CONTAINER_HOST and --engine-context name another one"
-	case errors.Is(e, container.ErrNoEngine) && runtime.GOOS != "linux" && e.Engine == target.Docker:
-		return "Docker Desktop, Colima or what else has it is to be started; DOCKER_HOST and --engine-context name another one"
-	case errors.Is(e, container.ErrNoEngine) && e.Engine == target.Podman:
-		return "`systemctl --user start podman.socket` starts it, or `podman system service`; CONTAINER_HOST names another one"
-	case errors.Is(e, container.ErrNoEngine) && e.Engine == target.Docker:
-		return "`systemctl start docker` starts it; DOCKER_HOST and --engine-context name another one"
-	case errors.Is(e, container.ErrNoEngine) && e.Engine == target.Containerd:
-		return "`systemctl start containerd` starts it; CONTAINERD_ADDRESS, or address in nerdctl.toml, names another one, as /run/k3s/containerd/containerd.sock"
-	case errors.Is(e, container.ErrNoEngine) && e.Engine == target.CRI:
-		return "CONTAINER_RUNTIME_ENDPOINT, or runtime-endpoint in /etc/crictl.yaml, names the runtime's socket; `ps -e` shows whether it runs"
+	case errors.Is(e, container.ErrNoEngine):
+		return stoppedEngineHint(e.Engine)
 	case errors.Is(e, container.ErrNoInterface) && e.Engine == target.Containerd:
 		return "CONTAINERD_ADDRESS, or address in nerdctl.toml, names containerd's own socket"
 	case errors.Is(e, container.ErrNoInterface):
@@ -89,12 +80,12 @@ func brokenEngineHint(e *container.EngineError) string {
 	case errors.Is(e, container.ErrEndpoint):
 		return "engines of other hosts are reached with --host ssh://HOST, where porthole asks the engine there"
 	case errors.Is(e, container.ErrUnsupported):
-		return "on Linux hosts it works, also from here: --host ssh://HOST, where porthole has to be too"
-	case errors.Is(e, container.ErrNoContext) && e.Engine == target.Podman:
+		return "it works on a Linux host, and from here with --host ssh://HOST, if porthole is installed there"
+	case errors.Is(e, container.ErrNoContext) && podman:
 		return "`podman system connection ls` lists them"
 	case errors.Is(e, container.ErrNoContext):
 		return "`docker context ls` lists them"
-	case errors.Is(e, container.ErrContextUnread) && e.Engine == target.Podman:
+	case errors.Is(e, container.ErrContextUnread) && podman:
 		return "`podman system connection ls` lists connections; CONTAINER_HOST names an engine as unix:///PATH, tcp://HOST:PORT or ssh://[USER@]HOST[:PORT]/PATH"
 	case errors.Is(e, container.ErrContextUnread):
 		return "`docker context ls` lists contexts; DOCKER_HOST names an engine as unix:///PATH, tcp://HOST:PORT or ssh://[USER@]HOST[:PORT]"
@@ -104,10 +95,28 @@ func brokenEngineHint(e *container.EngineError) string {
 	if h := sshHint(e); h != "" {
 		return h
 	}
-	if e.Engine == target.Podman {
+	if podman {
 		return "`podman --remote version` shows whether podman itself gets an answer"
 	}
 	return fmt.Sprintf("`%s version` shows whether %[1]s itself gets an answer", programOf(target.Target{Scheme: e.Engine}))
+}
+
+// stoppedEngineHint returns the hint for an engine that does not run.
+func stoppedEngineHint(engine target.Scheme) string {
+	linux := runtime.GOOS == "linux"
+	switch {
+	case engine == target.Podman && linux:
+		return "`systemctl --user start podman.socket` starts it, or `podman system service`; CONTAINER_HOST names another one"
+	case engine == target.Podman:
+		return "`podman machine start` starts it; CONTAINER_HOST and --engine-context name another one"
+	case engine == target.Docker && linux:
+		return "`systemctl start docker` starts it; DOCKER_HOST and --engine-context name another one"
+	case engine == target.Docker:
+		return "start Docker Desktop, Colima or whatever runs it here; DOCKER_HOST and --engine-context name another one"
+	case engine == target.Containerd:
+		return "`systemctl start containerd` starts it; CONTAINERD_ADDRESS, or address in nerdctl.toml, names another one, as /run/k3s/containerd/containerd.sock"
+	}
+	return "CONTAINER_RUNTIME_ENDPOINT, or runtime-endpoint in /etc/crictl.yaml, names the runtime's socket; `ps -e` shows whether it runs"
 }
 
 // missingHint returns the hint for a container that is not there.
@@ -136,13 +145,13 @@ func stateHint(e *container.StateError) string {
 	case errors.Is(e, container.ErrEnded):
 		return fmt.Sprintf("`%s start %s` starts it, and `%s logs %s` may show why it has ended", program, name, program, name)
 	case errors.Is(e, container.ErrRemoved):
-		return "it was named by its ID; one that is named by its name is followed to the next of that name"
+		return "a container is followed to the next one of its name only if it is named by that, and not by its ID"
 	case errors.Is(e, container.ErrNoNetwork):
 		return "if the runtime is cri-dockerd: `docker ps` lists the pod's containers, for docker://"
 	case errors.Is(e, container.ErrElsewhere) && (e.Target.Scheme == target.Containerd || e.Target.Scheme == target.CRI):
 		return "the engine is in another PID namespace, or on another machine: run porthole there, or reach it with --host ssh://HOST"
 	case errors.Is(e, container.ErrOwnNetwork):
-		return "such a network is not one of this machine's kernel; publish the port, or run the container by runc"
+		return "only networks of this machine's kernel can be entered: publish the port, or run the container with runc"
 	case errors.Is(e, container.ErrElsewhere):
 		return "the engine is on another machine, or in a virtual one: `--via auto` starts a helper container there"
 	case errors.Is(e, netns.ErrPermission) && os.Geteuid() != 0:
@@ -157,9 +166,9 @@ func notRunningHint(e *container.StateError) string {
 	pod, inPod := strings.CutPrefix(e.Name, "k8s://")
 	switch {
 	case inPod:
-		return "it is made anew with another ID; cri://" + path.Dir(pod) + " is its pod, which is followed"
+		return "Kubernetes starts it again with another ID: forward to its pod, cri://" + path.Dir(pod) + ", which is followed"
 	case e.Target.Scheme == target.CRI:
-		return "the kubelet makes it anew if it is to run; `crictl pods` shows the pods of this node"
+		return "the kubelet starts it again if it is to run; `crictl pods` shows the pods of this node"
 	case e.State == container.Paused:
 		return fmt.Sprintf("`%s unpause %s` resumes it", program, name)
 	case e.State == container.Restarting:

@@ -332,7 +332,7 @@ func (t *targeting) print(out io.Writer, all []foundTarget) error {
 	case t.only != nil:
 		return printPorts(out, all[0], t.output == "wide")
 	case len(all) == 0:
-		fmt.Fprintln(t.stderr, "porthole: no engine of containers runs here, and no cluster is reached; pid://NUMBER and netns://NAME are targets in any case")
+		fmt.Fprintln(t.stderr, "porthole: no container engine runs here, and no cluster is reached; pid://NUMBER and netns://NAME are targets in any case")
 		return nil
 	}
 	return printTargets(out, all, t.output == "wide")

@@ -161,7 +161,7 @@ func (f foundTarget) ports(wide bool) string {
 	case f.HostNetwork:
 		texts = append(texts, "(this host's)")
 	case f.Error != "":
-		texts = append(texts, "(not seen: "+f.Error+")")
+		texts = append(texts, "(cannot be seen: "+f.Error+")")
 	case state != "" && state != string(container.Running):
 		texts = append(texts, "("+state+")")
 	case len(texts) == 0:
@@ -194,7 +194,7 @@ func printPorts(out io.Writer, f foundTarget, wide bool) error {
 	if err := table(out, rows); err != nil || f.Error == "" {
 		return err
 	}
-	_, err := fmt.Fprintln(out, safetext.Line("what listens was not seen: "+f.Error))
+	_, err := fmt.Fprintln(out, safetext.Line("what listens cannot be seen: "+f.Error))
 	return err
 }
 

@@ -19,7 +19,7 @@ var (
 	ErrRemoved     = errors.New("was removed")
 	ErrElsewhere   = errors.New("its process is not on this machine")
 	ErrNoNetwork   = errors.New("the runtime does not tell where its network is")
-	ErrOwnNetwork  = errors.New("its runtime keeps its network to itself")
+	ErrOwnNetwork  = errors.New("its runtime does not use the kernel's network")
 	ErrHostNetwork = errors.New("it uses the host's network: its ports are the host's") // of a route.Carried
 
 	// The errors of an engine are *EngineError.

@@ -14,8 +14,8 @@ import (
 	"porthole.dev/porthole/internal/target"
 )
 
-// ErrNotHere means that no process of a container is to be seen.
-var ErrNotHere = errors.New("no process of the container is to be seen from here")
+// ErrNotHere means that no process of a container can be seen.
+var ErrNotHere = errors.New("no process of the container can be seen from here")
 
 // Inside is the route.Dialer of a program that runs in a container itself. It leads to what the
 // program reaches: its loopback and other hosts, by the names of its own /etc.
