@@ -71,6 +71,7 @@ func TestHere(t *testing.T) {
 
 // Names lead to no address that is refused; who writes such an address has chosen it.
 func TestRefuseNames(t *testing.T) {
+	testenv.Root(t)
 	testenv.NoLeaks(t)
 	ns, root := rooted(t)
 	f := newFar(t, ns)

@@ -40,6 +40,7 @@ func listenUnixInside(t *testing.T, ns *netns.Namespace, network, path string) {
 
 // What can be connected to is listed, and nothing else.
 func TestListening(t *testing.T) {
+	testenv.Root(t)
 	testenv.NoLeaks(t)
 	pod := testenv.NewPod(t)
 	folder := t.TempDir()
@@ -117,6 +118,7 @@ func TestListeningMany(t *testing.T) {
 
 // A link-local address has the number of its interface as its zone.
 func TestListeningZone(t *testing.T) {
+	testenv.Root(t)
 	testenv.NoLeaks(t)
 	pod := testenv.NewPod(t)
 	var l net.Listener
@@ -247,6 +249,7 @@ func BenchmarkListening(b *testing.B) {
 
 // What the kernel lacks is told by its name, and what it lists is listed.
 func TestListeningUnlisted(t *testing.T) {
+	testenv.Root(t)
 	testenv.NoLeaks(t)
 	pod := testenv.NewPod(t)
 	tcp := target.TCPPort(testenv.Port(pod.Listen(t, "127.0.0.1:0")))

@@ -114,6 +114,7 @@ func (f far) at(host string, network target.Network) target.Address {
 
 // Hosts are reached by their addresses and by their names, as the process finds them.
 func TestDialHost(t *testing.T) {
+	testenv.Root(t)
 	testenv.NoLeaks(t)
 	ns, root := rooted(t)
 	f := newFar(t, ns)
@@ -135,6 +136,7 @@ func TestDialHost(t *testing.T) {
 
 // An address that does not answer leaves time for the next one.
 func TestDialHostShares(t *testing.T) {
+	testenv.Root(t)
 	testenv.NoLeaks(t)
 	ns, root := rooted(t) // its loopback is down, so that the kernel does not tell that nobody is there
 	f := newFar(t, ns)
@@ -150,6 +152,7 @@ func TestDialHostShares(t *testing.T) {
 
 // A host at which nobody listens refuses, also by UDP.
 func TestDialHostRefused(t *testing.T) {
+	testenv.Root(t)
 	testenv.NoLeaks(t)
 	ns, root := rooted(t)
 	newFar(t, ns)
@@ -178,6 +181,7 @@ func unreachable(host string) error {
 
 // Where a namespace has only sockets of one family each, both are reached all the same.
 func TestDialUDPBindV6Only(t *testing.T) {
+	testenv.Root(t)
 	testenv.NoLeaks(t)
 	pod := testenv.NewPod(t)
 	port := testenv.EchoUDP(pod.ListenUDP(t, "127.0.0.1:0"))
@@ -192,6 +196,7 @@ func TestDialUDPBindV6Only(t *testing.T) {
 
 // What a name is not found for is told.
 func TestDialHostErrors(t *testing.T) {
+	testenv.Root(t)
 	testenv.NoLeaks(t)
 	ns, root := rooted(t)
 	f := newFar(t, ns)
@@ -218,6 +223,7 @@ func TestDialHostErrors(t *testing.T) {
 
 // The files are those in the process' root, and what is no file there is not opened.
 func TestHostsFileStaysInside(t *testing.T) {
+	testenv.Root(t)
 	testenv.NoLeaks(t)
 	ns, root := rooted(t)
 	f := newFar(t, ns)
@@ -264,6 +270,7 @@ func TestHostsFileStaysInside(t *testing.T) {
 
 // A namespace that has a name has files of its own in /etc/netns, as for `ip netns exec`.
 func TestFilesOfNamedNamespace(t *testing.T) {
+	testenv.Root(t)
 	testenv.NoLeaks(t)
 	pod := testenv.NewPod(t)
 	f := newFar(t, pod.NS)
@@ -296,6 +303,7 @@ func TestFilesOfNamedNamespace(t *testing.T) {
 // A file system that never answers holds up whoever asks for a name, for as long as they
 // wait, and no more than one thread.
 func TestFilesNeverAnswer(t *testing.T) {
+	testenv.Root(t)
 	testenv.NoLeaks(t)
 	ns, root := rooted(t)
 	f := newFar(t, ns)

@@ -77,6 +77,7 @@ func TestDialLoopbackDown(t *testing.T) {
 
 // A listener whose queue is full answers nothing, so that only ctx ends the wait.
 func TestDialTimeout(t *testing.T) {
+	testenv.Root(t)
 	testenv.NoLeaks(t)
 	pod := testenv.NewPod(t)
 	port := fullListener(t, pod)
@@ -300,6 +301,7 @@ func BenchmarkDial(b *testing.B) {
 // What is forbidden is not entered, whichever way it is found, also if it became so
 // after the opening.
 func TestForbid(t *testing.T) {
+	testenv.Root(t)
 	testenv.NoLeaks(t)
 	pod := testenv.NewPod(t)
 	path := fmt.Sprintf("/proc/%d/ns/net", pod.PID)

@@ -88,9 +88,12 @@ func (p *process) directory() (*os.File, error) {
 	}
 	// The number still was this process' if it has not exited up to here.
 	status, err := readBelow(dir, "status")
-	if p.pidfd != nil && p.exited() || err != nil || processOf(status) != p.pid {
+	if p.pidfd != nil && p.exited() || isGone(err) || err == nil && processOf(status) != p.pid {
+		err = ErrNoProcess
+	}
+	if err != nil {
 		dir.Close()
-		return nil, ErrNoProcess
+		return nil, err
 	}
 	p.dir = dir
 	return dir, nil
@@ -126,11 +129,15 @@ func (p *process) openNetwork() (*os.File, error) {
 	switch {
 	case errors.Is(err, os.ErrPermission) && !p.exited():
 		return nil, fmt.Errorf("%w: %w", ErrPermission, p.explainAccess(err))
-	case err != nil:
-		return nil, ErrExited // ESRCH, or ENOENT of a zombie
+	case isGone(err):
+		return nil, ErrExited
 	}
-	return ns, nil
+	return ns, err
 }
+
+// isGone reports whether a process has no such file because it has exited: ESRCH, or ENOENT of a zombie. That there are no
+// descriptors, for one, tells nothing of the process.
+func isGone(err error) bool { return errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) }
 
 // exited says whether the process has, reaped or not.
 func (p *process) exited() bool {
@@ -143,7 +150,7 @@ func (p *process) exited() bool {
 	}
 	stat, err := readBelow(p.dir, "stat")
 	if err != nil {
-		return true
+		return isGone(err)
 	}
 	parsed, err := proc.ParseStat(stat)
 	return err != nil || parsed.Exited()

@@ -94,6 +94,7 @@ func thread(t *testing.T) int {
 
 // A process that has got the number of the one that was opened is not entered.
 func TestNumberIsUsedAgain(t *testing.T) {
+	testenv.Root(t)
 	onEachKernel(t, func(t *testing.T, open func(pid int) (*netns.Namespace, error)) {
 		testenv.NoLeaks(t)
 		pod := testenv.NewPod(t)
@@ -220,6 +221,7 @@ func threads(t *testing.T) (all []string) {
 // The kernel chooses the port of the near end among two, of which one is dialed: on
 // 127.0.0.1 and on ::1, half of the connections would meet themselves.
 func TestDialMeetsItself(t *testing.T) {
+	testenv.Root(t)
 	testenv.NoLeaks(t)
 	pod := testenv.NewPod(t)
 	err := pod.NS.Do(func() error {

@@ -113,6 +113,7 @@ func dialUnix(t *testing.T, ns *netns.Namespace, path string) (pipe.Conn, error)
 
 // A socket is reached as the process' user, inside its root.
 func TestDialUnix(t *testing.T) {
+	testenv.Root(t)
 	testenv.NoLeaks(t)
 	ns, root := rooted(t)
 	peers := listenUnix(t, filepath.Join(root, "a.sock"))
@@ -144,6 +145,7 @@ func TestDialUnix(t *testing.T) {
 
 // Nothing leads out of the process' root, and nothing is opened that is no socket of its user.
 func TestDialUnixStaysInside(t *testing.T) {
+	testenv.Root(t)
 	testenv.NoLeaks(t)
 	ns, root := rooted(t)
 	outside := filepath.Join(t.TempDir(), "host.sock")

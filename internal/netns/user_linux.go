@@ -32,8 +32,11 @@ func (p *process) user() (*user, error) {
 	if err == nil {
 		status, err = readBelow(dir, "status")
 	}
-	if err != nil || p.exited() {
+	if errors.Is(err, ErrNoProcess) || isGone(err) || p.exited() {
 		return nil, ErrExited
+	}
+	if err != nil {
+		return nil, err
 	}
 	u, err := parseUser(status)
 	if err != nil {
