@@ -48,12 +48,15 @@ func (b *bench) bulk(ctx context.Context) error {
 	return nil
 }
 
-// alternate takes each measurement in turn, after one that does not count.
+// alternate takes each measurement in turn, after one that does not count: forwards and backwards, so that none is always first.
 func (b *bench) alternate(ways []dialer, measure func(dialer) (float64, error)) ([][]float64, error) {
 	figures := make([][]float64, len(ways))
 	for run := range b.runs + 1 {
-		for i, dial := range ways {
-			f, err := measure(dial)
+		for i := range ways {
+			if run%2 == 1 {
+				i = len(ways) - 1 - i
+			}
+			f, err := measure(ways[i])
 			if err != nil {
 				return nil, err
 			}
