@@ -97,7 +97,7 @@ func (o *agentOptions) serveStdio(ctx context.Context) error {
 	if err := agent.Protect(); err != nil {
 		return err
 	}
-	a.Dialer, a.Bind, a.Listening = o.inside(), forward.Bind, netns.Here().WatchProcesses
+	a.Dialer, a.Bind, a.Listening = o.inside(), forward.Bind, netns.Here().WatchWithProcesses
 	return a.Serve(ctx, agent.Stdio())
 }
 
@@ -142,7 +142,7 @@ func (o *agentOptions) parse() (s *agent.TLSServer, at netip.AddrPort, err error
 		return nil, at, err
 	}
 	return &agent.TLSServer{
-		Agent:     &agent.Agent{Version: version(), Dialer: o.inside(), Bind: forward.Bind, Listening: netns.Here().WatchProcesses},
+		Agent:     &agent.Agent{Version: version(), Dialer: o.inside(), Bind: forward.Bind, Listening: netns.Here().WatchWithProcesses},
 		Client:    client,
 		ExitAfter: o.exitAfter,
 		IdleTime:  o.idleTime,

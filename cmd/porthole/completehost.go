@@ -62,7 +62,7 @@ func (f *forwarding) completeListening(ctx context.Context, name, prefix string)
 		return nil, noFiles
 	}
 	defer opened.Close()
-	sockets, _ := firstListening(ctx, opened)
+	sockets, _ := opened.Listening.First(ctx)
 	// LOCAL:REMOTE: only the remote port can be known. What is no port on its own takes a LOCAL.
 	local, _, pair := strings.Cut(prefix, ":")
 	before := ""

@@ -281,7 +281,7 @@ func (t *targeting) onHost(ctx context.Context, containers *container.Opener, ho
 			return one, err
 		}
 	}
-	sockets, err := firstListening(ctx, t.opened)
+	sockets, err := t.opened.Listening.First(ctx)
 	one.listen(sockets)
 	if errors.Is(err, netns.ErrNotListed) {
 		one.Error, err = describe(err, false), nil
@@ -295,29 +295,6 @@ func (t *targeting) carried(e route.Event) {
 		e.Target = t.only.Target.String()
 		fmt.Fprintln(t.stderr, safetext.Line(textStyle{}.carried(e)))
 	}
-}
-
-// firstListening returns what listens at a target now.
-func firstListening(ctx context.Context, of *route.Result) (sockets []target.Socket, err error) {
-	if of.Listening == nil {
-		return nil, fmt.Errorf("what listens there cannot be found out: %w", target.ErrUnsupported)
-	}
-	looking, told := context.WithCancel(ctx)
-	defer told()
-	heard := false
-	err = of.Listening(looking, func(now []target.Socket) {
-		if !heard {
-			sockets, heard = now, true
-		}
-		told()
-	})
-	switch {
-	case heard && errors.Is(err, netns.ErrNotListed):
-		return sockets, err
-	case heard:
-		return sockets, nil
-	}
-	return nil, cmp.Or(context.Cause(ctx), err)
 }
 
 // print prints the targets as a table or as JSON.

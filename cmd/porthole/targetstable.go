@@ -59,7 +59,7 @@ func foundContainer(l container.Listed) foundTarget {
 	}
 	for _, p := range l.Published {
 		at := net.JoinHostPort(cmp.Or(p.Address, "0.0.0.0"), strconv.Itoa(int(p.Host)))
-		for i := range f.find(target.Address{Network: p.Network, Port: p.Port}) {
+		for i := range f.findOrAdd(target.Address{Network: p.Network, Port: p.Port}) {
 			if !slices.Contains(f.Ports[i].Published, at) {
 				f.Ports[i].Published = append(f.Ports[i].Published, at)
 			}
@@ -90,14 +90,14 @@ func (f *foundTarget) listen(sockets []target.Socket) {
 func (f *foundTarget) declare(ports []kube.DeclaredPort) {
 	f.listen(nil)
 	for _, p := range ports {
-		for i := range f.find(target.Address{Network: p.Network, Port: p.Number}) {
+		for i := range f.findOrAdd(target.Address{Network: p.Network, Port: p.Number}) {
 			f.Ports[i].Declared, f.Ports[i].Name = true, p.Name
 		}
 	}
 }
 
-// find yields the indices of a port, which is added if it is not there.
-func (f *foundTarget) find(to target.Address) func(func(int) bool) {
+// findOrAdd yields the indices of a port, which is added if it is not there.
+func (f *foundTarget) findOrAdd(to target.Address) func(func(int) bool) {
 	is := func(p foundPort) bool { return p.remote.Network == to.Network && p.remote.Port == to.Port }
 	if !slices.ContainsFunc(f.Ports, is) {
 		f.Ports = append(f.Ports, foundPort{Network: to.Network.String(), Port: to.Port, remote: to})

@@ -31,7 +31,7 @@ type Agent struct {
 	// also while it greets; 0 means 4 minutes, and no limit to greeting.
 	Silence time.Duration
 	// Listening tells what listens where Dialer leads.
-	Listening tunnel.Watch
+	Listening route.Watch
 }
 
 // ErrGone means that a target is not the one that was opened before.
@@ -97,7 +97,7 @@ type openTarget struct {
 
 func (t openTarget) Identity() string     { return t.identity }
 func (t openTarget) Binder() route.Binder { return t.Bind }
-func (t openTarget) Watch() tunnel.Watch  { return t.Listening }
+func (t openTarget) Watch() route.Watch   { return t.Listening }
 
 // open opens a target. With an identity it is the process of that identity, or none.
 func (a *Agent) open(ctx context.Context, name, identity string) (tunnel.ServerTarget, error) {

@@ -39,7 +39,7 @@ func Open(_ context.Context, f target.Forward, events func(route.Event)) (*route
 		if f.Target.Scheme == target.NetNS {
 			bind = atPath(f.Target.Path, bind)
 		}
-		return &route.Result{Route: ns, Ports: f.Ports, Bind: bind, Listening: ns.WatchProcesses}, nil
+		return &route.Result{Route: ns, Ports: f.Ports, Bind: bind, Listening: ns.WatchWithProcesses}, nil
 	case f.Target.Scheme == target.PID, errors.Is(err, netns.ErrPermission), errors.Is(err, netns.ErrUnsupported):
 		err = &route.FinalError{Err: err}
 	}

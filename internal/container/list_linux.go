@@ -68,24 +68,25 @@ func (l *Listed) look(ctx context.Context, e engine, first func() map[string]int
 // firstProcesses returns the lowest process of each container that a cgroup or a shim names. Whoever may make cgroups, or calls a
 // program so, can pose as a container: of one that is in two places, the engine is asked.
 func firstProcesses() map[string]int {
-	first, places := map[string]int{}, map[string]string{}
+	first, namedBy := map[string]int{}, map[string]string{}
 	for _, pid := range proc.All() {
-		switch id, place := placeOf(pid); {
+		switch id, by := containerOfProcess(pid); {
 		case id == "":
-		case places[id] == "":
-			first[id], places[id] = pid, place
-		case places[id] != place:
+		case namedBy[id] == "":
+			first[id], namedBy[id] = pid, by
+		case namedBy[id] != by:
 			first[id] = 0
 		}
 	}
 	return first
 }
 
-// placeOf returns the ID of the container that a process is in, and by what; "" for none.
-func placeOf(pid int) (id, place string) {
+// containerOfProcess returns the ID of the container that a process is in, "" for none, and what names it: the container's
+// cgroup, or the number of its shim.
+func containerOfProcess(pid int) (id, by string) {
 	for _, cgroup := range cgroupsOf(pid) { // each names the same
-		if id, place = containerOf(cgroup, ""); id != "" {
-			return id, place
+		if id, by = containerOf(cgroup, ""); id != "" {
+			return id, by
 		}
 	}
 	id, shim := shimOf(pid)

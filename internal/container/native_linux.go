@@ -39,7 +39,7 @@ func openNative(_ context.Context, c found) (*route.Result, error) {
 	case err != nil:
 		return nil, err
 	}
-	result := &route.Result{Route: ns, Bind: ns.Bind, Listening: ns.WatchProcesses}
+	result := &route.Result{Route: ns, Bind: ns.Bind, Listening: ns.WatchWithProcesses}
 	if c.dialUnix != nil {
 		result.Route = inPod{ns, c}
 	}

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -15,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"porthole.dev/porthole/internal/portforward"
+	"porthole.dev/porthole/internal/route"
 	"porthole.dev/porthole/internal/target"
 )
 
@@ -137,17 +137,5 @@ func (c *Cluster) Listening(ctx context.Context, t target.Target) (sockets []tar
 		SPDYOnly: SPDYOnly(), KeepWebSocket: KeepWebSocket(), MaxTunnels: 1, Again: c.pauseTunnels(),
 	}
 	defer client.Close()
-	ctx, told := context.WithCancel(ctx)
-	defer told()
-	heard := false
-	err = client.Listening(ctx, func(now []target.Socket) {
-		if !heard {
-			sockets, heard = now, true
-		}
-		told()
-	})
-	if heard && errors.Is(err, context.Canceled) {
-		err = nil
-	}
-	return sockets, err
+	return route.Watch(client.Listening).First(ctx)
 }

@@ -104,8 +104,8 @@ func (ns *Namespace) WatchListening(ctx context.Context, tell func([]target.Sock
 	}
 }
 
-// WatchProcesses is WatchListening with the processes named.
-func (ns *Namespace) WatchProcesses(ctx context.Context, tell func([]target.Socket)) error {
+// WatchWithProcesses is WatchListening, and names the processes too.
+func (ns *Namespace) WatchWithProcesses(ctx context.Context, tell func([]target.Socket)) error {
 	return ns.WatchListening(ctx, func(now []target.Socket) {
 		if id, err := ns.ID(); err == nil {
 			NameProcesses(now, id)

@@ -155,7 +155,7 @@ func TestWatchListening(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	told, done := make(chan []target.Socket, 100), make(chan error, 1)
 	go func() {
-		done <- netns.Here().WatchProcesses(ctx, func(now []target.Socket) { told <- now })
+		done <- netns.Here().WatchWithProcesses(ctx, func(now []target.Socket) { told <- now })
 	}()
 	<-told
 	l, err := net.Listen("tcp", "127.0.0.1:0")

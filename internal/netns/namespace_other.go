@@ -54,8 +54,10 @@ func (*Namespace) Dial(context.Context, target.Address) (pipe.Conn, error) {
 // Listening returns ErrUnsupported.
 func (*Namespace) Listening() ([]target.Socket, error) { return nil, ErrUnsupported }
 
-// WatchProcesses returns ErrUnsupported and does not call tell.
-func (*Namespace) WatchProcesses(context.Context, func([]target.Socket)) error { return ErrUnsupported }
+// WatchWithProcesses returns ErrUnsupported and does not call tell.
+func (*Namespace) WatchWithProcesses(context.Context, func([]target.Socket)) error {
+	return ErrUnsupported
+}
 
 // NameProcesses does nothing.
 func NameProcesses([]target.Socket, ...ID) {}

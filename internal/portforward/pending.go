@@ -18,7 +18,7 @@ type PendingUpgrade struct {
 	// Bind, if set, listens in the pod, for clients of porthole.v1.
 	Bind route.Binder
 	// Listening, if set, tells what listens in the pod, to clients of porthole.v1.
-	Listening tunnel.Watch
+	Listening route.Watch
 	// Pod is what error texts call the pod: the runtime's id of its sandbox.
 	Pod string
 	// Ports are those that the older WebSocket forms open at once, if the request does

@@ -32,10 +32,8 @@ type Result struct {
 	// Bind listens at the target, for the way back; nil where that cannot be. Its Listeners end with
 	// the Route at the latest.
 	Bind Binder
-	// Listening tells which sockets can be connected to at the target, in the order of target.CompareSockets: at
-	// first, and within a second whenever that has changed, until ctx ends or it cannot be found out any more.
-	// nil where it never can. tell is called by one goroutine, and may keep the slice.
-	Listening func(ctx context.Context, tell func([]target.Socket)) error
+	// Listening tells which sockets can be connected to at the target; nil where that cannot be found out.
+	Listening Watch
 }
 
 // Opener opens the route to a forward's target; who calls it closes the Route. It tells

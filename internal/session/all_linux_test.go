@@ -248,7 +248,7 @@ func TestAllFlaps(t *testing.T) {
 func TestAllOfOwnNetwork(t *testing.T) {
 	testenv.NoLeaks(t)
 	byAgent := func(context.Context, target.Forward, func(route.Event)) (*route.Result, error) {
-		return &route.Result{Route: host{}, Listening: netns.Here().WatchProcesses}, nil
+		return &route.Result{Route: host{}, Listening: netns.Here().WatchWithProcesses}, nil
 	}
 	for name, open := range map[string]route.Opener{"native": container.Open, "agent": byAgent} {
 		s := &session.Session{

@@ -12,6 +12,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"porthole.dev/porthole/internal/route"
 	"porthole.dev/porthole/internal/spdy"
 	"porthole.dev/porthole/internal/target"
 )
@@ -32,9 +33,6 @@ var (
 	errNoLooking   = fmt.Errorf("what listens at the target: %w", ErrUnsupported)
 	errListing     = errors.New("not a list of sockets")
 )
-
-// Watch tells which sockets listen, as route.Result's Listening does.
-type Watch func(ctx context.Context, tell func([]target.Socket)) error
 
 // listing is a list of sockets on the wire, in one line of JSON.
 type listing struct {
@@ -173,7 +171,7 @@ func (s *Server) acceptListening(c *streamConn) {
 }
 
 // watch sends a line whenever what listens has changed, until the stream ends or what it is about is gone.
-func (s *Server) watch(life context.Context, c *streamConn, watch Watch) error {
+func (s *Server) watch(life context.Context, c *streamConn, watch route.Watch) error {
 	ctx, end := context.WithCancelCause(life)
 	defer end(nil)
 	if s.cfg.Sandbox != nil {

@@ -48,7 +48,7 @@ type ServerConfig struct {
 	Bind route.Binder
 	// Listening, if set, tells what listens at what the tunnel leads to; nil has that refused as unsupported. It is
 	// called from many goroutines at once.
-	Listening Watch
+	Listening route.Watch
 	// Listeners are those of all tunnels of this program; nil means that there is no other.
 	Listeners *Listeners
 	// Accept, if set, handles the streams of a tunnel that speaks another protocol than

@@ -126,7 +126,7 @@ type ServerTarget interface {
 	// Binder listens at the target; nil where that cannot be.
 	Binder() route.Binder
 	// Watch tells what listens at the target; nil where that cannot be found out.
-	Watch() Watch
+	Watch() route.Watch
 	Close() error
 }
 
