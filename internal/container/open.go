@@ -6,7 +6,6 @@ import (
 	"slices"
 
 	"porthole.dev/porthole/internal/netns"
-	"porthole.dev/porthole/internal/pipe"
 	"porthole.dev/porthole/internal/route"
 	"porthole.dev/porthole/internal/target"
 )
@@ -33,7 +32,7 @@ func (r *Route) openContainer(ctx context.Context, c found) (*route.Result, erro
 	}
 	if err == nil && !r.carried {
 		r.carried = true
-		r.events(route.Event{Kind: route.Carried, Via: target.ViaAgent, Container: c.Name, Version: opened.Route.(*helpers).network.otherVersion(), Err: why})
+		r.events(route.Event{Kind: route.Carried, Via: target.ViaAgent, Container: c.Name, Version: opened.Route.(*helperRoute).network.otherVersion(), Err: why})
 	}
 	return opened, err
 }
@@ -50,7 +49,7 @@ func (r *Route) openHelper(ctx context.Context, c found) (*route.Result, error) 
 	if err != nil {
 		return nil, err
 	}
-	h := newHelpers(e, c)
+	h := newHelperRoute(e, c)
 	isUnix := func(p target.Port) bool { return p.Network == target.Unix }
 	isNot := func(p target.Port) bool { return p.Network != target.Unix }
 	if slices.ContainsFunc(r.ports, isUnix) {
@@ -65,44 +64,6 @@ func (r *Route) openHelper(ctx context.Context, c found) (*route.Result, error) 
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.helped = append(slices.DeleteFunc(r.helped, (*helpers).over), h)
+	r.helped = append(slices.DeleteFunc(r.helped, (*helperRoute).over), h)
 	return &route.Result{Route: h, Bind: h.network.Bind, Listening: h.network.Listening}, nil
-}
-
-// helpers are the helpers of one container: a route.Route. Each is started when it is needed: what reaches Unix sockets sees the
-// container's processes, which the other does not have to.
-type helpers struct{ network, files *helper }
-
-func newHelpers(e *helperEngine, c found) *helpers {
-	return &helpers{network: newHelper(e, c, false), files: newHelper(e, c, true)}
-}
-
-// Dial implements route.Dialer.
-func (h *helpers) Dial(ctx context.Context, to target.Address) (pipe.Conn, error) {
-	if to.Network == target.Unix {
-		return h.files.Dial(ctx, to)
-	}
-	return h.network.Dial(ctx, to)
-}
-
-// Wait implements route.Route. That the container has ended is told by its engine.
-func (h *helpers) Wait(ctx context.Context) error {
-	<-ctx.Done()
-	return context.Cause(ctx)
-}
-
-// leave closes each helper once it has no connections.
-func (h *helpers) leave() {
-	h.network.leave()
-	h.files.leave()
-}
-
-// over reports whether both are closed after leave.
-func (h *helpers) over() bool { return h.network.over() && h.files.over() }
-
-// Close implements route.Route.
-func (h *helpers) Close() error {
-	h.network.close()
-	h.files.close()
-	return nil
 }

@@ -42,10 +42,10 @@ type Route struct {
 	carried bool   // told that a helper container carries connections
 
 	mu      sync.Mutex
-	members []*member  // what connections can go to
-	helped  []*helpers // of members, also of those that have ended
-	next    int        // the number of the next connection
-	why     error      // there are none
+	members []*member      // what connections can go to
+	helped  []*helperRoute // of members, also of those that have ended
+	next    int            // the number of the next connection
+	why     error          // there are none
 	changed chan struct{}
 }
 
@@ -264,7 +264,7 @@ func (m *member) closeUnused() {
 		return
 	}
 	m.closed = true
-	if h, ok := m.Route.(*helpers); ok {
+	if h, ok := m.Route.(*helperRoute); ok {
 		h.leave() // its connections stay, as those of a namespace do
 	} else {
 		_ = m.Close()
@@ -333,7 +333,7 @@ func (r *Route) use(ctx context.Context, f func(*member) error) error {
 // passes waits until it is clear whether a failure is that of a container which ends or begins, and not of the connection.
 func (r *Route) passes(ctx context.Context, m *member, err error) bool {
 	var helper *HelperError // one cannot be started beside a container that has ended
-	_, byHelper := m.Route.(*helpers)
+	_, byHelper := m.Route.(*helperRoute)
 	rest := endTime
 	switch refused := errors.Is(err, syscall.ECONNREFUSED); {
 	case errors.Is(err, netns.ErrExited):
