@@ -71,11 +71,12 @@ type targeting struct {
 func newTargets() *cobra.Command {
 	t := &targeting{config: &kube.Config{Retries: new(kube.RetryLimiter)}, told: map[string]bool{}}
 	cmd := &cobra.Command{
-		Use:     "targets [TARGET]",
-		Short:   "List what can be forwarded to, and which ports of it",
-		Long:    targetsLong,
-		Example: targetsExample,
-		Args:    func(*cobra.Command, []string) error { return nil }, // parse checks them
+		Use:        "targets [TARGET]",
+		SuggestFor: []string{"list", "ls", "ps"},
+		Short:      "List what can be forwarded to, and which ports of it",
+		Long:       targetsLong,
+		Example:    targetsExample,
+		Args:       func(*cobra.Command, []string) error { return nil }, // parse checks them
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := t.parse(cmd, args); err != nil {
 				return usageError{err}
@@ -192,7 +193,9 @@ func (t *targeting) collect(ctx context.Context, containers *container.Opener, h
 	go func() { declared <- t.inCluster(ctx) }()
 	listed, errs := containers.List(ctx)
 	for _, err := range errs {
-		t.say(err)
+		if len(listed) == 0 || !closedRuntime(err) {
+			t.say(err)
+		}
 	}
 	all := make([]foundTarget, 0, len(listed))
 	for _, l := range listed {
@@ -201,9 +204,19 @@ func (t *targeting) collect(ctx context.Context, containers *container.Opener, h
 	return append(all, <-declared...), nil
 }
 
+// closedRuntime reports whether err is that containerd, or the pods' runtime, is not this user's. Docker's package brings root's containerd
+// along, which says nothing to somebody who has containers of Docker or podman.
+func closedRuntime(err error) bool {
+	var engine *container.EngineError
+	return errors.As(err, &engine) && errors.Is(engine, container.ErrEnginePermission) &&
+		(engine.Engine == target.Containerd || engine.Engine == target.CRI)
+}
+
 // say tells of what could not be listed, once.
-func (t *targeting) say(err error) {
-	line := "porthole: " + describe(err, false)
+func (t *targeting) say(err error) { t.sayLine("porthole: " + describe(err, false)) }
+
+// sayLine prints a line on stderr, once: --watch looks again and again.
+func (t *targeting) sayLine(line string) {
 	if !t.told[line] {
 		t.told[line] = true
 		fmt.Fprintln(t.stderr, line)
@@ -309,7 +322,7 @@ func (t *targeting) print(out io.Writer, all []foundTarget) error {
 	case t.only != nil:
 		return printPorts(out, all[0], t.output == "wide")
 	case len(all) == 0:
-		fmt.Fprintln(t.stderr, "porthole: no container engine runs here, and no cluster is reached; pid://NUMBER and netns://NAME are targets in any case")
+		t.sayLine("porthole: no container is found here, and nothing in a cluster; pid://NUMBER and netns://NAME are targets in any case")
 		return nil
 	}
 	return printTargets(out, all, t.output == "wide")
