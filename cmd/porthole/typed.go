@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -307,16 +308,34 @@ func (f *forwarding) reverseForms(err error) error {
 
 // engines are the schemes of containers by the programs of their engines, which somebody may write in place of them.
 var engines = map[string]target.Scheme{
-	"docker": target.Docker, "podman": target.Podman, "nerdctl": target.Containerd, "ctr": target.Containerd, "crictl": target.CRI, "cri-o": target.CRI,
+	"docker": target.Docker, "compose": target.Docker, "podman": target.Podman, "containerd": target.Containerd, "nerdctl": target.Containerd,
+	"ctr": target.Containerd, "cri": target.CRI, "crictl": target.CRI, "crio": target.CRI, "cri-o": target.CRI,
 }
 
 // targetHint adds the next step to the error of an argument that is no target.
 func (f *forwarding) targetHint(arg string, err error) error {
-	program, name, _ := strings.Cut(arg, "://")
-	if engines[program] == "" || string(engines[program]) == program || name == "" {
+	meant, ok := asContainer(arg)
+	if !ok || meant == arg {
 		return err
 	}
-	return hintedError{err, f.typed.with(arg, string(engines[program])+"://"+name).line(f.cmd)}
+	return hintedError{err, f.typed.with(arg, meant).line(f.cmd)}
+}
+
+// asContainer returns the target that was meant by an engine and a name with something else than :// between them, as docker:web
+// or docker/web, or with the engine's name spelled wrong.
+func asContainer(arg string) (meant string, ok bool) {
+	i := strings.IndexAny(arg, ":/")
+	if i <= 0 {
+		return "", false
+	}
+	program, name := strings.ToLower(arg[:i]), strings.TrimLeft(arg[i:], ":/")
+	if engines[program] == "" && strings.HasPrefix(arg[i:], "://") {
+		program, _ = spelling.Nearest(program, slices.Sorted(maps.Keys(engines)))
+	}
+	if engines[program] == "" || name == "" {
+		return "", false
+	}
+	return string(engines[program]) + "://" + name, true
 }
 
 // advise adds the line that was probably meant to the error of a target that was typed.
@@ -338,6 +357,8 @@ func (f *forwarding) advise(err error) error {
 		return f.portHint(port.Port, err)
 	case (errors.As(err, &missing) && !missing.NoNamespace || errors.Is(err, kube.ErrNoConfig)) && !strings.Contains(arg, "/"):
 		return f.adviseHere(arg, err)
+	case errors.Is(err, kube.ErrNoConfig): // docker/web, say: the form of a resource and its name
+		return f.targetHint(arg, err)
 	}
 	return err
 }
