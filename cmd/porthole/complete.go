@@ -164,7 +164,7 @@ func (f *forwarding) completeFlags(cmd *cobra.Command) {
 		"namespace":               f.completeNamespaces,
 		"output":                  fixed(outputs...),
 		"each":                    fixed(string(target.EachPorts), string(target.EachAddresses)),
-		"via":                     fixed(vias...),
+		"via":                     completeVias(vias),
 		"agent-image-pull-policy": fixed(pullPolicies...),
 		"profile":                 fixed("none", "cpu", "heap", "goroutine", "threadcreate", "block", "mutex", "trace"),
 		"address":                 named(localAddresses),
@@ -179,6 +179,18 @@ func (f *forwarding) completeFlags(cmd *cobra.Command) {
 	}
 	for _, flag := range []string{"file", "agent-patch", "relay-patch"} {
 		_ = cmd.MarkFlagFilename(flag, "yaml", "yml", "json")
+	}
+}
+
+// completeVias offers the values of --via, those for containers after such a target.
+func completeVias(inCluster []string) cobra.CompletionFunc {
+	return func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		if len(args) > 0 {
+			if to, err := target.Parse(args[0]); err == nil && to.Scheme.InEngine() {
+				return target.EngineVias(), noFiles
+			}
+		}
+		return inCluster, noFiles
 	}
 }
 

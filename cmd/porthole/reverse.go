@@ -55,7 +55,7 @@ func newReverse() *cobra.Command {
 		"address to listen on there, an IP address or localhost, such as 0.0.0.0 for all; may be repeated or separated by commas")
 	flags.StringVar(&f.readyFile, "ready-file", "",
 		"file to write once the target listens, a line ADDRESS:PORT LOCAL for each listener; removed at the end")
-	flags.StringVar(&f.via, "via", target.ViaAuto.String(), "what listens in pods: "+oneOf(target.ReverseVias()))
+	flags.StringVar(&f.via, "via", target.ViaAuto.String(), "what listens in pods: "+oneOf(target.ReverseVias())+"; in containers: "+oneOf(target.EngineVias()))
 	f.sharedFlags(flags)
 	f.completeFlags(cmd)
 	return cmd
