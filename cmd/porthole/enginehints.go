@@ -128,7 +128,8 @@ func missingHint(e *container.NotFoundError) string {
 	case service && e.Target.Scheme == target.Podman:
 		list = "`podman ps -a --filter label=com.docker.compose.project` lists what Compose has made"
 	case service:
-		list = "`" + programOf(e.Target) + " compose ls` lists projects, and `compose -p PROJECT ps -a` their services"
+		program := programOf(e.Target)
+		list = fmt.Sprintf("`%s compose ls -a` lists projects, and `%[1]s compose -p PROJECT ps -a` their services", program)
 	}
 	if len(e.Similar) > 0 {
 		return "did you mean " + strings.Join(e.Similar, " or ") + "? " + list
