@@ -116,7 +116,7 @@ func (f *forwarding) parseVia(only *target.Forward) (err error) {
 	if err := parseEngineContext(f.cmd, f.engineContext, only); err != nil {
 		return err
 	}
-	return useless(f.cmd.Name(), f.given, only.Target)
+	return checkUseful(f.cmd.Name(), f.given, only.Target)
 }
 
 // givenFlags are the names of the flags that were typed, before preferences set others.
@@ -134,8 +134,8 @@ func clusterFlags() []string {
 	return names
 }
 
-// useless reports flags that were typed for a command, and that a target has no use for.
-func useless(command string, given []string, to target.Target) error {
+// checkUseful reports flags that were typed for a command, and that a target has no use for.
+func checkUseful(command string, given []string, to target.Target) error {
 	const ofPods = "pods, services and workloads"
 	for _, rule := range []struct {
 		goes  bool

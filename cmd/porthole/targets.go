@@ -123,7 +123,7 @@ func (t *targeting) parse(cmd *cobra.Command, args []string) error {
 	if to.Scheme == target.RemoteHost {
 		return fmt.Errorf("targets: what listens at %s cannot be seen", to)
 	}
-	if err := useless(cmd.Name(), givenFlags(cmd.Flags()), to); err != nil {
+	if err := checkUseful(cmd.Name(), givenFlags(cmd.Flags()), to); err != nil {
 		return err
 	}
 	t.only = &target.Forward{Target: to}

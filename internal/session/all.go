@@ -206,7 +206,7 @@ func (a *allPorts) open(ctx context.Context) (changed bool) {
 }
 
 // openEach listens for each port that has come, with its own number or any, until that fails as it would for the others.
-func (a *allPorts) openEach(ctx context.Context, own bool) (changed bool, err error) {
+func (a *allPorts) openEach(ctx context.Context, sameNumber bool) (changed bool, err error) {
 	for _, to := range a.listens {
 		p := a.ports[to]
 		switch {
@@ -217,12 +217,12 @@ func (a *allPorts) openEach(ctx context.Context, own bool) (changed bool, err er
 		case a.count() >= maxAll:
 			return changed, errManyPorts
 		}
-		listeners, err := a.listen(ctx, to, p, own)
+		listeners, err := a.listen(ctx, to, p, sameNumber)
 		switch {
 		case err == nil:
 			a.begin(ctx, to, listeners)
 			changed = true
-		case !own || !isTaken(err):
+		case !sameNumber || !isTaken(err):
 			return changed, err
 		}
 	}
@@ -236,7 +236,7 @@ func isTaken(err error) bool {
 
 // listen binds the local port for one of the target's: with the number that it had, or its own, or the next one
 // that is free.
-func (a *allPorts) listen(ctx context.Context, to target.Address, p *allPort, own bool) ([]*route.Listener, error) {
+func (a *allPorts) listen(ctx context.Context, to target.Address, p *allPort, sameNumber bool) ([]*route.Listener, error) {
 	number := int(to.Port)
 	if p != nil {
 		number = int(p.number)
@@ -245,7 +245,7 @@ func (a *allPorts) listen(ctx context.Context, to target.Address, p *allPort, ow
 		port := target.Port{Local: uint16(number), Host: to.Host, Remote: to.Port}
 		listeners, err := forward.Listen(ctx, a.state.Addresses, []target.Port{port})
 		switch {
-		case err == nil || own || ctx.Err() != nil || number == 0:
+		case err == nil || sameNumber || ctx.Err() != nil || number == 0:
 			return listeners, err
 		case !isTaken(err):
 			return nil, err
