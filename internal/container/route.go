@@ -97,7 +97,11 @@ func (r *Route) keep() {
 			rest = lookWaiting
 		}
 		backoff.Sleep(r.life, rest, r.looks)
-		r.tell(r.reap())
+		ended := r.reap()
+		if r.life.Err() != nil {
+			return // which ends members that run, too
+		}
+		r.tell(ended)
 		err := r.look(r.life)
 		if r.life.Err() != nil {
 			return
