@@ -235,10 +235,12 @@ func testListening(t *testing.T, e *testenv.Engine, scheme string) {
 			t.Errorf("over %s: %q, %v", network, answer, err)
 		}
 	}
+	client := dialUDP(t, r)
 	e.Do(t, "restart", "-t", "0", "web")
 	if _, err := l.Streams.Accept(); err == nil {
 		t.Error("somebody has connected in a container that has ended")
 	}
+	endsWithContainer(t, client)
 	again, err := r.Bind(t.Context(), target.Endpoint{AddrPort: at})
 	if err != nil {
 		t.Fatal(err)
@@ -248,6 +250,31 @@ func testListening(t *testing.T, e *testenv.Engine, scheme string) {
 		t.Errorf("after the restart: %q, %v", answer, err)
 	}
 	_ = again.Close()
+}
+
+// dialUDP connects to a UDP port of a container where nobody has to listen, until the test ends.
+func dialUDP(t *testing.T, r *route.Result) pipe.Conn {
+	t.Helper()
+	conn, err := r.Dial(t.Context(), target.Address{Network: target.UDP, Port: 9000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+// endsWithContainer reads from a connection of UDP, whose container has ended: the next one is not reached by it.
+func endsWithContainer(t *testing.T, conn pipe.Conn) {
+	t.Helper()
+	defer time.AfterFunc(testenv.Patience, func() { _ = conn.Close() }).Stop()
+	buf := make([]byte, 100)
+	_, err := conn.Read(buf)
+	for err == nil { // an answer that was on its way
+		_, err = conn.Read(buf)
+	}
+	if !errors.Is(err, container.ErrEnded) {
+		t.Errorf("a connection of UDP whose container has ended ends with %v", err)
+	}
 }
 
 // echoOnce sends one connection's bytes back.

@@ -117,6 +117,7 @@ func TestHelperRestart(t *testing.T) {
 		testenv.NoLeaks(t)
 		r, _ := openVia(t, helperOpener(t), scheme+"web", target.ViaAgent)
 		answers(t, r, "one")
+		client := dialUDP(t, r)
 		restarted := make(chan struct{})
 		go func() { defer close(restarted); e.Do(t, "restart", "-t", "0", "web") }()
 		over := func() bool {
@@ -138,6 +139,7 @@ func TestHelperRestart(t *testing.T) {
 			})
 		}
 		work.Wait()
+		endsWithContainer(t, client)
 		answers(t, r, "one")
 	})
 }

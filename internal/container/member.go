@@ -15,37 +15,30 @@ import (
 type member struct {
 	found
 	*route.Result
-	opened time.Time // when it was found, but for those that were there at the beginning
-	over   chan struct{}
-	ended  bool // over is closed
-	users  int  // calls that use it: the last one closes it, once it has ended
+	opened time.Time       // when it was found, but for those that were there at the beginning
+	life   context.Context // ends when it is over, of which gone is the cause
+	end    context.CancelCauseFunc
+	gone   error
+	users  int // calls that use it: the last one closes it, once it has ended
 	closed bool
 }
 
-// finish says that the member is over. The route's lock is held.
-func (m *member) finish() {
-	if !m.ended {
-		m.ended = true
-		close(m.over)
-	}
-}
+// finish says that the member is over.
+func (m *member) finish() { m.end(m.gone) }
+
+func (m *member) ended() bool { return m.life.Err() != nil }
 
 // awaitEnd waits until a member's process has ended, or the member is over for another reason.
 func (r *Route) awaitEnd(m *member) {
-	ctx, cancel := context.WithCancel(r.life)
-	defer cancel()
-	go func() { <-m.over; cancel() }()
-	_ = m.Wait(ctx)
-	r.mu.Lock()
+	_ = m.Wait(m.life)
 	m.finish()
-	r.mu.Unlock()
 	r.leave(m)
 	r.poke()
 }
 
 // closeUnused closes a member that has ended, unless somebody uses it. The route's lock is held.
 func (m *member) closeUnused() {
-	if !m.ended || m.users > 0 || m.closed {
+	if !m.ended() || m.users > 0 || m.closed {
 		return
 	}
 	m.closed = true
@@ -71,7 +64,7 @@ func (r *Route) member(ctx context.Context) (*member, error) {
 		for range r.members {
 			m := r.members[r.next%len(r.members)]
 			r.next++
-			if !m.ended {
+			if !m.ended() {
 				m.users++
 				r.mu.Unlock()
 				return m, nil
@@ -124,7 +117,7 @@ func (r *Route) passes(ctx context.Context, m *member, err error) bool {
 	case errors.Is(err, netns.ErrExited):
 		rest = settleTime
 	case refused && time.Since(m.opened) < settleTime:
-		backoff.Sleep(ctx, settlePause, m.over)
+		backoff.Sleep(ctx, settlePause, m.life.Done())
 		return ctx.Err() == nil
 	case byHelper && (refused || errors.As(err, &helper)):
 		rest = toldTime
@@ -132,11 +125,6 @@ func (r *Route) passes(ctx context.Context, m *member, err error) bool {
 	case !refused:
 		rest = 0
 	}
-	backoff.Sleep(ctx, rest, m.over)
-	select {
-	case <-m.over:
-		return ctx.Err() == nil
-	default:
-		return false
-	}
+	backoff.Sleep(ctx, rest, m.life.Done())
+	return m.ended() && ctx.Err() == nil
 }

@@ -142,7 +142,7 @@ func (r *Route) reap() error {
 	defer r.mu.Unlock()
 	var last *member
 	r.members = slices.DeleteFunc(r.members, func(m *member) bool {
-		if !m.ended {
+		if !m.ended() {
 			return false
 		}
 		last = m
@@ -152,7 +152,7 @@ func (r *Route) reap() error {
 	if last == nil || len(r.members) > 0 {
 		return nil
 	}
-	r.why = &StateError{Target: r.target, Name: last.Name, Err: ErrEnded}
+	r.why = last.gone
 	return r.why
 }
 
@@ -188,7 +188,7 @@ func (r *Route) look(ctx context.Context) error {
 func (r *Route) has(c found) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return slices.ContainsFunc(r.members, func(m *member) bool { return m.same(c) && !m.ended })
+	return slices.ContainsFunc(r.members, func(m *member) bool { return m.same(c) && !m.ended() })
 }
 
 // drop lets go of members that are not among those that run. Their connections stay.
@@ -216,7 +216,8 @@ func (r *Route) open(ctx context.Context, c found) error {
 		r.onHost = true
 		r.events(route.Event{Kind: route.Carried, Via: target.ViaNative, Err: ErrHostNetwork})
 	}
-	m := &member{found: c, Result: opened, over: make(chan struct{}), users: 1} // which awaitEnd is
+	m := &member{found: c, Result: opened, gone: &StateError{Target: r.target, Name: c.Name, Err: ErrEnded}, users: 1} // which awaitEnd is
+	m.life, m.end = context.WithCancelCause(r.life)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.begun {
@@ -230,9 +231,12 @@ func (r *Route) open(ctx context.Context, c found) error {
 }
 
 // Dial implements route.Dialer. A helper container answers later whether something listens, and then the connection is opened again
-// if that passes.
+// if that passes. One of UDP ends with its container.
 func (r *Route) Dial(ctx context.Context, to target.Address) (pipe.Conn, error) {
 	conn, m, err := r.dial(ctx, to)
+	if err == nil && to.Network == target.UDP {
+		return endWith(m, conn), nil
+	}
 	byHelper, ok := conn.(*tunnel.Conn)
 	if err != nil || !ok {
 		return conn, err
@@ -264,7 +268,7 @@ func (r *Route) Bind(ctx context.Context, at target.Endpoint) (l *route.Listener
 			return target.ErrUnsupported
 		}
 		if l, err = m.Bind(ctx, at); err == nil {
-			go func() { <-m.over; _ = l.Close() }()
+			context.AfterFunc(m.life, func() { _ = l.Close() })
 		}
 		return err
 	})
@@ -284,14 +288,9 @@ func (r *Route) Listening(ctx context.Context, tell func([]target.Socket)) error
 			return target.ErrUnsupported
 		}
 		watching, cancel := context.WithCancel(ctx)
-		go func() {
-			defer cancel()
-			select {
-			case <-m.over:
-			case <-watching.Done():
-			}
-		}()
+		stop := context.AfterFunc(m.life, cancel)
 		err = m.Listening(watching, tell)
+		stop()
 		cancel()
 		r.leave(m)
 		if ctx.Err() != nil || !r.passes(ctx, m, err) {

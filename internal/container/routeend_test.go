@@ -1,6 +1,7 @@
 package container
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -11,7 +12,8 @@ import (
 // A route that ends says nothing of its container, which still runs.
 func TestRouteEndsQuietly(t *testing.T) {
 	r := newRoute(&Opener{life: t.Context()}, nil, target.Forward{}, func(e route.Event) { t.Errorf("told %v: %v", e.Kind, e.Err) })
-	m := &member{Result: &route.Result{}, over: make(chan struct{}), users: 1}
+	m := &member{Result: &route.Result{}, users: 1}
+	m.life, m.end = context.WithCancelCause(r.life)
 	r.members = []*member{m}
 	r.mu.Lock()
 	r.work.Go(r.keep)
