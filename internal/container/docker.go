@@ -192,6 +192,10 @@ func (d *docker) findService(ctx context.Context, t target.Target, project, serv
 	return all, nil
 }
 
+// errNoID means that an engine's answer has no ID of a container. By any other word in the name of its cgroup, a process of this
+// machine would be taken for the container's.
+var errNoID = errors.New("it answers with an ID of a container that is none")
+
 // inspect asks for one container.
 func (d *docker) inspect(ctx context.Context, name string) (found, error) {
 	answer, err := d.client.ContainerInspect(ctx, name, client.ContainerInspectOptions{})
@@ -199,6 +203,9 @@ func (d *docker) inspect(ctx context.Context, name string) (found, error) {
 		return found{}, err
 	}
 	c := answer.Container
+	if c.ID == "" || longID(c.ID) != c.ID {
+		return found{}, fmt.Errorf("%w: %.80q", errNoID, c.ID)
+	}
 	f := found{ID: c.ID, Name: strings.TrimPrefix(c.Name, "/"), Near: d.near()}
 	if c.State != nil {
 		f.State, f.PID = State(c.State.Status), max(c.State.Pid, 0)

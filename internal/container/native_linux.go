@@ -79,7 +79,7 @@ func (r inPod) Dial(ctx context.Context, to target.Address) (pipe.Conn, error) {
 // isProcessOf reports whether the process that the engine names is the container's: its cgroup has the container's
 // ID, or, where cgroups do not tell, it has begun when an engine of this machine says.
 func isProcessOf(c found) bool {
-	if c.PID <= 0 {
+	if c.PID <= 0 || c.ID == "" {
 		return false
 	}
 	if inContainer(c.PID, c.ID) || beganWith(c) {
