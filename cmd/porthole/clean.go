@@ -54,6 +54,7 @@ type cleaning struct {
 	out           io.Writer
 	errs          session.Errors
 	found         bool
+	partly        bool // an engine was not searched
 }
 
 func newClean() *cobra.Command {
@@ -101,7 +102,11 @@ func (c *cleaning) run(ctx context.Context, stderr io.Writer) error {
 	if len(c.errs) > 0 {
 		return c.errs
 	}
-	if !c.found && c.output == "text" {
+	switch {
+	case c.found || c.output != "text":
+	case c.partly:
+		fmt.Fprintln(c.out, "nothing is left in what was searched")
+	default:
 		fmt.Fprintln(c.out, "nothing is left")
 	}
 	return nil
@@ -138,6 +143,7 @@ func (c *cleaning) engines(ctx context.Context, stderr io.Writer) {
 			unknown = append(unknown, err)
 		case !named && errors.Is(err, container.ErrNoEngine):
 		case !named && (errors.Is(err, container.ErrEnginePermission) || errors.Is(err, container.ErrNoContext)):
+			c.partly = true
 			fmt.Fprintln(stderr, "porthole: not searched: "+safetext.Line(describe(err, false)))
 		default:
 			c.failed(err)

@@ -378,7 +378,7 @@ func socketHint(err error) string {
 	case op.Op == "dial" && !isLoopback(op.Addr): // of a host, as the target sees it
 		return hostHint(op)
 	case op.Op == "dial" && errors.Is(op, syscall.ECONNREFUSED):
-		return fmt.Sprintf("nothing listens on that port of 127.0.0.1 or ::1 there; `%s` inside shows what does", listeners(op.Net == "udp"))
+		return fmt.Sprintf("nothing listens on that port of 127.0.0.1 or ::1 there; `porthole targets TARGET`, or `%s` inside, shows what does", listeners(op.Net == "udp"))
 	case op.Op == "dial" && errors.Is(op, syscall.ENETUNREACH):
 		return "is the loopback interface there down? `nsenter -t PID -n ip link set lo up` sets it up"
 	}
@@ -423,7 +423,7 @@ func listeners(udp bool) string {
 func unixHint(op *net.OpError) string {
 	switch {
 	case errors.Is(op, syscall.ENOENT), errors.Is(op, syscall.ENOTDIR):
-		return "the path is one inside the container; `ss -lx` inside lists its sockets"
+		return "the path is one inside the container; `porthole targets TARGET`, or `ss -lx` inside, lists its sockets"
 	case errors.Is(op, syscall.ECONNREFUSED):
 		return "nobody listens on that socket; `ss -lx` inside shows who listens on which"
 	case errors.Is(op, syscall.EACCES):

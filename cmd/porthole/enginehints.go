@@ -50,9 +50,13 @@ func programHint(e *container.ProgramError) string {
 	return what + ", or put the release's at " + safetext.Quote(e.Beside)
 }
 
-// programOf is what a person calls the engine of a target by, with the option for its namespace.
-func programOf(t target.Target) string {
+// programOf is what a person calls the engine of a target by, with the option for its context or namespace.
+func programOf(t target.Target, context string) string {
 	switch {
+	case t.Scheme == target.Docker && context != "":
+		return "docker --context " + safetext.Quote(context)
+	case t.Scheme == target.Podman && context != "":
+		return "podman --connection " + safetext.Quote(context)
 	case t.Scheme == target.Containerd && t.Namespace != "":
 		return "nerdctl -n " + safetext.Quote(t.Namespace)
 	case t.Scheme == target.Containerd:
@@ -72,7 +76,7 @@ func brokenEngineHint(e *container.EngineError) string {
 	case errors.Is(e, container.ErrEnginePermission):
 		return "run porthole with sudo"
 	case errors.Is(e, container.ErrNoEngine):
-		return stoppedEngineHint(e.Engine)
+		return stoppedEngineHint(e.Engine, e.Address)
 	case errors.Is(e, container.ErrNoInterface) && e.Engine == target.Containerd:
 		return "CONTAINERD_ADDRESS, or address in nerdctl.toml, names containerd's own socket"
 	case errors.Is(e, container.ErrNoInterface):
@@ -98,13 +102,16 @@ func brokenEngineHint(e *container.EngineError) string {
 	if podman {
 		return "`podman --remote version` shows whether podman itself gets an answer"
 	}
-	return fmt.Sprintf("`%s version` shows whether %[1]s itself gets an answer", programOf(target.Target{Scheme: e.Engine}))
+	return fmt.Sprintf("`%s version` shows whether %[1]s itself gets an answer", programOf(target.Target{Scheme: e.Engine}, ""))
 }
 
 // stoppedEngineHint returns the hint for an engine that does not run.
-func stoppedEngineHint(engine target.Scheme) string {
+func stoppedEngineHint(engine target.Scheme, address string) string {
 	linux := runtime.GOOS == "linux"
+	scheme, _, _ := strings.Cut(address, "://")
 	switch {
+	case scheme == "tcp", scheme == "http", scheme == "https":
+		return "start it on that host; DOCKER_HOST, CONTAINER_HOST and --engine-context name another one"
 	case engine == target.Podman && linux:
 		return "`systemctl --user start podman.socket` starts it, or `podman system service`; CONTAINER_HOST names another one"
 	case engine == target.Podman:
@@ -121,14 +128,14 @@ func stoppedEngineHint(engine target.Scheme) string {
 
 // missingHint returns the hint for a container that is not there.
 func missingHint(e *container.NotFoundError) string {
-	list := "`" + programOf(e.Target) + " ps -a` lists what there is"
+	list := "`" + programOf(e.Target, e.Context) + " ps -a` lists what there is"
 	switch _, _, service := e.Target.Compose(); {
 	case e.Target.Scheme == target.CRI:
 		list = "`crictl pods` lists what there is"
 	case service && e.Target.Scheme == target.Podman:
-		list = "`podman ps -a --filter label=com.docker.compose.project` lists what Compose has made"
+		list = "`" + programOf(e.Target, e.Context) + " ps -a --filter label=com.docker.compose.project` lists what Compose has made"
 	case service:
-		program := programOf(e.Target)
+		program := programOf(e.Target, e.Context)
 		list = fmt.Sprintf("`%s compose ls -a` lists projects, and `%[1]s compose -p PROJECT ps -a` their services", program)
 	}
 	if len(e.Similar) > 0 {
@@ -139,7 +146,7 @@ func missingHint(e *container.NotFoundError) string {
 
 // stateHint returns the hint for a container that does not run, or has no network that can be entered.
 func stateHint(e *container.StateError) string {
-	program, name := programOf(e.Target), safetext.Quote(e.Name)
+	program, name := programOf(e.Target, e.Context), safetext.Quote(e.Name)
 	switch {
 	case errors.Is(e, container.ErrNotRunning):
 		return notRunningHint(e)
@@ -163,7 +170,7 @@ func stateHint(e *container.StateError) string {
 
 // notRunningHint returns the hint for a container by its state.
 func notRunningHint(e *container.StateError) string {
-	program, name := programOf(e.Target), safetext.Quote(e.Name)
+	program, name := programOf(e.Target, e.Context), safetext.Quote(e.Name)
 	pod, inPod := strings.CutPrefix(e.Name, "k8s://")
 	switch {
 	case inPod:

@@ -23,10 +23,11 @@ import (
 
 // docker is an engine that speaks Docker's API: Docker's own, and podman's.
 type docker struct {
-	scheme target.Scheme
-	host   string // such as unix:///var/run/docker.sock
-	client *client.Client
-	spoken atomic.Bool // the version of the API is agreed upon
+	scheme  target.Scheme
+	context string // that was named; "" for the current one
+	host    string // such as unix:///var/run/docker.sock
+	client  *client.Client
+	spoken  atomic.Bool // the version of the API is agreed upon
 }
 
 // Labels of Compose's containers. podman-compose gives them too.
@@ -47,7 +48,7 @@ func newDockerAt(scheme target.Scheme, name string, find func(string) (engineHos
 	if err != nil {
 		return nil, &EngineError{Engine: scheme, Err: err}
 	}
-	d := &docker{scheme: scheme, host: withoutPassword(host.url)}
+	d := &docker{scheme: scheme, context: name, host: withoutPassword(host.url)}
 	options, err := host.options(scheme)
 	if err != nil {
 		return nil, d.failure(err)
@@ -152,7 +153,7 @@ func (d *docker) notFound(ctx context.Context, t target.Target, err error) error
 	case len(ambiguous.Matches) > 1:
 		return ambiguous
 	case cerrdefs.IsNotFound(err):
-		missing := &NotFoundError{Target: t}
+		missing := &NotFoundError{Target: t, Context: d.context}
 		if near, ok := spelling.Nearest(t.Name, names(all)); ok {
 			missing.Similar = []string{near}
 		}
@@ -186,7 +187,7 @@ func (d *docker) findService(ctx context.Context, t target.Target, project, serv
 		}
 	}
 	if len(all) == 0 {
-		return nil, &NotFoundError{Target: t}
+		return nil, &NotFoundError{Target: t, Context: d.context}
 	}
 	slices.SortFunc(all, func(a, b found) int { return cmp.Compare(a.Name, b.Name) })
 	return all, nil

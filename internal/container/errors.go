@@ -62,6 +62,7 @@ func (e *EngineError) Unwrap() error { return e.Err }
 // NotFoundError says that an engine has no container, or no service, of a name.
 type NotFoundError struct {
 	Target  target.Target
+	Context string   // of the engine, where one was named
 	Similar []string // names that the engine has, and that are like it
 }
 
@@ -107,10 +108,11 @@ func (e *AmbiguousError) Unwrap() error { return ErrAmbiguous }
 
 // StateError says that a container is there and cannot be reached.
 type StateError struct {
-	Target target.Target
-	Name   string
-	State  State
-	Err    error
+	Target  target.Target
+	Context string // of the engine, where one was named
+	Name    string
+	State   State
+	Err     error
 }
 
 func (e *StateError) Error() string {

@@ -20,14 +20,15 @@ import (
 // Route leads to a container of an engine, or to those of a service in turn. It follows them: when one restarts, or is
 // made again under its name, connections wait for it, and go on there.
 type Route struct {
-	opener *Opener
-	engine *sharedEngine
-	target target.Target // by ID once it turns out that the name is the beginning of one
-	only   string        // the container of a pod whose Unix sockets are meant; "" for all
-	via    target.Via
-	ports  []target.Port
-	events func(route.Event) // called by begin and keep alone
-	looks  chan struct{}     // asks keep to look for the containers
+	opener  *Opener
+	engine  *sharedEngine
+	target  target.Target // by ID once it turns out that the name is the beginning of one
+	context string        // of the engine; "" is the current one
+	only    string        // the container of a pod whose Unix sockets are meant; "" for all
+	via     target.Via
+	ports   []target.Port
+	events  func(route.Event) // called by begin and keep alone
+	looks   chan struct{}     // asks keep to look for the containers
 
 	life context.Context // ends with the container, whose end is its cause, or with Close
 	end  context.CancelCauseFunc
@@ -64,7 +65,7 @@ const (
 )
 
 func newRoute(o *Opener, e *sharedEngine, f target.Forward, events func(route.Event)) *Route {
-	r := &Route{opener: o, engine: e, target: f.Target, only: f.Container, via: f.Via, ports: f.Ports, events: events, looks: make(chan struct{}, 1), changed: make(chan struct{})}
+	r := &Route{opener: o, engine: e, target: f.Target, context: f.EngineContext, only: f.Container, via: f.Via, ports: f.Ports, events: events, looks: make(chan struct{}, 1), changed: make(chan struct{})}
 	r.life, r.end = context.WithCancelCause(o.life)
 	return r
 }
@@ -107,7 +108,7 @@ func (r *Route) keep() {
 			return
 		}
 		if r.byID && errors.Is(err, ErrNoContainer) {
-			r.end(&StateError{Target: r.target, Name: r.target.Name, Err: ErrRemoved})
+			r.end(r.stateError(found{Name: r.target.Name}, ErrRemoved))
 			return
 		}
 		r.tell(err)
@@ -171,7 +172,7 @@ func (r *Route) look(ctx context.Context) error {
 	r.drop(all)
 	for _, c := range all {
 		if c.State != Running {
-			err = cmp.Or[error](err, &StateError{Target: r.target, Name: c.Name, State: c.State, Err: ErrNotRunning})
+			err = cmp.Or(err, r.stateError(c, ErrNotRunning))
 		} else if !r.has(c) {
 			err = cmp.Or(err, r.open(ctx, c))
 		}
@@ -183,6 +184,11 @@ func (r *Route) look(ctx context.Context) error {
 	}
 	r.why = err
 	return err
+}
+
+// stateError is why a container cannot be reached.
+func (r *Route) stateError(c found, why error) error {
+	return &StateError{Target: r.target, Context: r.context, Name: c.Name, State: c.State, Err: why}
 }
 
 func (r *Route) has(c found) bool {
@@ -210,13 +216,13 @@ func (r *Route) open(ctx context.Context, c found) error {
 	c.container = r.only
 	opened, err := r.openContainer(ctx, c)
 	if err != nil {
-		return &StateError{Target: r.target, Name: c.Name, State: c.State, Err: err}
+		return r.stateError(c, err)
 	}
 	if c.HostNetwork && !r.onHost {
 		r.onHost = true
 		r.events(route.Event{Kind: route.Carried, Via: target.ViaNative, Err: ErrHostNetwork})
 	}
-	m := &member{found: c, Result: opened, gone: &StateError{Target: r.target, Name: c.Name, Err: ErrEnded}, users: 1} // which awaitEnd is
+	m := &member{found: c, Result: opened, gone: r.stateError(c, ErrEnded), users: 1} // which awaitEnd is
 	m.life, m.end = context.WithCancelCause(r.life)
 	r.mu.Lock()
 	defer r.mu.Unlock()

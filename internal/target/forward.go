@@ -85,7 +85,7 @@ func (f Forward) CheckAll() error {
 	case f.Target.Scheme.InCluster():
 		return fmt.Errorf("all: what listens at %s is not watched: %w", f.Target, ErrAll)
 	case len(f.Ports) > 0:
-		return fmt.Errorf("all: port %s is among all ports: %w", f.Ports[0], ErrAll)
+		return fmt.Errorf("all: leave out the port %s, which is among them: %w", f.Ports[0], ErrAll)
 	}
 	return nil
 }
