@@ -330,7 +330,9 @@ func asContainer(arg string) (meant string, ok bool) {
 	}
 	program, name := strings.ToLower(arg[:i]), strings.TrimLeft(arg[i:], ":/")
 	if engines[program] == "" && strings.HasPrefix(arg[i:], "://") {
-		program, _ = spelling.Nearest(program, slices.Sorted(maps.Keys(engines)))
+		if near, ok := spelling.Nearest(program, slices.Sorted(maps.Keys(engines))); ok {
+			program = near
+		}
 	}
 	if engines[program] == "" || name == "" {
 		return "", false
