@@ -148,7 +148,7 @@ func missingHint(e *container.NotFoundError) string {
 func stateHint(e *container.StateError) string {
 	program, name := programOf(e.Target, e.Context), safetext.Quote(e.Name)
 	switch {
-	case errors.Is(e, container.ErrNotRunning):
+	case errors.Is(e, container.ErrNotRunning), errors.Is(e, container.ErrEnded) && strings.HasPrefix(e.Name, "k8s://"):
 		return notRunningHint(e)
 	case errors.Is(e, container.ErrEnded):
 		return fmt.Sprintf("`%s start %s` starts it, and `%s logs %s` may show why it has ended", program, name, program, name)

@@ -33,6 +33,8 @@ func TestEngineErrors(t *testing.T) {
 		{web(target.Containerd, container.NoTask, container.ErrNotRunning), "container web is not running (it has no task) (hint: `nerdctl start web` or `ctr tasks start -d web` starts it)"},
 		{web(target.CRI, container.NotReady, container.ErrNotRunning), "pod web is not running (not ready) (hint: the kubelet starts it again if it is to run; `crictl pods` shows the pods of this node)"},
 		{web(target.Podman, container.Running, container.ErrEnded), "container web has ended (hint: `podman start web` starts it, and `podman logs web` may show why it has ended)"},
+		{&container.StateError{Target: target.Target{Scheme: target.Containerd, Name: "0a1b"}, Name: "k8s://default/web/server", Err: container.ErrEnded},
+			"container k8s://default/web/server has ended (hint: Kubernetes starts it again with another ID: forward to its pod, cri://default/web, which is followed)"},
 		{web(target.Docker, "", container.ErrRemoved), "container web was removed (hint: a container is followed to the next one of its name only if it is named by that, and not by its ID)"},
 		{&container.StateError{Target: target.Target{Scheme: target.Docker, Name: "web"}, Context: "far", Name: "web", State: container.Exited, Err: container.ErrNotRunning},
 			"container web is not running (exited) (hint: `docker --context far start web` starts it)"},

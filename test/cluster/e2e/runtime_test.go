@@ -31,7 +31,7 @@ func TestContainerRuntime(t *testing.T) {
 
 	kubectl(t, ctx, "delete", "pod", "byruntime")
 	byName.await(t, byName.stderr, "reconnecting|waiting")
-	if code := byID.exit(t); code != 1 || !strings.Contains(byID.stderr(), "it was removed") {
+	if code := byID.exit(t); code != 1 || !strings.Contains(byID.stderr(), " was removed") {
 		t.Errorf("the container is removed: exit status %d, %s", code, byID.stderr())
 	}
 	apply(t, ctx, manifest)
