@@ -13,6 +13,7 @@ import (
 
 // The streams of a frame, as package stdcopy of github.com/moby/moby/api names them.
 const (
+	frameStdin  = 0 // which nobody sends, and that package takes for standard output
 	frameStdout = 1
 	frameStderr = 2
 	frameError  = 3 // of the engine
@@ -71,7 +72,7 @@ func (a *attached) decode(p []byte) (n int, err error) {
 		}
 		part := rest[:min(int64(a.left), int64(len(rest)))]
 		a.left, rest = a.left-uint32(len(part)), rest[len(part):]
-		if a.stream == frameStdout {
+		if a.stream == frameStdin || a.stream == frameStdout {
 			n += copy(p[n:], part)
 		} else {
 			_, _ = a.stderr.Write(part)

@@ -67,6 +67,7 @@ func FuzzAttached(f *testing.F) {
 	f.Add([]byte(frame(1, "one")+frame(2, "error")+frame(1, "two")), 3)
 	f.Add([]byte("\x01\x00\x00\x00\xff\xff\xff\xffabc"), 1)
 	f.Add([]byte("\x01000\x00\x00\x00\x03000"), 3)
+	f.Add([]byte(frame(0, "two")), 80)
 	f.Fuzz(func(t *testing.T, sent []byte, size int) {
 		a := stream(bytes.NewReader(sent))
 		p := make([]byte, 1+uint(size)%64)
