@@ -268,7 +268,7 @@ func (f *forwarding) parseArgs(args []string) (err error) {
 	f.targetArg = args[0]
 	only := target.Forward{Addresses: f.addresses, Pin: f.pin, Reverse: f.reverse}
 	if only.Target, err = target.Parse(args[0]); err != nil {
-		return f.targetHint(args[0], err)
+		return f.typed.targetHint(f.cmd, args[0], err)
 	}
 	if only.Host, err = parseHost(f.cmd, f.host, only.Target); err != nil {
 		return err

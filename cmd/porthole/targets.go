@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -118,7 +120,7 @@ func (t *targeting) parse(cmd *cobra.Command, args []string) error {
 	}
 	to, err := target.Parse(args[0])
 	if err != nil {
-		return err
+		return typed(os.Args[1:]).targetHint(cmd, args[0], err)
 	}
 	if to.Scheme == target.RemoteHost {
 		return fmt.Errorf("targets: what listens at %s cannot be seen", to)
@@ -189,8 +191,10 @@ func (t *targeting) collect(ctx context.Context, containers *container.Opener, h
 		one, err := t.onHost(ctx, containers, hosts)
 		return []foundTarget{one}, err
 	}
-	declared := make(chan []foundTarget, 1)
-	go func() { declared <- t.inCluster(ctx) }()
+	var declared []foundTarget
+	var unread []error
+	var reading sync.WaitGroup
+	reading.Go(func() { declared, unread = t.inCluster(ctx) })
 	listed, errs := containers.List(ctx)
 	for _, err := range errs {
 		if len(listed) == 0 || !closedRuntime(err) {
@@ -201,7 +205,11 @@ func (t *targeting) collect(ctx context.Context, containers *container.Opener, h
 	for _, l := range listed {
 		all = append(all, foundContainer(l))
 	}
-	return append(all, <-declared...), nil
+	reading.Wait()
+	for _, err := range unread {
+		t.say(err)
+	}
+	return append(all, declared...), nil
 }
 
 // closedRuntime reports whether err is that containerd, or the pods' runtime, is not this user's. Docker's package brings root's containerd
@@ -223,15 +231,14 @@ func (t *targeting) sayLine(line string) {
 	}
 }
 
-// inCluster lists what a cluster has; without a kubeconfig, nothing.
-func (t *targeting) inCluster(ctx context.Context) (all []foundTarget) {
+// inCluster lists what a cluster has, and why not all of it; without a kubeconfig, nothing.
+func (t *targeting) inCluster(ctx context.Context) (all []foundTarget, errs []error) {
 	cluster, err := kube.Open(t.config)
 	if errors.Is(err, kube.ErrNoConfig) {
-		return nil
+		return nil, nil
 	}
 	if err != nil {
-		t.say(err)
-		return nil
+		return nil, []error{err}
 	}
 	defer cluster.Close()
 	ctx, cancel := context.WithTimeoutCause(ctx, clusterTime, fmt.Errorf("the cluster at %s does not answer within %v", cluster.Server, clusterTime))
@@ -241,14 +248,14 @@ func (t *targeting) inCluster(ctx context.Context) (all []foundTarget) {
 		err = cause
 	}
 	if err != nil {
-		t.say(err)
+		errs = append(errs, err)
 	}
 	for _, d := range declared {
 		one := foundTarget{Target: d.Target.String(), State: d.State}
 		one.declare(d.Ports)
 		all = append(all, one)
 	}
-	return all
+	return all, errs
 }
 
 // object finds the ports of one object of the cluster.

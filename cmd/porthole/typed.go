@@ -313,12 +313,12 @@ var engines = map[string]target.Scheme{
 }
 
 // targetHint adds the next step to the error of an argument that is no target.
-func (f *forwarding) targetHint(arg string, err error) error {
+func (t typed) targetHint(cmd *cobra.Command, arg string, err error) error {
 	meant, ok := asContainer(arg)
 	if !ok || meant == arg {
 		return err
 	}
-	return hintedError{err, f.typed.with(arg, meant).line(f.cmd)}
+	return hintedError{err, t.with(arg, meant).line(cmd)}
 }
 
 // asContainer returns the target that was meant by an engine and a name with something else than :// between them, as docker:web
@@ -360,7 +360,7 @@ func (f *forwarding) advise(err error) error {
 	case (errors.As(err, &missing) && !missing.NoNamespace || errors.Is(err, kube.ErrNoConfig)) && !strings.Contains(arg, "/"):
 		return f.adviseHere(arg, err)
 	case errors.Is(err, kube.ErrNoConfig): // docker/web, say: the form of a resource and its name
-		return f.targetHint(arg, err)
+		return f.typed.targetHint(f.cmd, arg, err)
 	}
 	return err
 }
