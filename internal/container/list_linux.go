@@ -61,7 +61,8 @@ func (l *Listed) look(ctx context.Context, e engine, first func() map[string]int
 		return nil
 	}
 	l.network = id
-	l.Listening, err = ns.Listening()
+	sockets, err := ns.Listening()
+	l.Listening = withoutDockerDNS(l.Target.Scheme, sockets)
 	return err
 }
 

@@ -78,6 +78,40 @@ func TestListNothing(t *testing.T) {
 	}
 }
 
+// webAndDNS is testenv.Web, and listens besides where Docker's own DNS does.
+var webAndDNS = []string{"sh", "-c", "httpd -p 127.0.0.11:5353 && " + testenv.Web[2]}
+
+// Docker's DNS is nothing of a container's. An engine without it hides nothing.
+func TestListeningWithoutDNS(t *testing.T) {
+	for _, engine := range []struct {
+		start func(testing.TB) *testenv.Engine
+		env   string
+		name  string
+		want  int
+	}{{testenv.NewDocker, "DOCKER_HOST", "docker://web", 1}, {testenv.NewPodman, "CONTAINER_HOST", "podman://web", 2}} {
+		t.Run(engine.env, func(t *testing.T) {
+			e := engine.start(t)
+			onlyEngine(t, "unix:///nowhere/none.sock")
+			t.Setenv(engine.env, e.Host)
+			e.Run(t, []string{"--name", "web", "--network", "none"}, webAndDNS...)
+			o := opener(t)
+			awaitListed(t, o, "web", func(l container.Listed) bool {
+				return len(l.Listening) == engine.want && slices.ContainsFunc(l.Listening, isWeb)
+			})
+			r, _ := open(t, o, engine.name)
+			ctx, cancel := context.WithCancel(t.Context())
+			_ = r.Listening(ctx, func(now []target.Socket) {
+				if len(now) != engine.want {
+					t.Errorf("%v listen, want %d", now, engine.want)
+				}
+				cancel()
+			})
+		})
+	}
+}
+
+func isWeb(s target.Socket) bool { return s.Address() == target.TCPPort(8080) }
+
 // What listens in a container is told again when that has restarted.
 func TestListeningFollows(t *testing.T) {
 	e := testenv.NewDocker(t)

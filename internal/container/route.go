@@ -295,7 +295,7 @@ func (r *Route) Listening(ctx context.Context, tell func([]target.Socket)) error
 		}
 		watching, cancel := context.WithCancel(ctx)
 		stop := context.AfterFunc(m.life, cancel)
-		err = m.Listening(watching, tell)
+		err = m.Listening(watching, func(now []target.Socket) { tell(withoutDockerDNS(r.target.Scheme, now)) })
 		stop()
 		cancel()
 		r.leave(m)
