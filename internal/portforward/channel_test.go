@@ -63,7 +63,7 @@ func openChannels(t testing.TB, n *node, protocols []string, ports []uint16) *ch
 
 func (c *channelClient) receive() (channel byte, bytes []byte) {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(c.t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(c.t.Context(), testenv.Patience)
 	defer cancel()
 	kind, p, err := c.ws.Read(ctx)
 	if err != nil || len(p) == 0 || (kind == websocket.MessageText) != c.text {
@@ -187,7 +187,8 @@ func TestChannelsStalled(t *testing.T) {
 			for c.send(0, make([]byte, 1<<20)) == nil {
 			}
 		}()
-		time.Sleep(time.Second)
+		within(t, 10*time.Second, "connection", n.hasOpened)
+		time.Sleep(time.Second) // for queues to fill
 		c.ws.CloseNow()
 		within(t, 10*time.Second, "the end is told", func() bool { _, ended := n.told(); return len(ended) == 1 })
 	})

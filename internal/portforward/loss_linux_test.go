@@ -40,7 +40,7 @@ func ends(t *testing.T, done <-chan error) error {
 			t.Error("a connection that was lost ends without an error")
 		}
 		return err
-	case <-time.After(30 * time.Second):
+	case <-time.After(testenv.Patience):
 		t.Fatal("a connection that was lost is still held")
 		return nil
 	}
@@ -263,11 +263,12 @@ func TestClientGoesBehindStall(t *testing.T) {
 				client, done := joined(t, &copier, conn)
 				_ = client.SetWriteDeadline(time.Now().Add(time.Second))
 				_, _ = client.Write(make([]byte, 64<<20))
+				within(t, 20*time.Second, "connection", n.hasOpened)
 				_ = pipe.Reset(client)
 				ends(t, done)
 				select {
 				case <-gone:
-				case <-time.After(30 * time.Second):
+				case <-time.After(testenv.Patience):
 					t.Fatal("the port's connection is still held")
 				}
 				within(t, 20*time.Second, "the end is told", func() bool { _, ended := n.told(); return len(ended) == 1 })

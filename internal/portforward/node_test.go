@@ -130,6 +130,9 @@ func (n *node) told() (opened, ended []Event) {
 	return opened, ended
 }
 
+// hasOpened reports whether a port has been reached.
+func (n *node) hasOpened() bool { opened, _ := n.told(); return len(opened) > 0 }
+
 func (n *node) client(t testing.TB, edit ...func(*Client)) *Client {
 	t.Helper()
 	u, err := url.Parse(n.http.URL + "/pod")
@@ -355,13 +358,10 @@ func TestNodeClientGoes(t *testing.T) {
 				n := newNode(t)
 				conn := reach(t, n.client(t, form), port)
 				go conn.Write(make([]byte, 32<<20))
-				time.Sleep(300 * time.Millisecond)
+				within(t, 10*time.Second, "connection", n.hasOpened)
+				time.Sleep(300 * time.Millisecond) // for queues to fill
 				tunnelOf(conn).Close()
-				select {
-				case <-gone:
-				case <-time.After(10 * time.Second):
-					t.Fatal("the port's connection lives on")
-				}
+				within(t, 10*time.Second, "the port's connection ends", func() bool { return isDone(gone) })
 				within(t, 10*time.Second, "the end is told", func() bool { _, ended := n.told(); return len(ended) == 1 })
 				if _, ended := n.told(); ended[0].Err == nil {
 					t.Error("no error is told")
@@ -387,7 +387,8 @@ func TestNodeClientGoesFromDeafPort(t *testing.T) {
 		n := newNode(t)
 		conn := reach(t, n.client(t, form), port)
 		go conn.Write(make([]byte, 256<<20))
-		time.Sleep(time.Second)
+		within(t, 10*time.Second, "connection", n.hasOpened)
+		time.Sleep(time.Second) // for queues to fill
 		tunnelOf(conn).Close()
 		within(t, 10*time.Second, "the end is told", func() bool { _, ended := n.told(); return len(ended) == 1 })
 	})
@@ -400,7 +401,7 @@ func TestNodeClose(t *testing.T) {
 	c := n.client(t)
 	conn := reach(t, c, port)
 	mustWrite(t, conn, "x")
-	within(t, 5*time.Second, "connection", func() bool { opened, _ := n.told(); return len(opened) == 1 })
+	within(t, 5*time.Second, "connection", n.hasOpened)
 	n.Close()
 	if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, tunnel.ErrTunnel) {
 		t.Errorf("read: %v", err)
@@ -419,9 +420,13 @@ func TestNodeIdle(t *testing.T) {
 		conn.Write(b)
 	})
 	c := n.client(t)
-	conn := reach(t, c, port)
-	mustWrite(t, conn, "x")
-	mustRead(t, conn, "x")
+	var conn remote
+	within(t, 5*time.Second, "a connection before its new tunnel has been idle for too long", func() bool {
+		conn = reach(t, c, port)
+		_, werr := conn.Write([]byte("x"))
+		_, rerr := io.ReadFull(conn, make([]byte, 1))
+		return errors.Join(werr, rerr) == nil
+	})
 	if tunnelOf(conn).Err() != nil {
 		t.Error("tunnel with a connection was closed")
 	}
@@ -437,7 +442,7 @@ func (n *node) ask(t *testing.T, request string) (status int, header http.Header
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	conn.SetDeadline(time.Now().Add(20 * time.Second))
+	conn.SetDeadline(time.Now().Add(testenv.Patience))
 	mustWrite(t, conn, request)
 	r := bufio.NewReader(conn)
 	resp, err := http.ReadResponse(r, nil)
@@ -513,7 +518,7 @@ func TestNodeNegotiates(t *testing.T) {
 // A token serves once, for some time, and there are only so many.
 func TestTokens(t *testing.T) {
 	done := make(chan struct{}, 10)
-	s := &Server{TokenTime: 100 * time.Millisecond, MaxPending: 2}
+	s := &Server{TokenTime: 2 * time.Second, MaxPending: 2}
 	defer s.Close()
 	offer := PendingUpgrade{Dialer: loopback{}, Done: func() { done <- struct{}{} }}
 	first, err := s.Expect(offer)

@@ -45,7 +45,7 @@ func openStream(t *testing.T, c *spdy.Conn, kind string, port uint16, id string)
 
 func wantReset(t *testing.T, s *spdy.Stream) {
 	t.Helper()
-	s.SetReadDeadline(time.Now().Add(10 * time.Second))
+	s.SetReadDeadline(time.Now().Add(testenv.Patience))
 	if _, err := s.Read(make([]byte, 1)); !errors.Is(err, tunnel.ErrReset) {
 		t.Errorf("stream %d: %v", s.ID(), err)
 	}
@@ -191,7 +191,7 @@ func TestRefusedHalf(t *testing.T) {
 				}
 			}
 			wantReset(t, second)
-			beside.SetDeadline(time.Now().Add(10 * time.Second))
+			beside.SetDeadline(time.Now().Add(testenv.Patience))
 			mustWrite(t, beside, "alive")
 			mustRead(t, beside, "alive")
 		})
@@ -214,7 +214,7 @@ func TestUnpairedIsFull(t *testing.T) {
 		t.Errorf("writing: %v", err)
 	}
 	wantReset(t, openStream(t, c, "error", port, "alone"))
-	beside.SetDeadline(time.Now().Add(10 * time.Second))
+	beside.SetDeadline(time.Now().Add(testenv.Patience))
 	mustWrite(t, beside, "alive")
 	mustRead(t, beside, "alive")
 }
@@ -231,7 +231,7 @@ func TestUnpairedIsReset(t *testing.T) {
 		s, text := openStream(t, c, "data", port, id), openStream(t, c, "error", port, id)
 		defer text.Reset()
 		defer s.Reset()
-		s.SetDeadline(time.Now().Add(10 * time.Second))
+		s.SetDeadline(time.Now().Add(testenv.Patience))
 		io.WriteString(s, "x")
 		_, err := io.ReadFull(s, make([]byte, 1))
 		return err == nil

@@ -128,7 +128,7 @@ func TestSilence(t *testing.T) {
 		mustWrite(t, conn, "hello")
 		mustRead(t, conn, "hello")
 		defer network.hush()()
-		conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+		conn.SetReadDeadline(time.Now().Add(testenv.Patience))
 		if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, tunnel.ErrTunnel) || !errors.Is(err, ErrSilent) {
 			t.Errorf("read: %v", err)
 		}
@@ -207,7 +207,7 @@ func TestWakes(t *testing.T) {
 				defer other.Close()
 				return tunnelOf(other) != tunnelOf(conn)
 			})
-			conn.SetReadDeadline(time.Now().Add(25 * time.Second))
+			conn.SetReadDeadline(time.Now().Add(testenv.Patience))
 			if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, ErrSilent) {
 				t.Errorf("read: %v", err)
 			}

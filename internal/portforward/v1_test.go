@@ -3,6 +3,7 @@ package portforward
 import (
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -170,5 +171,9 @@ func TestV1ResetLeavesTunnel(t *testing.T) {
 		exchangeWith(t, c, back, 1000)
 	}
 	within(t, 10*time.Second, "all ended", func() bool { _, ended := n.told(); return len(ended) == 20 })
-	within(t, 10*time.Second, "streams gone", func() bool { return c.tunnels.tunnels[0].conn.Streams() == 0 })
+	within(t, 10*time.Second, "streams gone", func() bool {
+		c.tunnels.mu.Lock()
+		defer c.tunnels.mu.Unlock()
+		return !slices.ContainsFunc(c.tunnels.tunnels, func(t *clientTunnel) bool { return t.conn.Streams() > 0 })
+	})
 }
