@@ -32,19 +32,7 @@ const tracesFile = "/run/porthole-test-engines"
 // of whichever package.
 func noTraces(t testing.TB) {
 	t.Helper()
-	f, err := os.OpenFile(tracesFile, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
-		// What is listed already is of tests that were killed, and have left their traces.
-		if info, err := f.Stat(); err == nil && info.Size() == 0 {
-			fmt.Fprintln(f, strings.Join(append(tracesNow(), "."), "\n"))
-		}
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH); err != nil {
-		t.Fatal(err)
-	}
+	f := joinTraces(t, tracesFile)
 	t.Cleanup(func() {
 		defer f.Close()
 		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
@@ -60,6 +48,34 @@ func noTraces(t testing.TB) {
 		}
 		_ = os.Remove(tracesFile)
 	})
+}
+
+// joinTraces returns the file at path, locked, with a list of the traces that were there before.
+func joinTraces(t testing.TB, path string) *os.File {
+	t.Helper()
+	for {
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+			// What is listed already is of tests that were killed, and have left their traces.
+			if info, err := f.Stat(); err == nil && info.Size() == 0 {
+				fmt.Fprintln(f, strings.Join(append(tracesNow(), "."), "\n"))
+			}
+		}
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_SH); err != nil {
+			t.Fatal(err)
+		}
+		locked, err := f.Stat()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if named, err := os.Stat(path); err == nil && os.SameFile(locked, named) {
+			return f
+		}
+		_ = f.Close() // the last test before has removed it meanwhile, and the next ones lock another
+	}
 }
 
 // tracesNow are those that are there.

@@ -1,0 +1,47 @@
+package testenv
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// A test that waits while the last one before it clears up locks the file that the next ones lock, too, and not the
+// one that is removed.
+func TestTracesFileIsRemoved(t *testing.T) {
+	NoLeaks(t)
+	path := filepath.Join(t.TempDir(), "traces")
+	last := joinTraces(t, path)
+	if err := unix.Flock(int(last.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	info, err := last.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	joined := make(chan *os.File)
+	go func() { joined <- joinTraces(t, path) }()
+	Await(t, "another test waits for the lock", func() bool { // proc_locks(5)
+		waiter := fmt.Sprintf("-> FLOCK  ADVISORY  READ %d ", os.Getpid())
+		locks, _ := os.ReadFile("/proc/locks")
+		for line := range strings.Lines(string(locks)) {
+			if strings.Contains(line, waiter) && strings.Contains(line, fmt.Sprintf(":%d 0 EOF", info.Sys().(*syscall.Stat_t).Ino)) {
+				return true
+			}
+		}
+		return false
+	})
+	_ = os.Remove(path)
+	_ = last.Close()
+	next := <-joined
+	defer next.Close()
+	locked, err := next.Stat()
+	if named, staterr := os.Stat(path); err != nil || staterr != nil || !os.SameFile(locked, named) {
+		t.Errorf("the file that was removed is locked: %v, %v", err, staterr)
+	}
+}
