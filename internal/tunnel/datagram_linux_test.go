@@ -86,11 +86,8 @@ func TestDatagrams(t *testing.T) {
 // A refusal reaches the client, and the flow lives on.
 func TestDatagramsRefused(t *testing.T) {
 	testenv.NoLeaks(t)
-	l := listenUDP(t)
-	port := l.LocalAddr().(*net.UDPAddr).Port
-	l.Close()
 	c, _ := open(t, ServerConfig{Proxy: Proxy{Dialer: udpDialer{}}}, ClientConfig{})
-	conn := dialUDP(t, c, port)
+	conn := dialUDP(t, c, int(testenv.FreePort(t))) // of TCP, and most likely of UDP
 	for range 3 {
 		if _, err := conn.Write([]byte("x")); err != nil {
 			t.Fatal(err)

@@ -298,8 +298,14 @@ func TestListenerKeepsTunnel(t *testing.T) {
 	testenv.NoLeaks(t)
 	sandbox, end := context.WithCancel(t.Context())
 	defer end()
-	c, _ := open(t, ServerConfig{Bind: forward.Bind, IdleTime: 50 * time.Millisecond, Sandbox: sandbox}, ClientConfig{})
-	l := listenThere(t, c, target.TCP)
+	var l *route.Listener
+	testenv.Await(t, "it listens before its tunnel has been idle for too long", func() bool {
+		c, _ := open(t, ServerConfig{Bind: forward.Bind, IdleTime: 50 * time.Millisecond, Sandbox: sandbox}, ClientConfig{})
+		var err error
+		l, err = c.Listen(t.Context(), anyPort(target.TCP), NewSession())
+		return err == nil
+	})
+	t.Cleanup(func() { l.Close() })
 	there, here := connected(t, l)
 	there.Close()
 	here.Close()
