@@ -59,6 +59,7 @@ func TestFrameSplicer(t *testing.T) {
 			must(t, splicer.Send([]byte(head)))
 			want += head + piece
 		}
+		readable(t, near)
 		if n, err := splicer.Load(src, 1); n != 0 || !errors.Is(err, io.EOF) {
 			t.Errorf("at the end: %d, %v", n, err)
 		}
@@ -161,7 +162,7 @@ func readable(t *testing.T, c *net.TCPConn) {
 	t.Helper()
 	must(t, raw(t, c).Control(func(fd uintptr) {
 		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-		if n, err := unix.Poll(fds, 3000); n != 1 {
+		if n, err := unix.Poll(fds, int(testenv.Patience.Milliseconds())); n != 1 {
 			t.Fatalf("poll: %d, %v", n, err)
 		}
 	}))

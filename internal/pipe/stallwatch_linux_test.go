@@ -40,7 +40,7 @@ func TestLookAfterWrite(t *testing.T) {
 // awaitError waits until a socket has an error to tell.
 func awaitError(t *testing.T, c *net.TCPConn) {
 	t.Helper()
-	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(testenv.Patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		if pipe.HasError(c) {
 			return
 		}
