@@ -14,6 +14,8 @@ import (
 
 	"github.com/moby/spdystream"
 	stockframes "github.com/moby/spdystream/spdy"
+
+	"porthole.dev/porthole/internal/testenv"
 )
 
 // The stock library reads our frames as we mean them.
@@ -105,7 +107,7 @@ func interops(t *testing.T, test func(t *testing.T, opened, accepted duplex)) {
 		client := stock(t, a, false, spdystream.NoOpStreamHandler)
 		s, err := client.CreateStream(http.Header(headers), nil, false)
 		if err == nil {
-			err = s.WaitTimeout(5 * time.Second)
+			err = s.WaitTimeout(testenv.Patience)
 		}
 		if err != nil {
 			t.Fatal(err)

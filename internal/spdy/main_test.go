@@ -44,7 +44,7 @@ func pair(t testing.TB, client, server *Conn) (a, b *Stream) {
 
 func accept(t testing.TB, c *Conn) *Stream {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), testenv.Patience)
 	defer cancel()
 	s, err := c.Accept(ctx)
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"porthole.dev/porthole/internal/pipe"
+	"porthole.dev/porthole/internal/testenv"
 )
 
 // spliceTunnel is a tunnel whose server splices from sockets.
@@ -149,11 +150,7 @@ func spliceStalled(t *testing.T) (a, b *Stream, failed chan error) {
 		_, err := spliceAll(b, src)
 		failed <- err
 	}()
-	within(t, 10*time.Second, "the window used up", func() bool {
-		server.send.mu.Lock()
-		defer server.send.mu.Unlock()
-		return b.out.window == 0
-	})
+	awaitWindowFull(t, b)
 	return a, b, failed
 }
 
@@ -178,7 +175,7 @@ func TestSpliceEnds(t *testing.T) {
 				if !errors.Is(err, c.want) {
 					t.Errorf("SpliceFrom: %v, want %v", err, c.want)
 				}
-			case <-time.After(10 * time.Second):
+			case <-time.After(testenv.Patience):
 				t.Fatal("SpliceFrom goes on")
 			}
 			if _, err := io.Copy(io.Discard, a); err == nil {
@@ -238,7 +235,7 @@ func TestSpliceIntoStalledTransport(t *testing.T) {
 	a.Close()
 	select {
 	case <-server.Done():
-	case <-time.After(10 * time.Second):
+	case <-time.After(testenv.Patience):
 		t.Error("the tunnel goes on")
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"porthole.dev/porthole/internal/testenv"
 )
 
 // A window grows while its reader keeps up, and what it grew by is given back.
@@ -88,7 +90,7 @@ func TestSmallerWindowIsNotStuck(t *testing.T) {
 	if _, err := io.ReadFull(accept(t, server), make([]byte, sent)); err != nil {
 		t.Fatal(err)
 	}
-	peer.SetReadDeadline(time.Now().Add(30 * time.Second))
+	peer.SetReadDeadline(time.Now().Add(testenv.Patience))
 	var r frameReader
 	for r.init(peer); ; {
 		f := readControlFrame(t, &r)
@@ -182,7 +184,7 @@ func TestAfterLoss(t *testing.T) {
 			if got != name {
 				t.Fatalf("%s was lost, not %s", got, name)
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(testenv.Patience):
 			t.Fatalf("%s was not lost", name)
 		}
 	}
@@ -226,7 +228,7 @@ func TestPeerClosed(t *testing.T) {
 	close(gone)
 	select {
 	case <-server.Done():
-	case <-time.After(10 * time.Second):
+	case <-time.After(testenv.Patience):
 		t.Fatal("the tunnel goes on")
 	}
 	if _, err := io.ReadAll(peer); !errors.Is(err, ErrTunnel) {
