@@ -277,14 +277,14 @@ func TestTLSServerTunnels(t *testing.T) {
 // An agent with ExitAfter ends when nobody came, or the last one has gone, and not before. Strangers
 // are nobody.
 func TestTLSServerExit(t *testing.T) {
-	const soon = 300 * time.Millisecond
+	const soon = 2 * time.Second // enough for a client to come
 	exiting := func(s *agent.TLSServer) { s.ExitAfter = soon }
 	nobody := listen(t, exiting)
 	nobody.awaitEnd(t)
 
 	p := listen(t, exiting)
 	client := p.tunnel(t)
-	time.Sleep(2 * soon) // what must not happen cannot be waited for
+	time.Sleep(soon + soon/2) // what must not happen cannot be waited for
 	if err := client.Err(); err != nil {
 		t.Fatalf("it has ended with a client: %v", err)
 	}
