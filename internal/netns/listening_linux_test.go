@@ -165,7 +165,7 @@ func TestWatchListening(t *testing.T) {
 	defer l.Close()
 	here := func(s target.Socket) bool { return s.Network == target.TCP && s.AddrPort.String() == l.Addr().String() }
 	await := func(listens bool) (s target.Socket) { // others on this machine may come and go meanwhile
-		for late := time.After(30 * time.Second); ; {
+		for late := time.After(testenv.Patience); ; {
 			select {
 			case now := <-told:
 				if i := slices.IndexFunc(now, here); listens == (i >= 0) {

@@ -111,7 +111,7 @@ func fullListener(t *testing.T, pod *testenv.Pod) (port uint16) {
 	}
 	port = uint16(name.(*syscall.SockaddrInet4).Port)
 	for {
-		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second) // enough for one that has room
 		conn, err := pod.NS.Dial(ctx, target.TCPPort(port))
 		cancel()
 		if err != nil {

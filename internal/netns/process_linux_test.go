@@ -193,7 +193,7 @@ func enterWithoutReturn(t *testing.T, pid int) {
 // sleep for good instead of ending it.
 func threads(t *testing.T) (all []string) {
 	t.Helper()
-	for range 100 {
+	for end := time.Now().Add(testenv.Patience); time.Now().Before(end); {
 		all = all[:0]
 		strayed := false
 		tasks, err := os.ReadDir("/proc/self/task")
