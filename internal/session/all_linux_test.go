@@ -118,7 +118,7 @@ func (e *everything) serve(t *testing.T, address string) net.Listener {
 			if err != nil {
 				return
 			}
-			go func() { defer c.Close(); _, _ = io.Copy(c, c) }()
+			go func() { defer c.Close(); testenv.Echo(c) }()
 		}
 	}()
 	return l
@@ -157,11 +157,12 @@ func TestAll(t *testing.T) {
 	e.serve(t, "127.0.0.1:7005") // left out
 	first := e.serve(t, "127.0.0.1:7010")
 	e.await(t, "7010 7010")
-	e.serve(t, "[::1]:7010")     // the same, of the loopback's other family
-	e.serve(t, "0.0.0.0:7011")   // of all addresses
-	e.serve(t, "[::]:7012")      // the same
-	e.serve(t, "127.0.0.5:7010") // an address of its own, where the number is taken
+	e.serve(t, "[::1]:7010")   // the same, of the loopback's other family
+	e.serve(t, "0.0.0.0:7011") // of all addresses
+	e.serve(t, "[::]:7012")    // the same
 	second := e.serve(t, "[::1]:7013")
+	e.await(t, "7010 7010", "7011 7011", "7012 7012", "7013 7013") // each has its number
+	e.serve(t, "127.0.0.5:7010")                                   // an address of its own, where the number is taken
 	e.await(t, "7010 7010", "7011 7011", "7012 7012", "7013 7013", "7014 127.0.0.5:7010")
 	for port := 7010; port <= 7014; port++ {
 		dialEcho(t, fmt.Sprintf("%s:%d", at, port))
