@@ -183,7 +183,7 @@ func (s *apiServer) start() (err error) {
 
 func (s *apiServer) awaitReady() error {
 	var last error
-	for end := time.Now().Add(60 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(3 * testenv.Patience); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		if _, last = s.call(http.MethodGet, "/readyz", nil); last == nil {
 			return nil
 		}

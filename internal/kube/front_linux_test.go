@@ -16,6 +16,7 @@ import (
 
 	"porthole.dev/porthole/internal/kube"
 	"porthole.dev/porthole/internal/target"
+	"porthole.dev/porthole/internal/testenv"
 )
 
 // front stands before the API server as a load balancer does. It keeps account of the
@@ -144,7 +145,7 @@ func (f *front) opened(t *testing.T, c *kube.Cluster, resource, name string) *jo
 	t.Helper()
 	j := &journey{t: t}
 	j.Route = &kube.Route{Cluster: c, Target: target.Target{Scheme: target.Kubernetes, Resource: resource, Name: name},
-		MaxWait: 5 * time.Minute, PodRunningTimeout: 30 * time.Second, Events: j.note}
+		MaxWait: 5 * time.Minute, PodRunningTimeout: testenv.Patience, Events: j.note}
 	t.Cleanup(func() { _ = j.Close() })
 	j.open()
 	return j

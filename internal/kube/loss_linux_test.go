@@ -54,7 +54,7 @@ func TestTunnelLostBehindStalledReader(t *testing.T) {
 		if !errors.Is(err, tunnel.ErrTunnel) {
 			t.Errorf("Copy = %v, want the tunnel's loss", err)
 		}
-	case <-time.After(30 * time.Second):
+	case <-time.After(testenv.Patience):
 		t.Error("a connection whose tunnel is gone is still held")
 	}
 }

@@ -31,7 +31,7 @@ type network struct {
 
 func newNetwork(t *testing.T, to string) *network {
 	t.Helper()
-	n := &network{t: t, to: to, address: "127.0.0.1:0"}
+	n := &network{t: t, to: to, address: fmt.Sprintf("127.0.0.1:%d", testenv.FreePort(t))} // which it gets again
 	n.restore()
 	t.Cleanup(func() {
 		n.lose()

@@ -68,8 +68,13 @@ func TestStartingPodIsWaitedFor(t *testing.T) {
 	n := newNamespace(t)
 	n.newPod("kuard")
 	j := n.route(t, "admin", "kuard")
-	time.AfterFunc(1200*time.Millisecond, func() { n.setReady("kuard", true) })
-	j.open()
+	opened := make(chan error, 1)
+	go func() { opened <- j.Open(t.Context()) }()
+	j.awaitStory("waiting")
+	n.setReady("kuard", true)
+	if err := <-opened; err != nil {
+		t.Fatal(err)
+	}
 	j.awaitStory("waiting, ready kuard")
 }
 

@@ -188,13 +188,10 @@ func (j *journey) awaitNone(port uint16, why error) {
 	defer func() { j.MaxWait = wait }()
 	j.MaxWait = 200 * time.Millisecond
 	var err error
-	for end := time.Now().Add(time.Minute); !errors.Is(err, kube.ErrWaited); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !errors.Is(err, kube.ErrWaited) || !errors.Is(err, why); time.Sleep(10 * time.Millisecond) {
 		if _, err = j.reach(port); time.Now().After(end) {
-			j.t.Fatalf("port %d can still be reached: %v", port, err)
+			j.t.Fatalf("port %d: %v, want %v", port, err, why)
 		}
-	}
-	if !errors.Is(err, why) {
-		j.t.Errorf("port %d: %v, want %v", port, err, why)
 	}
 }
 

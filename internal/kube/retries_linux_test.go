@@ -163,7 +163,7 @@ func TestFailureIsTheRoutesOwn(t *testing.T) {
 	healthy, failing := f.opened(t, c, "deploy", "web"), f.opened(t, c, "pod", "bad")
 	healthy.want(80, "web-1:80")
 	watches := func(a asked) bool { return a.url.Query().Get("watch") != "" }
-	for end := time.Now().Add(30 * time.Second); len(f.since(time.Time{}, watches)) < 2; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(testenv.Patience); len(f.since(time.Time{}, watches)) < 2; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("nothing is watched")
 		}

@@ -305,7 +305,7 @@ func TestAPIServerRestarts(t *testing.T) {
 	n.newWorkload("deployments", "web", 1)
 	n.newReady("web-1")
 	j := n.route(t, "admin", "deploy/web")
-	j.MaxWait = 60 * time.Second
+	j.MaxWait = 3 * testenv.Patience
 	j.open()
 	n.apiServer.kill()
 	j.awaitStory("ready web-1, reconnecting")

@@ -87,7 +87,7 @@ func TestServiceAffinityAndPin(t *testing.T) {
 
 func TestAffinityExpires(t *testing.T) {
 	n := newNamespace(t)
-	n.newService(object{"sessionAffinity": "ClientIP", "sessionAffinityConfig": object{"clientIP": object{"timeoutSeconds": 1}}})
+	n.newService(object{"sessionAffinity": "ClientIP", "sessionAffinityConfig": object{"clientIP": object{"timeoutSeconds": 5}}})
 	members := []member{}
 	for i := range 8 {
 		pod := fmt.Sprintf("web-%d", i)
@@ -100,7 +100,7 @@ func TestAffinityExpires(t *testing.T) {
 	if len(first) != 1 {
 		t.Fatalf("connections come to %v, want one pod", first)
 	}
-	time.Sleep(1100 * time.Millisecond)
+	time.Sleep(5100 * time.Millisecond)
 	if again := j.pods(80, 5); len(again) != 1 {
 		t.Errorf("connections come to %v, want one pod", again)
 	}
@@ -123,7 +123,7 @@ func TestServiceWithoutReadyPod(t *testing.T) {
 	n.newService(nil)
 	n.setSlice(8080)
 	j := n.route(t, "admin", "svc/web")
-	j.PodRunningTimeout = 1500 * time.Millisecond
+	j.PodRunningTimeout = 4 * time.Second // more than it waits in silence
 	err := j.Open(t.Context())
 	var why *kube.NotReadyError
 	if !errors.As(err, &why) || len(why.Pods) != 0 || why.Target != "svc/web" {

@@ -47,7 +47,7 @@ func TestAnswerBeforeReset(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_ = c.SetDeadline(time.Now().Add(30 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(waitTime))
 		if got := upload(c); !bytes.Equal(got, text) {
 			t.Fatalf("try %d: %d bytes of the answer", i, len(got))
 		}

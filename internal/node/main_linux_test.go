@@ -47,10 +47,13 @@ func runDataPath() int {
 	log := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	err := RunDataPath(ctx, log)
 	stop()
-	leaks := goleak.Find(goleak.IgnoreTopFunction("os/signal.loop"), goleak.IgnoreTopFunction("os/signal.signal_recv"))
-	files := len(openFiles()) > len(before)
-	for end := time.Now().Add(waitTime); files && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+	leaks, files := error(nil), false
+	for end := time.Now().Add(waitTime / 2); ; time.Sleep(10 * time.Millisecond) {
+		leaks = goleak.Find(goleak.IgnoreTopFunction("os/signal.loop"), goleak.IgnoreTopFunction("os/signal.signal_recv"))
 		files = len(openFiles()) > len(before)
+		if leaks == nil && !files || time.Now().After(end) {
+			break
+		}
 	}
 	if err != nil || leaks != nil || files {
 		log.Error("data path", "err", err, "leaks", leaks, "files", openFiles(), "before", before)

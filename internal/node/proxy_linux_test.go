@@ -297,7 +297,7 @@ func TestRuntimeComesLate(t *testing.T) {
 func TestRuntimeIsNotThere(t *testing.T) {
 	testenv.NoLeaks(t)
 	socket := filepath.Join(t.TempDir(), "runtime.sock")
-	conn := callSocket(t, startProxy(t, socket, 300*time.Millisecond))
+	conn := callSocket(t, startProxy(t, socket, 3*time.Second))
 	_, err := cri.NewRuntimeServiceClient(conn).Version(t.Context(), &cri.VersionRequest{})
 	want := "the container runtime is not there: dial unix " + socket + ": connect: no such file or directory"
 	if status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), want) {

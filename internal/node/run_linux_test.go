@@ -283,13 +283,11 @@ func follow(t *testing.T, path string) <-chan Record {
 	return records
 }
 
+// wantMetrics waits for lines of the metrics: an answer may come before it is counted.
 func (r *running) wantMetrics(t *testing.T, lines ...string) {
 	t.Helper()
-	text := scrape(t, r.Metrics)
 	for _, line := range lines {
-		if !strings.Contains(text, line) {
-			t.Errorf("no %s in\n%s", line, text)
-		}
+		testenv.Await(t, line+" in the metrics", func() bool { return strings.Contains(scrape(t, r.Metrics), line) })
 	}
 }
 
