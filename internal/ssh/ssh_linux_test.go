@@ -331,7 +331,7 @@ func TestStallsWhenBack(t *testing.T) {
 	testenv.NoLeaks(t)
 	s := newServer(t)
 	o := s.opener()
-	o.Silence = 500 * time.Millisecond
+	o.Silence = 5 * time.Second // enough for the next one
 	stalls := s.File("stalls")
 	o.RemoteCommand = fmt.Sprintf("test -e %s && rm %[1]s && exec sleep 20; ", stalls) + o.RemoteCommand
 	var j journal

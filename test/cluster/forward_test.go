@@ -67,7 +67,7 @@ func tryForward(t *testing.T, c *cluster.Cluster, kubeconfig string) (address, c
 // wantForbidden wants kubectl to end by itself with a complaint.
 func wantForbidden(t *testing.T, c *cluster.Cluster, kubeconfig, complaint string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	out, err := portForward(ctx, c, kubeconfig).CombinedOutput()
 	if err == nil || !strings.Contains(string(out), complaint) {
@@ -77,7 +77,7 @@ func wantForbidden(t *testing.T, c *cluster.Cluster, kubeconfig, complaint strin
 
 func wantPage(t *testing.T, address, path, want string) {
 	t.Helper()
-	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	client := http.Client{Timeout: time.Minute, Transport: &http.Transport{DisableKeepAlives: true}}
 	response, err := client.Get("http://" + address + path)
 	if err != nil {
 		t.Fatal(err)

@@ -264,7 +264,7 @@ func TestStockClientRefused(t *testing.T) {
 				t.Errorf("session ended with %v", err)
 			}
 			k.ended <- err
-		case <-time.After(10 * time.Second):
+		case <-time.After(testenv.Patience):
 			t.Error("the session goes on: it was told nothing")
 		}
 		within(t, 10*time.Second, "the end is told", func() bool { return len(n.ended()) == 1 })

@@ -93,7 +93,7 @@ func TestDemoTwice(t *testing.T) {
 
 func curl(t *testing.T, args ...string) string {
 	t.Helper()
-	out, err := exec.Command("curl", append([]string{"-sSf", "--max-time", "20"}, args...)...).Output()
+	out, err := exec.Command("curl", append([]string{"-sSf", "--max-time", "60"}, args...)...).Output()
 	if err != nil {
 		t.Fatalf("curl %v: %v", args, err)
 	}

@@ -220,7 +220,7 @@ func TestStalledAmongMany(t *testing.T) {
 		t.Fatal(err)
 	}
 	time.Sleep(2 * time.Second) // until everything on the way is full
-	stuck := rounds(t, others, 10*time.Second)
+	stuck := rounds(t, others, 30*time.Second)
 	t.Logf("of 299 connections beside a stalled reader %d wait", stuck)
 	if stuck > 10 { // 64 tunnels for all of them
 		t.Errorf("%d connections wait for one that stalls", stuck)
