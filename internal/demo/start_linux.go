@@ -13,7 +13,7 @@ import (
 )
 
 // startTimeout bounds the wait for the application to listen.
-const startTimeout = 5 * time.Second
+const startTimeout = 30 * time.Second
 
 // Start makes the pod and returns once its application listens on
 // 127.0.0.1:Port inside. An ordinary user's is in a user namespace, and has
