@@ -29,16 +29,16 @@ func onlyEngine(t *testing.T, host string) {
 	t.Setenv("DOCKER_HOST", host)
 }
 
-// awaitListed waits until a container listens as it should.
+// awaitListed waits until a container is listed as it should be. An engine on a slow machine may answer too late at first.
 func awaitListed(t *testing.T, o *container.Opener, name string, ok func(container.Listed) bool) (all []container.Listed) {
 	t.Helper()
 	testenv.Await(t, name+" is listed as it should be", func() bool {
 		var errs []error
 		if all, errs = o.List(context.Background()); len(errs) > 0 {
-			t.Fatal(errs)
+			t.Log(errs)
 		}
 		i := slices.IndexFunc(all, func(l container.Listed) bool { return l.Name == name })
-		return i >= 0 && ok(all[i])
+		return len(errs) == 0 && i >= 0 && ok(all[i])
 	})
 	return all
 }

@@ -11,7 +11,7 @@ import (
 // settle waits until the run has ended by itself.
 func settle(t *testing.T, s *site) keygenStatus {
 	t.Helper()
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(3 * time.Minute); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		if st := parse[keygenStatus](t, s.want(http.StatusOK, "GET", "/keygen", "")); !st.Config.Enabled {
 			return st
 		}
@@ -29,7 +29,7 @@ func TestKeygenMakesSoMany(t *testing.T) {
 		kind  string
 		count int
 	}{{"ecdsa", 50}, {"ed25519", 3}, {"rsa", 1}} {
-		s.want(http.StatusOK, "PUT", "/keygen", fmt.Sprintf(`{"enabled":true,"kind":%q,"numToGen":%d,"timeToRun":15}`, c.kind, c.count))
+		s.want(http.StatusOK, "PUT", "/keygen", fmt.Sprintf(`{"enabled":true,"kind":%q,"numToGen":%d,"timeToRun":3600}`, c.kind, c.count))
 		st := settle(t, s)
 		if st.Generated != c.count || len(st.History) != min(c.count, keygenHistory) || st.Seconds <= 0 {
 			t.Errorf("%s: %+v", c.kind, st)
