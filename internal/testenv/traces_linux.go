@@ -89,20 +89,17 @@ func tracesNow() (paths []string) {
 
 // removeTraces removes those that were not there before, and returns what cannot be.
 func removeTraces(before []string) (left []string) {
-	for _, path := range tracesNow() {
-		if slices.Contains(before, path) {
-			continue
-		}
-		gone := func() bool {
-			info, err := os.Lstat(path)
-			if err == nil && info.IsDir() {
-				return removeFolders(path)
-			}
-			return err != nil || os.Remove(path) == nil
-		}
-		if !within(settle, gone) { // cgroups are busy for a moment
-			left = append(left, path)
-		}
-	}
+	within(settle, func() bool { // cgroups are busy for a moment
+		left = slices.DeleteFunc(tracesNow(), func(path string) bool { return slices.Contains(before, path) || removeTrace(path) })
+		return len(left) == 0
+	})
 	return left
+}
+
+func removeTrace(path string) bool {
+	info, err := os.Lstat(path)
+	if err == nil && info.IsDir() {
+		return removeFolders(path)
+	}
+	return err != nil || os.Remove(path) == nil
 }
