@@ -42,9 +42,22 @@ func goes(t *testing.T, log *eventLog, want string) {
 	testenv.Await(t, "the route tells "+want, func() bool { return strings.ReplaceAll(log.kinds(), " waiting", "") == want })
 }
 
-// A container is reached by its ID, the beginning of that or the name that nerdctl has given it, and followed to its next task.
+// Tests share a containerd, unless it is killed or run in another way.
 func TestContainerd(t *testing.T) {
 	c := containerd(t)
+	for name, test := range map[string]func(*testing.T, *testenv.Containerd){
+		"names": testContainerdNames, "removed": testContainerdRemoved, "host network": testContainerdHostNetwork, "list": testContainerdList,
+		"wrong": testContainerdWrong, "pods": testCRI, "pods' names": testCRINames, "pods' Unix sockets": testCRIUnixSockets,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Cleanup(func() { c.RemoveAll(t) })
+			test(t, c)
+		})
+	}
+}
+
+// A container is reached by its ID, the beginning of that or the name that nerdctl has given it, and followed to its next task.
+func testContainerdNames(t *testing.T, c *testenv.Containerd) {
 	c.Run(t, "web", "one")
 	c.Run(t, "0123456789abcdef", "named", "--label", "nerdctl/name=shop")
 	testenv.NoLeaks(t)
@@ -70,8 +83,7 @@ func TestContainerd(t *testing.T) {
 }
 
 // A container that was named by the beginning of its ID is not followed to another one.
-func TestContainerdRemoved(t *testing.T) {
-	c := containerd(t)
+func testContainerdRemoved(t *testing.T, c *testenv.Containerd) {
 	c.Run(t, "web-1", "one")
 	testenv.NoLeaks(t)
 	r, _ := open(t, opener(t), "containerd://web")
@@ -113,8 +125,7 @@ func TestContainerdElsewhere(t *testing.T) {
 }
 
 // A container on its host's network is reached there, which is told.
-func TestContainerdHostNetwork(t *testing.T) {
-	c := containerd(t)
+func testContainerdHostNetwork(t *testing.T, c *testenv.Containerd) {
 	c.Do(t, "run", "-d", "--null-io", "--snapshotter", "native", "--net-host", "docker.io/library/"+testenv.Image, "web", "sleep", "1000")
 	testenv.NoLeaks(t)
 	r, log := open(t, opener(t), "containerd://web")
@@ -134,8 +145,7 @@ func TestContainerdHostNetwork(t *testing.T) {
 }
 
 // All containers are listed by names that lead to them, but for those that other engines list.
-func TestContainerdList(t *testing.T) {
-	c := containerd(t)
+func testContainerdList(t *testing.T, c *testenv.Containerd) {
 	c.Run(t, "web", "one")
 	c.Run(t, "0123456789abcdef", "named", "--label", "nerdctl/name=shop")
 	image := "docker.io/library/" + testenv.Image
@@ -159,8 +169,7 @@ func TestContainerdList(t *testing.T) {
 }
 
 // What is wrong has a type of error each.
-func TestContainerdWrong(t *testing.T) {
-	c := containerd(t)
+func testContainerdWrong(t *testing.T, c *testenv.Containerd) {
 	c.Run(t, "web-1", "one")
 	c.Run(t, "web-2", "two")
 	image := "docker.io/library/" + testenv.Image

@@ -29,9 +29,8 @@ type kubelet struct {
 	containerd *testenv.Containerd
 }
 
-func newKubelet(t *testing.T) *kubelet {
+func newKubelet(t *testing.T, c *testenv.Containerd) *kubelet {
 	t.Helper()
-	c := containerd(t)
 	conn, err := grpc.NewClient("unix://"+c.Socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
@@ -105,8 +104,8 @@ func (k *kubelet) remove(id string) {
 }
 
 // A pod is reached by its name or its sandbox' ID, and followed to its next sandbox.
-func TestCRI(t *testing.T) {
-	k := newKubelet(t)
+func testCRI(t *testing.T, c *testenv.Containerd) {
+	k := newKubelet(t, c)
 	first := k.web("default", "web", 0, "one")
 	other := k.web("other", "db", 0, "db")
 	defer k.remove(other)
@@ -135,8 +134,8 @@ func TestCRI(t *testing.T) {
 }
 
 // A pod on its node's network is reached there, which is told; what is meant by a name that several pods have is asked.
-func TestCRINames(t *testing.T) {
-	k := newKubelet(t)
+func testCRINames(t *testing.T, c *testenv.Containerd) {
+	k := newKubelet(t, c)
 	host, _ := k.pod("kube-system", "proxy", 0, runtime.NamespaceMode_NODE)
 	defer k.remove(host)
 	one := k.web("one", "web", 0, "one")
@@ -183,8 +182,8 @@ func TestCRINames(t *testing.T) {
 }
 
 // The Unix sockets of a pod are those of its containers: of the one that is named, or of the first that has one.
-func TestCRIUnixSockets(t *testing.T) {
-	k := newKubelet(t)
+func testCRIUnixSockets(t *testing.T, c *testenv.Containerd) {
+	k := newKubelet(t, c)
 	id, config := k.pod("default", "db", 0, runtime.NamespaceMode_POD)
 	defer k.remove(id)
 	for name, sockets := range map[string][]string{"a": {"only-a"}, "b": {"only-b", "both"}, "c": {"both"}} {

@@ -15,9 +15,7 @@ import (
 )
 
 // Among 200 containers each is found, and as fast as among few.
-func TestManyContainers(t *testing.T) {
-	e := testenv.NewDocker(t)
-	t.Setenv("DOCKER_HOST", e.Host)
+func testMany(t *testing.T, e *testenv.Engine, _ string) {
 	api, err := client.New(client.WithHost(e.Host))
 	if err != nil {
 		t.Fatal(err)
@@ -46,17 +44,14 @@ func TestManyContainers(t *testing.T) {
 }
 
 // A user who may not use the engine is told which group may.
-func TestEnginePermission(t *testing.T) {
-	testenv.Root(t)
-	e := testenv.NewDocker(t)
+func testPermission(t *testing.T, e *testenv.Engine, _ string) {
 	if err := os.Chmod(e.Dir, 0o711); err != nil {
 		t.Fatal(err)
 	}
-	t.Setenv("DOCKER_HOST", e.Host)
 	testenv.AsUser(t, "^TestAsOrdinaryUser$")
 }
 
-// TestAsOrdinaryUser is part of TestEnginePermission.
+// TestAsOrdinaryUser is part of testPermission.
 func TestAsOrdinaryUser(t *testing.T) {
 	if os.Getuid() != testenv.UserID {
 		return

@@ -95,16 +95,49 @@ func answers(t *testing.T, r route.Dialer, want string) {
 	}
 }
 
-// each runs a test with Docker's engine and with podman's.
-func each(t *testing.T, test func(t *testing.T, e *testenv.Engine, scheme string)) {
+// engineTest is a test with an engine, of which all containers are removed after it.
+type engineTest func(t *testing.T, e *testenv.Engine, scheme string)
+
+// withEngine runs tests with one engine, in any order.
+func withEngine(t *testing.T, e *testenv.Engine, scheme string, tests map[string]engineTest) {
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Cleanup(func() { e.RemoveAll(t) })
+			test(t, e, scheme)
+		})
+	}
+}
+
+// Most tests share an engine of each kind.
+func TestContainers(t *testing.T) {
+	both := map[string]engineTest{
+		"names": testNames, "restart": testRestart, "replaced": testReplaced, "removed": testRemoved, "paused": testPaused,
+		"service": testService, "listening": testListening, "listening follows": testListeningFollows, "listening without DNS": testListeningWithoutDNS,
+		"Unix sockets": testUnixSocket, "states": testStates, "host network": testHostNetwork, "killed engine": testKilledEngine,
+		"helper restart": testHelperRestart, "helper paused": testHelperPaused, "helper host network": testHelperHostNetwork,
+	}
 	t.Run("docker", func(t *testing.T) {
 		e := testenv.NewDocker(t)
-		t.Setenv("DOCKER_HOST", e.Host)
-		test(t, e, "docker://")
+		onlyEngine(t, "DOCKER_HOST", e.Host)
+		withEngine(t, e, "docker://", both)
+		withEngine(t, e, "docker://", map[string]engineTest{
+			"many": testMany, "permission": testPermission, "list": testList,
+			"helper": testHelper, "helper without permission": testHelperWithoutPermission, "helper given up": testHelperGivenUp,
+		})
 	})
 	t.Run("podman", func(t *testing.T) {
 		e := testenv.NewPodman(t)
-		t.Setenv("CONTAINER_HOST", e.Host)
-		test(t, e, "podman://")
+		onlyEngine(t, "CONTAINER_HOST", e.Host)
+		withEngine(t, e, "podman://", both)
+		withEngine(t, e, "podman://", map[string]engineTest{"list": testListPodman, "helper": testHelperPodman})
 	})
+}
+
+// onlyEngine has this test's environment lead to one engine by a variable, and to none of the machine's.
+func onlyEngine(t *testing.T, variable, host string) {
+	t.Helper()
+	for _, name := range []string{"DOCKER_HOST", "CONTAINER_HOST", "CONTAINERD_ADDRESS", "CONTAINER_RUNTIME_ENDPOINT"} {
+		t.Setenv(name, "unix:///nowhere/none.sock")
+	}
+	t.Setenv(variable, host)
 }

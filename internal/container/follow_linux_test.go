@@ -23,21 +23,6 @@ import (
 	"porthole.dev/porthole/internal/testenv"
 )
 
-func TestContainers(t *testing.T) {
-	each(t, func(t *testing.T, e *testenv.Engine, scheme string) {
-		for name, test := range map[string]func(*testing.T, *testenv.Engine, string){
-			"names": testNames, "restart": testRestart, "replaced": testReplaced, "removed": testRemoved, "paused": testPaused,
-			"service": testService, "killed engine": testKilledEngine, "listening": testListening, "Unix sockets": testUnixSocket,
-			"states": testStates, "host network": testHostNetwork,
-		} {
-			t.Run(name, func(t *testing.T) {
-				t.Cleanup(func() { e.RemoveAll(t) })
-				test(t, e, scheme)
-			})
-		}
-	})
-}
-
 // A container is reached by its name, its ID and the beginning of that.
 func testNames(t *testing.T, e *testenv.Engine, scheme string) {
 	id := e.Run(t, []string{"--name", "web", "--hostname", "one"})
@@ -83,7 +68,7 @@ func testRestart(t *testing.T, e *testenv.Engine, scheme string) {
 	e.Run(t, []string{"--name", "web", "--hostname", "one"})
 	testenv.NoLeaks(t)
 	r, log := open(t, opener(t), scheme+"web")
-	e.Do(t, "restart", "-t", "0", "web")
+	e.Do(t, "restart", "web")
 	answers(t, r, "one")
 	testenv.Await(t, "the route tells of the restart", func() bool { return log.kinds() == "ready reconnecting ready" })
 }
@@ -120,7 +105,7 @@ func testRemoved(t *testing.T, e *testenv.Engine, scheme string) {
 	o := opener(t)
 	whole, _ := open(t, o, scheme+id)
 	part, _ := open(t, o, scheme+id[:12])
-	e.Do(t, "restart", "-t", "0", "web")
+	e.Do(t, "restart", "web")
 	answers(t, whole, "one")
 	answers(t, part, "one")
 	e.Do(t, "rm", "-f", "web")
@@ -236,7 +221,7 @@ func testListening(t *testing.T, e *testenv.Engine, scheme string) {
 		}
 	}
 	client := dialUDP(t, r)
-	e.Do(t, "restart", "-t", "0", "web")
+	e.Do(t, "restart", "web")
 	if _, err := l.Streams.Accept(); err == nil {
 		t.Error("somebody has connected in a container that has ended")
 	}

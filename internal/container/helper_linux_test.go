@@ -66,10 +66,7 @@ func noHelpers(t *testing.T, e *testenv.Engine) {
 }
 
 // A helper container leads into its container, in all networks, until it is closed.
-func TestHelper(t *testing.T) {
-	testenv.Root(t)
-	docker := testenv.NewDocker(t)
-	t.Setenv("DOCKER_HOST", docker.Host)
+func testHelper(t *testing.T, docker *testenv.Engine, _ string) {
 	docker.Run(t, []string{"--name", "web", "--hostname", "one"})
 	noHelpers(t, docker)
 	testenv.NoLeaks(t)
@@ -92,7 +89,7 @@ func TestHelper(t *testing.T) {
 		})
 	})
 	t.Run("restarted", func(t *testing.T) {
-		docker.Do(t, "restart", "-t", "0", "web")
+		docker.Do(t, "restart", "web")
 		testenv.Await(t, "the container answers again", func() bool {
 			who, err := whoAnswers(t.Context(), r)
 			return err == nil && who == "one"
@@ -110,38 +107,36 @@ func TestHelper(t *testing.T) {
 
 // Connections through a helper wait for a container that restarts, as others do: also when it has ended and its engine has
 // not told yet. One that was there before may be cut.
-func TestHelperRestart(t *testing.T) {
-	each(t, func(t *testing.T, e *testenv.Engine, scheme string) {
-		e.Run(t, []string{"--name", "web", "--hostname", "one"})
-		noHelpers(t, e)
-		testenv.NoLeaks(t)
-		r, _ := openVia(t, helperOpener(t), scheme+"web", target.ViaAgent)
-		answers(t, r, "one")
-		client := dialUDP(t, r)
-		restarted := make(chan struct{})
-		go func() { defer close(restarted); e.Do(t, "restart", "-t", "0", "web") }()
-		over := func() bool {
-			select {
-			case <-restarted:
-				return true
-			default:
-				return false
-			}
+func testHelperRestart(t *testing.T, e *testenv.Engine, scheme string) {
+	e.Run(t, []string{"--name", "web", "--hostname", "one"})
+	noHelpers(t, e)
+	testenv.NoLeaks(t)
+	r, _ := openVia(t, helperOpener(t), scheme+"web", target.ViaAgent)
+	answers(t, r, "one")
+	client := dialUDP(t, r)
+	restarted := make(chan struct{})
+	go func() { defer close(restarted); e.Do(t, "restart", "web") }()
+	over := func() bool {
+		select {
+		case <-restarted:
+			return true
+		default:
+			return false
 		}
-		var work sync.WaitGroup
-		for range 10 {
-			work.Go(func() {
-				for i := 0; i < 10 || !over(); i++ {
-					if _, err := whoAnswers(t.Context(), r); wasRefused(err) {
-						t.Errorf("while the container restarts: %v", err)
-					}
+	}
+	var work sync.WaitGroup
+	for range 10 {
+		work.Go(func() {
+			for i := 0; i < 10 || !over(); i++ {
+				if _, err := whoAnswers(t.Context(), r); wasRefused(err) {
+					t.Errorf("while the container restarts: %v", err)
 				}
-			})
-		}
-		work.Wait()
-		endsWithContainer(t, client)
-		answers(t, r, "one")
-	})
+			}
+		})
+	}
+	work.Wait()
+	endsWithContainer(t, client)
+	answers(t, r, "one")
 }
 
 // wasRefused reports whether a connection failed for another reason than that it was cut.
@@ -153,37 +148,35 @@ func wasRefused(err error) bool {
 }
 
 // Connections to a container that is paused live on, and new ones wait.
-func TestHelperPaused(t *testing.T) {
-	each(t, func(t *testing.T, e *testenv.Engine, scheme string) {
-		e.Run(t, []string{"--name", "web", "--hostname", "one"}, "nc", "-ll", "-p", "8080", "-e", "cat")
-		noHelpers(t, e)
-		r, log := openVia(t, helperOpener(t), scheme+"web", target.ViaAgent)
-		var conn pipe.Conn
-		testenv.Await(t, "nc listens", func() (ok bool) {
-			conn, ok = echoes(t, r)
-			return ok
-		})
-		defer conn.Close()
-		if out, err := e.Command("pause", "web").CombinedOutput(); err != nil {
-			testenv.Lacking(t, fmt.Sprintf("cgroups that can freeze: %s", out))
-		}
-		testenv.Await(t, "the route tells of the pause", func() bool { return log.kinds() == "carried ready reconnecting" })
-		done := make(chan bool)
-		go func() {
-			next, ok := echoes(t, r)
-			if ok {
-				next.Close()
-			}
-			done <- ok
-		}()
-		e.Do(t, "unpause", "web")
-		if !<-done {
-			t.Error("a connection that was made meanwhile")
-		}
-		if answer, err := hello(conn); err != nil || answer != "hello" {
-			t.Errorf("the connection from before: %q, %v", answer, err)
-		}
+func testHelperPaused(t *testing.T, e *testenv.Engine, scheme string) {
+	e.Run(t, []string{"--name", "web", "--hostname", "one"}, "nc", "-ll", "-p", "8080", "-e", "cat")
+	noHelpers(t, e)
+	r, log := openVia(t, helperOpener(t), scheme+"web", target.ViaAgent)
+	var conn pipe.Conn
+	testenv.Await(t, "nc listens", func() (ok bool) {
+		conn, ok = echoes(t, r)
+		return ok
 	})
+	defer conn.Close()
+	if out, err := e.Command("pause", "web").CombinedOutput(); err != nil {
+		testenv.Lacking(t, fmt.Sprintf("cgroups that can freeze: %s", out))
+	}
+	testenv.Await(t, "the route tells of the pause", func() bool { return log.kinds() == "carried ready reconnecting" })
+	done := make(chan bool)
+	go func() {
+		next, ok := echoes(t, r)
+		if ok {
+			next.Close()
+		}
+		done <- ok
+	}()
+	e.Do(t, "unpause", "web")
+	if !<-done {
+		t.Error("a connection that was made meanwhile")
+	}
+	if answer, err := hello(conn); err != nil || answer != "hello" {
+		t.Errorf("the connection from before: %q, %v", answer, err)
+	}
 }
 
 // echoes opens a connection, and reports whether what it sends comes back.
@@ -201,66 +194,65 @@ func echoes(t *testing.T, r route.Dialer) (conn pipe.Conn, ok bool) {
 }
 
 // The host's network is reached through a helper, and that it is the host's is told.
-func TestHelperHostNetwork(t *testing.T) {
-	each(t, func(t *testing.T, e *testenv.Engine, scheme string) {
-		e.Run(t, []string{"--name", "web", "--network", "host"}, "sleep", "1000")
-		noHelpers(t, e)
-		testenv.NoLeaks(t)
-		r, log := openVia(t, helperOpener(t), scheme+"web", target.ViaAgent)
-		if log.kinds() != "carried carried ready" || !errors.Is(log.all[1].Err, container.ErrHostNetwork) {
-			t.Errorf("events %+v", log.all)
-		}
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		go echoOnce(l)
-		if answer, err := ask(t.Context(), r, target.TCPPort(testenv.Port(l))); err != nil || answer != "hello" {
-			t.Errorf("%q, %v", answer, err)
-		}
-	})
+func testHelperHostNetwork(t *testing.T, e *testenv.Engine, scheme string) {
+	e.Run(t, []string{"--name", "web", "--network", "host"}, "sleep", "1000")
+	noHelpers(t, e)
+	testenv.NoLeaks(t)
+	r, log := openVia(t, helperOpener(t), scheme+"web", target.ViaAgent)
+	if log.kinds() != "carried carried ready" || !errors.Is(log.all[1].Err, container.ErrHostNetwork) {
+		t.Errorf("events %+v", log.all)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go echoOnce(l)
+	if answer, err := ask(t.Context(), r, target.TCPPort(testenv.Port(l))); err != nil || answer != "hello" {
+		t.Errorf("%q, %v", answer, err)
+	}
 }
 
 // Whoever may use the engine, and not enter its containers' namespaces, gets there by a helper, and is told why.
-func TestHelperWithoutPermission(t *testing.T) {
-	if program := os.Getenv("HELPER_PROGRAM"); program != "" {
-		testenv.NoLeaks(t)
-		o := opener(t)
-		o.AgentBinary = program
-		f := target.Forward{Target: target.Target{Scheme: target.Docker, Name: "web"}, Via: target.ViaNative}
-		var final *route.FinalError
-		if _, err := o.Open(t.Context(), f, func(route.Event) {}); !errors.Is(err, netns.ErrPermission) || !errors.As(err, &final) {
-			t.Errorf("natively: %v", err)
-		}
-		r, log := openVia(t, o, "docker://web", target.ViaAuto)
-		answers(t, r, "one")
-		if log.kinds() != "carried ready" || !errors.Is(log.all[0].Err, netns.ErrPermission) {
-			t.Errorf("events %+v", log.all)
-		}
-		return
-	}
-	e := testenv.NewDocker(t)
+func testHelperWithoutPermission(t *testing.T, e *testenv.Engine, _ string) {
 	e.Run(t, []string{"--name", "web", "--hostname", "one"})
 	noHelpers(t, e)
 	program := filepath.Join(e.Dir, "porthole") // which the user can read
 	if out, err := exec.Command("cp", testenv.Porthole(t), program).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	err := errors.Join(os.Chmod(e.Dir, 0o711), os.Chmod(program, 0o755), os.Chmod(strings.TrimPrefix(e.Host, "unix://"), 0o666))
-	if err != nil {
+	socket := strings.TrimPrefix(e.Host, "unix://")
+	t.Cleanup(func() { _ = os.Chmod(socket, 0o660) })
+	if err := errors.Join(os.Chmod(e.Dir, 0o711), os.Chmod(program, 0o755), os.Chmod(socket, 0o666)); err != nil {
 		t.Fatal(err)
 	}
-	t.Setenv("DOCKER_HOST", e.Host)
 	t.Setenv("HELPER_PROGRAM", program)
-	testenv.AsUser(t, "^TestHelperWithoutPermission$")
+	testenv.AsUser(t, "^TestHelperAsOrdinaryUser$")
+}
+
+// TestHelperAsOrdinaryUser is part of testHelperWithoutPermission.
+func TestHelperAsOrdinaryUser(t *testing.T) {
+	program := os.Getenv("HELPER_PROGRAM")
+	if program == "" {
+		return
+	}
+	testenv.NoLeaks(t)
+	o := opener(t)
+	o.AgentBinary = program
+	f := target.Forward{Target: target.Target{Scheme: target.Docker, Name: "web"}, Via: target.ViaNative}
+	var final *route.FinalError
+	if _, err := o.Open(t.Context(), f, func(route.Event) {}); !errors.Is(err, netns.ErrPermission) || !errors.As(err, &final) {
+		t.Errorf("natively: %v", err)
+	}
+	r, log := openVia(t, o, "docker://web", target.ViaAuto)
+	answers(t, r, "one")
+	if log.kinds() != "carried ready" || !errors.Is(log.all[0].Err, netns.ErrPermission) {
+		t.Errorf("events %+v", log.all)
+	}
 }
 
 // Whoever gives up while a helper is made leaves none.
-func TestHelperGivenUp(t *testing.T) {
-	testenv.Root(t)
-	docker := testenv.NewDocker(t)
-	t.Setenv("DOCKER_HOST", docker.Host)
+func testHelperGivenUp(t *testing.T, docker *testenv.Engine, _ string) {
 	docker.Run(t, []string{"--name", "web"})
 	noHelpers(t, docker)
 	testenv.NoLeaks(t)
@@ -353,10 +345,7 @@ func reachesSocket(t *testing.T, e *testenv.Engine, r route.Dialer) {
 }
 
 // Podman's API starts helpers, too.
-func TestHelperPodman(t *testing.T) {
-	testenv.Root(t)
-	podman := testenv.NewPodman(t)
-	t.Setenv("CONTAINER_HOST", podman.Host)
+func testHelperPodman(t *testing.T, podman *testenv.Engine, _ string) {
 	podman.Run(t, []string{"--name", "web", "--hostname", "one"})
 	noHelpers(t, podman)
 	testenv.NoLeaks(t)

@@ -19,16 +19,6 @@ import (
 	"porthole.dev/porthole/internal/testenv"
 )
 
-// onlyEngine has this test's environment lead to one engine, and to none of the machine's.
-func onlyEngine(t *testing.T, host string) {
-	t.Helper()
-	none := "unix://" + filepath.Join(t.TempDir(), "none.sock")
-	for _, name := range []string{"DOCKER_HOST", "CONTAINER_HOST", "CONTAINERD_ADDRESS", "CONTAINER_RUNTIME_ENDPOINT"} {
-		t.Setenv(name, none)
-	}
-	t.Setenv("DOCKER_HOST", host)
-}
-
 // awaitListed waits until a container is listed as it should be. An engine on a slow machine may answer too late at first.
 func awaitListed(t *testing.T, o *container.Opener, name string, ok func(container.Listed) bool) (all []container.Listed) {
 	t.Helper()
@@ -44,10 +34,8 @@ func awaitListed(t *testing.T, o *container.Opener, name string, ok func(contain
 }
 
 // Containers are listed with what listens inside of those that run, and whose it is.
-func TestList(t *testing.T) {
-	e := testenv.NewDocker(t)
+func testList(t *testing.T, e *testenv.Engine, _ string) {
 	testenv.NoLeaks(t)
-	onlyEngine(t, e.Host)
 	e.Run(t, []string{"--name", "web", "--network", "none"}, testenv.Web...)
 	e.Run(t, []string{"--name", "host", "--network", "host"}, "sleep", "1000")
 	e.Do(t, "create", "--name", "made", "--network", "none", testenv.Image, "sleep", "1000")
@@ -72,7 +60,7 @@ func TestList(t *testing.T) {
 // Engines that do not run are left out without a word.
 func TestListNothing(t *testing.T) {
 	testenv.NoLeaks(t)
-	onlyEngine(t, "unix:///nowhere/none.sock")
+	onlyEngine(t, "DOCKER_HOST", "unix:///nowhere/none.sock")
 	if all, errs := opener(t).List(t.Context()); len(all) > 0 || len(errs) > 0 {
 		t.Errorf("%v, %v", all, errs)
 	}
@@ -82,42 +70,29 @@ func TestListNothing(t *testing.T) {
 var webAndDNS = []string{"sh", "-c", "httpd -p 127.0.0.11:5353 && " + testenv.Web[2]}
 
 // Docker's DNS is nothing of a container's. An engine without it hides nothing.
-func TestListeningWithoutDNS(t *testing.T) {
-	for _, engine := range []struct {
-		start func(testing.TB) *testenv.Engine
-		env   string
-		name  string
-		want  int
-	}{{testenv.NewDocker, "DOCKER_HOST", "docker://web", 1}, {testenv.NewPodman, "CONTAINER_HOST", "podman://web", 2}} {
-		t.Run(engine.env, func(t *testing.T) {
-			e := engine.start(t)
-			onlyEngine(t, "unix:///nowhere/none.sock")
-			t.Setenv(engine.env, e.Host)
-			e.Run(t, []string{"--name", "web", "--network", "none"}, webAndDNS...)
-			o := opener(t)
-			awaitListed(t, o, "web", func(l container.Listed) bool {
-				return len(l.Listening) == engine.want && slices.ContainsFunc(l.Listening, isWeb)
-			})
-			r, _ := open(t, o, engine.name)
-			ctx, cancel := context.WithCancel(t.Context())
-			_ = r.Listening(ctx, func(now []target.Socket) {
-				if len(now) != engine.want {
-					t.Errorf("%v listen, want %d", now, engine.want)
-				}
-				cancel()
-			})
-		})
-	}
+func testListeningWithoutDNS(t *testing.T, e *testenv.Engine, scheme string) {
+	want := map[string]int{"docker://": 1, "podman://": 2}[scheme]
+	e.Run(t, []string{"--name", "web"}, webAndDNS...)
+	o := opener(t)
+	awaitListed(t, o, "web", func(l container.Listed) bool {
+		return len(l.Listening) == want && slices.ContainsFunc(l.Listening, isWeb)
+	})
+	r, _ := open(t, o, scheme+"web")
+	ctx, cancel := context.WithCancel(t.Context())
+	_ = r.Listening(ctx, func(now []target.Socket) {
+		if len(now) != want {
+			t.Errorf("%v listen, want %d", now, want)
+		}
+		cancel()
+	})
 }
 
 func isWeb(s target.Socket) bool { return s.Address() == target.TCPPort(8080) }
 
 // What listens in a container is told again when that has restarted.
-func TestListeningFollows(t *testing.T) {
-	e := testenv.NewDocker(t)
-	onlyEngine(t, e.Host)
+func testListeningFollows(t *testing.T, e *testenv.Engine, scheme string) {
 	e.Run(t, []string{"--name", "web"})
-	r, _ := open(t, opener(t), "docker://web")
+	r, _ := open(t, opener(t), scheme+"web")
 	ctx, cancel := context.WithCancel(t.Context())
 	told, done := make(chan []target.Socket, 1000), make(chan error, 1)
 	go func() { done <- r.Listening(ctx, func(now []target.Socket) { told <- now }) }()
@@ -134,7 +109,7 @@ func TestListeningFollows(t *testing.T) {
 		}
 	}
 	await(e.PID(t, "web"))
-	e.Do(t, "restart", "-t", "0", "web")
+	e.Do(t, "restart", "web")
 	await(e.PID(t, "web"))
 	cancel()
 	if err := <-done; !errors.Is(err, context.Canceled) {
@@ -211,25 +186,20 @@ func relay(t *testing.T, host string) (near string, asked func() string) {
 
 // An engine whose containers no cgroup names, as without root on cgroups v1, is not asked about each: that would take
 // a second for some hundred.
-func TestListAsksOnce(t *testing.T) {
-	rootless(t, func(t *testing.T, e *testenv.Engine, scheme string) {
-		near, asked := relay(t, e.Host)
-		t.Setenv(map[string]string{"podman://": "CONTAINER_HOST", "docker://": "DOCKER_HOST"}[scheme], near)
-		e.Run(t, []string{"--name", "web"})
-		o := opener(t)
-		awaitListed(t, o, "web", func(l container.Listed) bool { return len(l.Listening) == 1 && l.Listening[0].Command == "httpd" })
-		if text := asked(); !strings.Contains(text, "/containers/json?all=") || strings.Contains(text, "/containers/web/json") {
-			t.Errorf("the engine was asked:\n%s", text)
-		}
-	})
+func testListAsksOnce(t *testing.T, e *testenv.Engine, scheme string) {
+	near, asked := relay(t, e.Host)
+	t.Setenv(map[string]string{"podman://": "CONTAINER_HOST", "docker://": "DOCKER_HOST"}[scheme], near)
+	e.Run(t, []string{"--name", "web"})
+	o := opener(t)
+	awaitListed(t, o, "web", func(l container.Listed) bool { return len(l.Listening) == 1 && l.Listening[0].Command == "httpd" })
+	if text := asked(); !strings.Contains(text, "/containers/json?all=") || strings.Contains(text, "/containers/web/json") {
+		t.Errorf("the engine was asked:\n%s", text)
+	}
 }
 
 // What podman's own list tells of a container is what Docker's does.
-func TestListPodman(t *testing.T) {
-	e := testenv.NewPodman(t)
+func testListPodman(t *testing.T, e *testenv.Engine, _ string) {
 	testenv.NoLeaks(t)
-	onlyEngine(t, "unix:///nowhere/none.sock")
-	t.Setenv("CONTAINER_HOST", e.Host)
 	e.Do(t, "create", "--name", "made", "--label", "com.docker.compose.project=shop", "--label", "com.docker.compose.service=web",
 		"-p", "127.0.0.1:8081:80", "-p", "9000-9001:7000-7001/udp", "-p", "9009:9/sctp", testenv.Image, "sleep", "1000")
 	e.Run(t, []string{"--name", "host", "--network", "host"}, "sleep", "1000")

@@ -13,43 +13,35 @@ import (
 	"porthole.dev/porthole/internal/testenv"
 )
 
-// rootless runs a test as root with the engines of an ordinary user.
-func rootless(t *testing.T, test func(t *testing.T, e *testenv.Engine, scheme string)) {
-	noEngine := func(t *testing.T) {
-		for _, name := range []string{"DOCKER_HOST", "CONTAINER_HOST", "CONTAINERD_ADDRESS", "CONTAINER_RUNTIME_ENDPOINT"} {
-			t.Setenv(name, "unix:///nowhere/none.sock")
-		}
-	}
-	t.Run("podman", func(t *testing.T) {
-		e := testenv.NewRootlessPodman(t)
-		noEngine(t)
-		t.Setenv("CONTAINER_HOST", "") // podman's own socket of the user is found
-		t.Setenv("XDG_RUNTIME_DIR", e.Dir)
-		test(t, e, "podman://")
-	})
-	t.Run("docker", func(t *testing.T) {
-		e := testenv.NewRootlessDocker(t)
-		noEngine(t)
-		t.Setenv("DOCKER_HOST", e.Host)
-		test(t, e, "docker://")
-	})
-}
-
 // Whoever runs an engine without root reaches its containers without root.
 func TestRootless(t *testing.T) {
 	if scheme := os.Getenv("ROOTLESS"); scheme != "" {
 		reachOwn(t, scheme)
 		return
 	}
-	rootless(t, func(t *testing.T, e *testenv.Engine, scheme string) {
-		e.Run(t, []string{"--name", "web", "--hostname", "web"})
-		e.Run(t, []string{"--name", "other", "--hostname", "other", "--user", "1000:1000", "--tmpfs", "/www:mode=1777"})
-		t.Setenv("ROOTLESS", scheme)
-		testenv.AsUser(t, "^TestRootless$")
+	both := map[string]engineTest{"reached": testRootlessReached, "listed": testListAsksOnce, "forwarded": testRootlessForward}
+	t.Run("podman", func(t *testing.T) {
+		e := testenv.NewRootlessPodman(t)
+		onlyEngine(t, "CONTAINER_HOST", "") // podman's own socket of the user is found
+		t.Setenv("XDG_RUNTIME_DIR", e.Dir)
+		withEngine(t, e, "podman://", both)
+	})
+	t.Run("docker", func(t *testing.T) {
+		e := testenv.NewRootlessDocker(t)
+		onlyEngine(t, "DOCKER_HOST", e.Host)
+		withEngine(t, e, "docker://", both)
+		withEngine(t, e, "", map[string]engineTest{"containerd": testRootlessContainerd})
 	})
 }
 
-// reachOwn is what an ordinary user does with the containers of TestRootless.
+func testRootlessReached(t *testing.T, e *testenv.Engine, scheme string) {
+	e.Run(t, []string{"--name", "web", "--hostname", "web"})
+	e.Run(t, []string{"--name", "other", "--hostname", "other", "--user", "1000:1000", "--tmpfs", "/www:mode=1777"})
+	t.Setenv("ROOTLESS", scheme)
+	testenv.AsUser(t, "^TestRootless$")
+}
+
+// reachOwn is what an ordinary user does with the containers of testRootlessReached.
 func reachOwn(t *testing.T, scheme string) {
 	testenv.NoLeaks(t)
 	o := opener(t)
@@ -73,38 +65,39 @@ func reachOwn(t *testing.T, scheme string) {
 }
 
 // So does whoever runs a containerd without root.
-func TestRootlessContainerd(t *testing.T) {
-	if id := os.Getenv("ROOTLESS_ID"); id != "" {
-		testenv.NoLeaks(t)
-		r, _ := open(t, opener(t), "containerd://moby/"+id)
-		testenv.Await(t, "the container answers", func() bool {
-			who, err := whoAnswers(t.Context(), r)
-			return err == nil && who == "web"
-		})
-		return
-	}
-	e := testenv.NewRootlessDocker(t)
+func testRootlessContainerd(t *testing.T, e *testenv.Engine, _ string) {
 	t.Setenv("ROOTLESS_ID", e.Run(t, []string{"--hostname", "web"}))
 	t.Setenv("XDG_RUNTIME_DIR", e.Dir)
 	t.Setenv("CONTAINERD_ADDRESS", e.Dir+"/exec/containerd/containerd.sock")
 	testenv.AsUser(t, "^TestRootlessContainerd$")
 }
 
-// The command does it, too.
-func TestRootlessForward(t *testing.T) {
-	program := testenv.Porthole(t)
-	rootless(t, func(t *testing.T, e *testenv.Engine, scheme string) {
-		e.Run(t, []string{"--name", "web", "--hostname", "web"})
-		copied := filepath.Join(e.Dir, "porthole") // which the user can enter
-		if out, err := exec.Command("cp", program, copied).CombinedOutput(); err != nil {
-			t.Fatalf("%v: %s", err, out)
-		}
-		cmd := exec.Command(copied, "forward", scheme+"web", ":8080", "--via", "native", "--address", "127.0.0.1", "--quiet", "--",
-			"sh", "-c", "curl -s --retry 20 --retry-all-errors http://$PORTHOLE_ADDR/id")
-		cmd.Env = append(os.Environ(), "HOME=/")
-		testenv.ByUser(cmd)
-		if out, err := cmd.CombinedOutput(); err != nil || string(out) != "web\n" {
-			t.Errorf("porthole forward: %v: %s", err, out)
-		}
+// TestRootlessContainerd is part of testRootlessContainerd.
+func TestRootlessContainerd(t *testing.T) {
+	id := os.Getenv("ROOTLESS_ID")
+	if id == "" {
+		return
+	}
+	testenv.NoLeaks(t)
+	r, _ := open(t, opener(t), "containerd://moby/"+id)
+	testenv.Await(t, "the container answers", func() bool {
+		who, err := whoAnswers(t.Context(), r)
+		return err == nil && who == "web"
 	})
+}
+
+// The command does it, too.
+func testRootlessForward(t *testing.T, e *testenv.Engine, scheme string) {
+	e.Run(t, []string{"--name", "web", "--hostname", "web"})
+	copied := filepath.Join(e.Dir, "porthole") // which the user can enter
+	if out, err := exec.Command("cp", testenv.Porthole(t), copied).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	cmd := exec.Command(copied, "forward", scheme+"web", ":8080", "--via", "native", "--address", "127.0.0.1", "--quiet", "--",
+		"sh", "-c", "curl -s --retry 20 --retry-all-errors http://$PORTHOLE_ADDR/id")
+	cmd.Env = append(os.Environ(), "HOME=/")
+	testenv.ByUser(cmd)
+	if out, err := cmd.CombinedOutput(); err != nil || string(out) != "web\n" {
+		t.Errorf("porthole forward: %v: %s", err, out)
+	}
 }

@@ -138,7 +138,19 @@ func (c *Containerd) Kill() {
 	_ = c.serving.Wait()
 }
 
-// end kills all containers, and then containerd, and takes away the cgroups.
+// RemoveAll removes all containers.
+func (c *Containerd) RemoveAll(t testing.TB) {
+	t.Helper()
+	for _, namespace := range []string{c.Namespace, "k8s.io"} {
+		for _, remove := range [][]string{{"tasks", "rm", "-f"}, {"containers", "rm"}} {
+			if all := strings.Fields(c.Do(t, "-n", namespace, remove[0], "ls", "-q")); len(all) > 0 {
+				_ = c.Command(slices.Concat([]string{"-n", namespace}, remove, all)...).Run() // some end with others
+			}
+		}
+	}
+}
+
+// end removes all containers, ends containerd, and takes away the cgroups.
 func (c *Containerd) end(t testing.TB) {
 	// Shims that end with their PID namespace leave their sockets.
 	bundles, _ := filepath.Glob(c.Dir + "/state/io.containerd.runtime.v2.task/*/*/address")
@@ -148,11 +160,7 @@ func (c *Containerd) end(t testing.TB) {
 	}
 	c.Kill()
 	c.Start(t)
-	for _, namespace := range []string{c.Namespace, "k8s.io"} {
-		if all := strings.Fields(c.Do(t, "-n", namespace, "tasks", "ls", "-q")); len(all) > 0 {
-			_ = c.Command(append([]string{"-n", namespace, "tasks", "rm", "-f"}, all...)...).Run() // some end with others
-		}
-	}
+	c.RemoveAll(t)
 	Await(t, "all shims have ended", func() bool { return len(c.shims()) == 0 })
 	c.Kill()
 	roots, _ := filepath.Glob("/sys/fs/cgroup/*/" + c.Namespace)

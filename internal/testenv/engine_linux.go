@@ -283,7 +283,7 @@ func (e *Engine) Run(t testing.TB, options []string, command ...string) (id stri
 	if web {
 		command = Web
 	}
-	args := []string{"run", "-d"}
+	args := []string{"run", "-d", "--stop-timeout", "0"} // it does not heed SIGTERM, as the first process of its namespace
 	if !slices.Contains(options, "--network") {
 		args = append(args, "--network", "none")
 	}
