@@ -176,6 +176,7 @@ func TestChannelsClientGoes(t *testing.T) {
 
 // A client that goes while its port takes nothing is noticed.
 func TestChannelsStalled(t *testing.T) {
+	t.Parallel()
 	channelForms(t, func(t *testing.T, open func(*node, ...uint16) *channelClient) {
 		t.Parallel()
 		stuck := make(chan struct{})

@@ -163,6 +163,7 @@ func TestEndWaitsForResult(t *testing.T) {
 
 // However the server orders it, an error never looks like an end.
 func TestErrorIsNeverAnEnd(t *testing.T) {
+	t.Parallel()
 	orders := map[string]func(*request){
 		"text, resets": func(r *request) { r.fail(refusal) },
 		"end, text, reset": func(r *request) {

@@ -156,6 +156,7 @@ func unsent(t *testing.T, c *net.TCPConn) (n int) {
 // A connection that is lost behind a local reader that stands still is given up, whatever
 // loses it. With a stock server a port's reset is behind bytes that nobody reads.
 func TestLossBehindStalledReader(t *testing.T) {
+	t.Parallel()
 	flood := func(lost <-chan struct{}) func(*net.TCPConn) {
 		return func(conn *net.TCPConn) {
 			go func() { <-lost; _ = pipe.Reset(conn) }()
@@ -231,6 +232,7 @@ func awaitStall(t *testing.T, client *net.TCPConn) {
 // A local client that goes away behind a port that stands still takes the port's
 // connection along, and the other way round.
 func TestClientGoesBehindStall(t *testing.T) {
+	t.Parallel()
 	for name, serve := range map[string]func(conn *net.TCPConn, gone chan<- error){
 		"port takes nothing": func(conn *net.TCPConn, gone chan<- error) {
 			raw, _ := conn.SyscallConn()
@@ -279,6 +281,7 @@ func TestClientGoesBehindStall(t *testing.T) {
 
 // The words of an error end a connection, and not what came before them.
 func TestErrorLeavesWhatCame(t *testing.T) {
+	t.Parallel()
 	const size = 200_000 // less than a stream holds
 	conn := dial(t, start(t, func(r *request) {
 		_, _ = r.data.Write(make([]byte, size))

@@ -195,6 +195,7 @@ func forms(t *testing.T, test func(t *testing.T, form func(*Client))) {
 
 // The answer comes long after the question's end, exactly once and whole.
 func TestNodeHalfClose(t *testing.T) {
+	t.Parallel()
 	forms(t, func(t *testing.T, form func(*Client)) {
 		t.Parallel()
 		port := testenv.ServeTCP(t, func(conn *net.TCPConn) {
@@ -335,6 +336,7 @@ func TestNodeManyAtOnce(t *testing.T) {
 // Whatever is queued in either direction, a client that goes away takes its pods'
 // connections along.
 func TestNodeClientGoes(t *testing.T) {
+	t.Parallel()
 	for name, serve := range map[string]func(*net.TCPConn){
 		"port floods":    func(conn *net.TCPConn) { io.Copy(conn, endless{}) },
 		"port is silent": func(conn *net.TCPConn) { io.Copy(io.Discard, conn) },
@@ -379,6 +381,7 @@ func TestNodeClientGoes(t *testing.T) {
 // The same where nothing moves: the client's farewell is stuck behind what nobody
 // reads, and shows only because the Server writes to it.
 func TestNodeClientGoesFromDeafPort(t *testing.T) {
+	t.Parallel()
 	forms(t, func(t *testing.T, form func(*Client)) {
 		t.Parallel()
 		stuck := make(chan struct{})

@@ -138,8 +138,9 @@ func TestSilence(t *testing.T) {
 
 // One that is only silent for less than that goes on.
 func TestSilenceEnds(t *testing.T) {
+	t.Parallel()
 	node, port := newNode(t), testenv.ServeTCP(t, testenv.Echo)
-	c, network := through(t, node.http.URL+"/pod")
+	c, network := through(t, node.http.URL+"/pod", func(c *Client) { c.PingInterval = time.Second })
 	conn := reach(t, c, port)
 	defer conn.Close()
 	mustWrite(t, conn, "hello")
@@ -153,6 +154,7 @@ func TestSilenceEnds(t *testing.T) {
 
 // A stock server may be silent for a stalled port's sake.
 func TestStockServerMayBeSilent(t *testing.T) {
+	t.Parallel()
 	s := start(t, echo)
 	c, network := through(t, s.http.URL+"/portforward", func(c *Client) { c.Silence = 200 * time.Millisecond })
 	conn := dial(t, c, 80)
@@ -169,6 +171,7 @@ func TestStockServerMayBeSilent(t *testing.T) {
 // After a sleep new connections get a new tunnel, until the old one has shown that it
 // lives; if it does not, it is given up soon.
 func TestWakes(t *testing.T) {
+	t.Parallel()
 	for name, wake := range map[string]func(*Client, *atomic.Int64){
 		"machine": func(_ *Client, asleep *atomic.Int64) { asleep.Add(int64(time.Hour)) },
 		"process": func(c *Client, _ *atomic.Int64) {

@@ -79,6 +79,7 @@ func refuse(method string) map[string]func(http.ResponseWriter, *http.Request) b
 // Where SPDY does not get through the WebSocket is tried, or the other way around, and from
 // then on only that, by all Clients of the same server.
 func TestFallBack(t *testing.T) {
+	t.Parallel()
 	for _, first := range []string{http.MethodPost, http.MethodGet} {
 		for name, answer := range refuse(first) {
 			t.Run(first+" "+name, func(t *testing.T) {
