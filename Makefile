@@ -65,7 +65,7 @@ test: build ## the tests of this machine, and at the end what was skipped; those
 	@scripts/need gcc:gcc curl:curl chromium:chromium nsenter:util-linux socat:socat hostname:hostname ps:procps ss:iproute2 git:git ssh:openssh-client
 	@test -x $(PORTHOLE_SSHD) || scripts/unpack openssh-server $(PACKAGES)/openssh-server
 	@for package in $(ENGINES); do scripts/unpack $$package $(PACKAGES)/$$package || exit 1; done
-	CGO_ENABLED=1 PORTHOLE_BIN=$(CURDIR)/$(BIN) $(TESTS) -race -gcflags=compress/flate=-race=false -count=1 -timeout 20m $(AS_ROOT) ./...
+	CGO_ENABLED=1 PORTHOLE_BIN=$(CURDIR)/$(BIN) $(TESTS) -race -gcflags=compress/flate=-race=false -parallel 4 -count=1 -timeout 20m $(AS_ROOT) ./...
 
 test-interop: ## the protocol against the code of stock servers
 	@scripts/need
