@@ -61,6 +61,7 @@ export PORTHOLE_PACKAGES := $(PACKAGES)
 ENGINES := docker.io containerd runc podman conmon busybox-static uidmap rootlesskit
 
 # The race detector needs a C compiler. Go's own compression is not watched: images of helper containers would take ten times as long.
+# Tests that run beside others (t.Parallel) mostly wait, so there may be more of them than processors.
 test: build ## the tests of this machine, and at the end what was skipped; those in need of a real Kubernetes are not among them
 	@scripts/need gcc:gcc curl:curl chromium:chromium nsenter:util-linux socat:socat hostname:hostname ps:procps ss:iproute2 git:git ssh:openssh-client
 	@test -x $(PORTHOLE_SSHD) || scripts/unpack openssh-server $(PACKAGES)/openssh-server
