@@ -105,8 +105,8 @@ func TestRetryAfter(t *testing.T) {
 			if code == http.StatusServiceUnavailable {
 				after = time.Now().Add(4 * time.Second).UTC().Format(http.TimeFormat)
 			}
-			began := time.Now()
 			f.refuse("kuard", status(code, "Retry-After", after))
+			began := time.Now() // all from now on are refused
 			came := make(chan error, 20)
 			for range cap(came) {
 				go func() { _, err := j.reach(80); came <- err }()

@@ -122,7 +122,7 @@ func through(t *testing.T, server string, edit ...func(*Client)) (*Client, *netw
 func TestSilence(t *testing.T) {
 	ways(t, func(t *testing.T, way func(*Client)) {
 		node, port := newNode(t), testenv.ServeTCP(t, testenv.Echo)
-		c, network := through(t, node.http.URL+"/pod", way, func(c *Client) { c.Silence = time.Second })
+		c, network := through(t, node.http.URL+"/pod", way, func(c *Client) { c.Silence = 3 * time.Second })
 		conn := reach(t, c, port)
 		defer conn.Close()
 		mustWrite(t, conn, "hello")
