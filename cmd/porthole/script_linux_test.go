@@ -159,8 +159,9 @@ func freePort(ts *testscript.TestScript, _ bool, names []string) {
 	}
 }
 
-// patience is how long what a script waits for may take. It does as a rule not take any time.
-const patience = time.Minute
+// patience is how long what a script waits for may take. It does as a rule not take any time; an engine that loads an image on a
+// busy machine does.
+const patience = 3 * testenv.Patience
 
 // listens waits until somebody listens on a port of 127.0.0.1, or of ::1, or,
 // negated, until nobody does: `listens PORT`, `listens [::1]:PORT`. It looks, and does not connect.
