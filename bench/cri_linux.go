@@ -13,12 +13,12 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"porthole.dev/porthole/internal/portforward"
+	"porthole.dev/porthole/internal/proc"
 	"porthole.dev/porthole/internal/target"
 )
 
@@ -36,25 +36,18 @@ func dialRuntime(socket string) (*runtimeClient, error) {
 	return &runtimeClient{cri.NewRuntimeServiceClient(conn), conn}, nil
 }
 
-// peerPID is the process that listens on a Unix socket, SO_PEERCRED of unix(7).
+// peerPID is the process that listens on a Unix socket.
 func peerPID(socket string) (int, error) {
 	c, err := net.Dial("unix", socket)
 	if err != nil {
 		return 0, err
 	}
 	defer c.Close()
-	raw, err := c.(*net.UnixConn).SyscallConn()
+	peer, err := proc.Peer(c.(*net.UnixConn))
 	if err != nil {
 		return 0, err
 	}
-	var credentials *unix.Ucred
-	err = errors.Join(raw.Control(func(fd uintptr) {
-		credentials, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	}), err)
-	if err != nil {
-		return 0, err
-	}
-	return int(credentials.Pid), nil
+	return int(peer.Pid), nil
 }
 
 // calls measures what the proxy adds to a CRI call.

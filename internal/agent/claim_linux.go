@@ -8,8 +8,7 @@ import (
 	"os"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"porthole.dev/porthole/internal/proc"
 	"porthole.dev/porthole/internal/target"
 )
 
@@ -58,14 +57,7 @@ func hold(at target.Endpoint, session string, lose func()) (release func()) {
 }
 
 // mayClaim reports whether the other end is this user, or root.
-func mayClaim(conn *net.UnixConn) (ok bool) {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return false
-	}
-	_ = raw.Control(func(fd uintptr) {
-		peer, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-		ok = err == nil && (peer.Uid == 0 || int(peer.Uid) == os.Geteuid())
-	})
-	return ok
+func mayClaim(conn *net.UnixConn) bool {
+	peer, err := proc.Peer(conn)
+	return err == nil && (peer.Uid == 0 || int(peer.Uid) == os.Geteuid())
 }

@@ -7,6 +7,8 @@ import (
 	"net"
 	"net/http"
 	"time"
+
+	"porthole.dev/porthole/internal/target"
 )
 
 // podmanContainer is one of podman's own list (ListContainer of its API).
@@ -65,7 +67,7 @@ func (d *docker) listedByPodman(c podmanContainer) Listed {
 	l.Image, l.State = c.Image, c.State
 	l.process = found{ID: c.ID, PID: c.Pid, Started: time.Unix(c.StartedAt, 0), Near: d.near()}
 	for _, p := range c.Ports {
-		network, ok := publishedBy[p.Protocol]
+		network, ok := target.ParseNetwork(p.Protocol) // or sctp
 		if !ok {
 			continue
 		}

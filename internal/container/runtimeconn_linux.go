@@ -9,13 +9,13 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
+	"porthole.dev/porthole/internal/proc"
 	"porthole.dev/porthole/internal/target"
 )
 
@@ -65,23 +65,14 @@ func (c *runtimeConn) dial(ctx context.Context, _ string) (net.Conn, error) {
 		c.failure.Store(&err)
 		return nil, err
 	}
-	c.peer.Store(int64(peerOf(conn.(*net.UnixConn))))
-	return conn, nil
-}
-
-// peerOf returns the process that listens at the other end, by its number in this process' PID namespace, or 0 if it
-// is in none that is seen from here (SO_PEERCRED of unix(7)).
-func peerOf(conn *net.UnixConn) (pid int) {
-	raw, err := conn.SyscallConn()
+	peer, err := proc.Peer(conn.(*net.UnixConn))
 	if err != nil {
-		return 0
+		conn.Close()
+		c.failure.Store(&err)
+		return nil, err
 	}
-	_ = raw.Control(func(fd uintptr) {
-		if peer, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
-			pid = int(peer.Pid)
-		}
-	})
-	return pid
+	c.peer.Store(int64(peer.Pid))
+	return conn, nil
 }
 
 // limited ends a question that the engine does not answer.

@@ -19,6 +19,7 @@ import (
 
 	"porthole.dev/porthole/internal/netns"
 	"porthole.dev/porthole/internal/pipe"
+	"porthole.dev/porthole/internal/proc"
 	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/testenv"
 )
@@ -91,11 +92,8 @@ func listenUnix(t *testing.T, path string) <-chan *unix.Ucred {
 			if err != nil {
 				return
 			}
-			raw, _ := c.(*net.UnixConn).SyscallConn()
-			_ = raw.Control(func(fd uintptr) {
-				cred, _ := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-				peers <- cred
-			})
+			peer, _ := proc.Peer(c.(*net.UnixConn))
+			peers <- peer
 			go func() { _, _ = io.Copy(c, c); c.Close() }()
 		}
 	}()

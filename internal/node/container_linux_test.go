@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"porthole.dev/porthole/internal/proc"
 	"porthole.dev/porthole/internal/testenv"
 )
 
@@ -192,12 +193,9 @@ func (c *testContainer) serve(t *testing.T, path string) {
 			if err != nil {
 				return
 			}
-			raw, _ := conn.(*net.UnixConn).SyscallConn()
-			_ = raw.Control(func(fd uintptr) {
-				if peer, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
-					fmt.Fprintf(conn, "user %d group %d at %s", peer.Uid, peer.Gid, path)
-				}
-			})
+			if peer, err := proc.Peer(conn.(*net.UnixConn)); err == nil {
+				fmt.Fprintf(conn, "user %d group %d at %s", peer.Uid, peer.Gid, path)
+			}
 			_ = conn.Close()
 		}
 	}()

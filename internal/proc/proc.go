@@ -1,5 +1,5 @@
-// Package proc reads from /proc what tells one process from a later one with the same number.
-// It must not know whose processes they are.
+// Package proc reads from /proc what tells one process from a later one with the same number, and tells which one is at
+// the other end of a Unix socket. It must not know what the processes are for.
 package proc
 
 import (

@@ -28,6 +28,16 @@ func (n Network) String() string {
 	return "tcp"
 }
 
+// ParseNetwork reads what String returns.
+func ParseNetwork(s string) (Network, bool) {
+	for _, n := range []Network{TCP, UDP, Unix} {
+		if s == n.String() {
+			return n, true
+		}
+	}
+	return 0, false
+}
+
 // Address is what a connection is made to at a target: a port or a Unix socket of the target
 // itself, or a port of a host as the target sees it.
 type Address struct {

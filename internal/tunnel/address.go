@@ -32,23 +32,21 @@ func addressHeader(to target.Address) spdy.Header {
 // parseAddress reads the headers that open a connection. Whether the address may be connected
 // to is the Dialer's to decide.
 func parseAddress(h spdy.Header) (to target.Address, err error) {
-	switch network := h.Get("network"); network {
-	case "tcp":
-	case "udp":
-		to.Network = target.UDP
-	case "unix":
-		to.Network, to.Path = target.Unix, h.Get("path")
+	network := h.Get("network")
+	var ok bool
+	if to.Network, ok = target.ParseNetwork(network); !ok {
+		return to, fmt.Errorf("network %s is not supported", strings.ToValidUTF8(network[:min(len(network), 64)], ""))
+	}
+	if to.Network == target.Unix {
+		to.Path = h.Get("path")
 		if to.Path == "" || len(to.Path) > maxPath || strings.ContainsRune(to.Path, 0) {
 			return to, fmt.Errorf("path is not one of 1 to %d bytes", maxPath)
 		}
 		return to, nil
-	default:
-		return to, fmt.Errorf("network %s is not supported", strings.ToValidUTF8(network[:min(len(network), 64)], ""))
 	}
 	if to.Host = h.Get("host"); len(to.Host) > maxHost || strings.ContainsFunc(to.Host, notInHost) {
 		return to, errors.New("host is neither a name nor an address")
 	}
-	var ok bool
 	if to.Port, ok = ParsePort(h.Get("port")); !ok {
 		return to, errors.New("port is not a number from 1 to 65535")
 	}

@@ -76,11 +76,8 @@ func parseIncoming(h spdy.Header) (listener uint32, client target.Endpoint, err 
 
 // parseListenNetwork reads a network that can be listened on.
 func parseListenNetwork(s string) (target.Network, error) {
-	switch s {
-	case "tcp":
-		return target.TCP, nil
-	case "udp":
-		return target.UDP, nil
+	if network, ok := target.ParseNetwork(s); ok && network != target.Unix {
+		return network, nil
 	}
 	return 0, errors.New("only tcp and udp can be listened on")
 }

@@ -88,7 +88,7 @@ func parseListing(line []byte) ([]target.Socket, error) {
 	}
 	sockets := make([]target.Socket, 0, len(l.Sockets))
 	for _, s := range l.Sockets {
-		network, known := map[string]target.Network{"tcp": target.TCP, "udp": target.UDP, "unix": target.Unix}[s.Network]
+		network, known := target.ParseNetwork(s.Network)
 		isPath := strings.HasPrefix(s.Path, "/") && len(s.Path) <= maxUnixPath && !strings.ContainsRune(s.Path, 0)
 		switch {
 		case !known:
