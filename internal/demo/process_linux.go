@@ -26,30 +26,21 @@ type podProcess struct {
 
 // spawn starts the pod's init, which waits for send.
 func spawn(cfg Config, pod *Pod) (*podProcess, error) {
-	attr := &syscall.SysProcAttr{
-		Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC,
-		Setsid:     true, // the terminal's Ctrl-C is for the demo, which then ends the pod
-		Pdeathsig:  unix.SIGKILL,
-	}
-	var files []*os.File
-	if isRoot() {
-		exe, err := detachExe(cfg.Exe)
-		if err != nil {
-			return nil, err
-		}
-		defer exe.Close()
-		files = append(files, exe)
-	} else {
-		attr.Cloneflags |= unix.CLONE_NEWUSER
-		attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
-		attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
-	}
 	reads, writes, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
 	defer reads.Close()
-
+	files := []*os.File{reads}
+	if isRoot() {
+		exe, err := detachExe(cfg.Exe)
+		if err != nil {
+			writes.Close()
+			return nil, err
+		}
+		defer exe.Close()
+		files = append(files, exe)
+	}
 	p := &podProcess{pod: pod, setup: writes, stderr: &tail{next: cfg.Stderr}}
 	p.cmd = &exec.Cmd{
 		Path:        cfg.Exe,
@@ -58,9 +49,9 @@ func spawn(cfg Config, pod *Pod) (*podProcess, error) {
 		Env:         []string{},
 		Stdout:      cfg.Stdout,
 		Stderr:      p.stderr,
-		ExtraFiles:  append([]*os.File{reads}, files...),
+		ExtraFiles:  files,
 		WaitDelay:   time.Second, // for a Stdout that blocks
-		SysProcAttr: attr,
+		SysProcAttr: inNamespaces(),
 	}
 	started := make(chan error)
 	go p.run(started)
@@ -69,6 +60,21 @@ func spawn(cfg Config, pod *Pod) (*podProcess, error) {
 		return nil, fmt.Errorf("start the pod's init: %w", err)
 	}
 	return p, nil
+}
+
+// inNamespaces has a process start in namespaces of its own, which takes a user namespace where this user is not root.
+func inNamespaces() *syscall.SysProcAttr {
+	attr := &syscall.SysProcAttr{
+		Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC,
+		Setsid:     true, // the terminal's Ctrl-C is for the demo, which then ends the pod
+		Pdeathsig:  unix.SIGKILL,
+	}
+	if !isRoot() {
+		attr.Cloneflags |= unix.CLONE_NEWUSER
+		attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
+		attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
+	}
+	return attr
 }
 
 // run starts the process and reaps it, on one thread that does nothing else.

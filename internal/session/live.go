@@ -104,7 +104,7 @@ func (s *Session) attempt(ctx context.Context, st *State, open route.Opener) (ov
 // While its ports cannot be bound the route stays open, because a process must not be
 // looked up by its number a second time.
 func (s *Session) serve(ctx context.Context, st *State, to *route.Result, ready route.Event) (over bool, err error) {
-	f, events := st.Forward, s.eventsOf(ctx, st.Forward)
+	f := st.Forward
 	ctx, gone := context.WithCancelCause(ctx)
 	var watch sync.WaitGroup
 	watch.Go(func() { gone(to.Wait(ctx)) })
@@ -118,17 +118,7 @@ func (s *Session) serve(ctx context.Context, st *State, to *route.Result, ready 
 	}
 	var again relisten
 	for {
-		listeners, err := s.bind(ctx, f, to)
-		bound := err == nil
-		if bound {
-			if !again.begun {
-				events(ready)
-			}
-			again.succeeded()
-			s.report(ctx, report{state: st, listeners: listeners})
-			err = s.carrier(f, to, events).Run(ctx, listeners)
-			forward.CloseAll(listeners)
-		}
+		bound, err := s.carryPorts(ctx, st, to, ready, &again)
 		switch {
 		case ctx.Err() != nil:
 			return true, s.endOf(ctx, f)
@@ -144,6 +134,22 @@ func (s *Session) serve(ctx context.Context, st *State, to *route.Result, ready 
 		s.report(ctx, report{state: st, err: err})
 		s.pause(ctx)
 	}
+}
+
+// carryPorts binds the forward's ports, and carries their connections for as long as they can be. It reports whether they were bound.
+func (s *Session) carryPorts(ctx context.Context, st *State, to *route.Result, ready route.Event, again *relisten) (bound bool, err error) {
+	f, events := st.Forward, s.eventsOf(ctx, st.Forward)
+	listeners, err := s.bind(ctx, f, to)
+	if err != nil {
+		return false, err
+	}
+	defer forward.CloseAll(listeners)
+	if !again.begun {
+		events(ready)
+	}
+	again.succeeded()
+	s.report(ctx, report{state: st, listeners: listeners})
+	return true, s.carrier(f, to, events).Run(ctx, listeners)
 }
 
 // endOf returns why a forward's target is gone for good.
