@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -12,7 +11,7 @@ import (
 	"syscall"
 	"testing"
 
-	"golang.org/x/sys/unix"
+	"porthole.dev/porthole/internal/proc"
 )
 
 // asTester runs a command as an ordinary user, in a mount namespace where that user has an account, and numbers for the
@@ -43,19 +42,7 @@ func NewRootlessPodman(t testing.TB) *Engine {
 	e.configurePodman(t, e.Dir+"/packages/conmon/usr/bin/conmon")
 	e.cli = []string{podman, "--remote", "--url", e.Host}
 	e.beginRootless(t, "podman", "system", "service", "--time=0", e.Host)
-	var service int
-	t.Cleanup(func() {
-		// What podman has started may outlive it: itself inside the user namespace, and what keeps that.
-		text, _ := os.ReadFile(e.Dir + "/tmp/pause.pid")
-		pause, _ := strconv.Atoi(strings.TrimSpace(string(text)))
-		for _, pid := range []int{service, pause} {
-			if name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)); pid > 1 && strings.HasPrefix(string(name), "podman") {
-				_ = syscall.Kill(pid, syscall.SIGKILL)
-			}
-		}
-	})
 	e.begin(t)
-	service = e.listener(t)
 	return e
 }
 
@@ -81,6 +68,7 @@ func newRootless(t testing.TB, name string, folders ...string) *Engine {
 	Root(t)
 	Program(t, "uidmap", "usr/bin/newuidmap")
 	e := newEngine(t, name)
+	t.Cleanup(e.endOwn) // after its containers are gone, and before its folder is
 	bin := []string{e.Dir + "/bin"}
 	for _, folder := range folders {
 		bin = append(bin, e.Dir+"/packages/"+folder)
@@ -115,22 +103,24 @@ func (e *Engine) beginRootless(t testing.TB, command ...string) {
 	}
 }
 
-// listener returns the number of the process that listens on the engine's socket (SO_PEERCRED in unix(7)).
-func (e *Engine) listener(t testing.TB) int {
-	t.Helper()
-	conn, err := net.Dial("unix", strings.TrimPrefix(e.Host, "unix://"))
-	if err != nil {
-		t.Fatal(err)
+// endOwn kills what an engine of the ordinary user leaves running: podman's service inside the user namespace, what keeps that, and conmon,
+// which stays for five minutes after a command that was run in a container through podman's API.
+func (e *Engine) endOwn() {
+	for _, pid := range proc.All() {
+		environment, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+		if userOf(pid) == UserID && strings.Contains(string(environment), "="+e.Dir+"\x00") {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
 	}
-	defer conn.Close()
-	raw, err := conn.(*net.UnixConn).SyscallConn()
-	if err != nil {
-		t.Fatal(err)
+}
+
+// userOf is the number of the user whose process it is, or -1 if there is none.
+func userOf(pid int) int {
+	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	_, after, _ := strings.Cut(string(status), "\nUid:\t")
+	text, _, _ := strings.Cut(after, "\t")
+	if user, err := strconv.Atoi(text); err == nil {
+		return user
 	}
-	var peer *unix.Ucred
-	failed := raw.Control(func(fd uintptr) { peer, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
-	if err = errors.Join(failed, err); err != nil {
-		t.Fatal(err)
-	}
-	return int(peer.Pid)
+	return -1
 }

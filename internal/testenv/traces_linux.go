@@ -10,10 +10,12 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"porthole.dev/porthole/internal/proc"
 )
 
 // engineTraces are what engines make on a machine wherever they are told to keep what is theirs: files, and then the folders of
-// these, and cgroups, which are taken away if nothing else is in them.
+// these, and cgroups, which are taken away if nothing else is in them. Processes are looked for, too: see strays.
 var engineTraces = []string{
 	"/etc/docker/key.json", "/etc/docker", "/run/docker", "/opt/containerd",
 	"/run/containerd", "/run/runc",
@@ -84,7 +86,22 @@ func tracesNow() (paths []string) {
 		all, _ := filepath.Glob(pattern)
 		paths = append(paths, all...)
 	}
-	return paths
+	return append(paths, strays()...)
+}
+
+// aStray begins what tells of a process among traces.
+const aStray = "process "
+
+// strays are the ordinary user's processes that have outlived whoever started them. Those of tests that are running have a parent.
+func strays() (processes []string) {
+	for _, pid := range proc.All() {
+		stat, err := proc.ReadStat(pid)
+		if err == nil && stat.Parent == 1 && !stat.Exited() && userOf(pid) == UserID {
+			command, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+			processes = append(processes, fmt.Sprintf("%s%d (%s)", aStray, pid, strings.TrimSpace(string(command))))
+		}
+	}
+	return processes
 }
 
 // removeTraces removes those that were not there before, and returns what cannot be.
@@ -97,6 +114,9 @@ func removeTraces(before []string) (left []string) {
 }
 
 func removeTrace(path string) bool {
+	if strings.HasPrefix(path, aStray) {
+		return false // whose test was to end it
+	}
 	info, err := os.Lstat(path)
 	if err == nil && info.IsDir() {
 		return removeFolders(path)
