@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"sync"
 	"time"
 )
 
@@ -18,36 +19,35 @@ var errUnread = errors.New("what porthole prints is not read")
 type output struct {
 	to      io.Writer
 	ctx     context.Context
-	writing chan struct{} // has room for one
+	writing sync.Mutex // held until to has taken what was written, also after Write has given up
 }
 
-func newOutput(ctx context.Context, to io.Writer) *output {
-	return &output{to: to, ctx: ctx, writing: make(chan struct{}, 1)}
-}
+func newOutput(ctx context.Context, to io.Writer) *output { return &output{to: to, ctx: ctx} }
 
 // Write implements io.Writer. After errUnread the reader may get it nevertheless, later.
 func (o *output) Write(p []byte) (int, error) {
-	select {
-	case o.writing <- struct{}{}:
-	default:
+	if !o.writing.TryLock() {
 		return 0, errUnread // an earlier write still waits
 	}
+	// A goroutine of its own, because a write to a pipe or terminal cannot be interrupted.
 	written := make(chan error, 1)
 	go func(p []byte) {
 		_, err := o.to.Write(p)
-		<-o.writing
+		o.writing.Unlock()
 		written <- err
 	}(bytes.Clone(p))
-	late, stop := context.WithCancel(context.Background())
-	defer stop()
-	defer context.AfterFunc(o.ctx, func() { time.AfterFunc(lastWords, stop) })()
-	select {
-	case err := <-written:
-		if err != nil {
-			return 0, err
+	var late <-chan time.Time
+	for ended := o.ctx.Done(); ; {
+		select {
+		case err := <-written:
+			if err != nil {
+				return 0, err
+			}
+			return len(p), nil
+		case <-ended:
+			ended, late = nil, time.After(lastWords)
+		case <-late:
+			return 0, errUnread
 		}
-		return len(p), nil
-	case <-late.Done():
-		return 0, errUnread
 	}
 }
