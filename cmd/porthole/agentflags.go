@@ -95,7 +95,9 @@ func (f *forwarding) onlyWithTarget(flags *pflag.FlagSet) error {
 	}
 	for _, name := range []string{"address", "pin", "each", "via", "container", "all", "except", "engine-context"} {
 		if flags.Changed(name) {
-			return usageError{fmt.Errorf("forward: a file has %s for each of its forwards: --%s goes with a target", name, name)}
+			key := strings.ReplaceAll(name, "engine-context", "engineContext")
+			err := fmt.Errorf("forward: a file has %s for each of its forwards: --%s goes with a target", key, name)
+			return usageError{hintedError{err, "leave it out, and write the key " + key + " into the file"}}
 		}
 	}
 	return nil
@@ -103,6 +105,9 @@ func (f *forwarding) onlyWithTarget(flags *pflag.FlagSet) error {
 
 // parseVia reads what carries the connections of a forward, and which container its Unix sockets are in.
 func (f *forwarding) parseVia(only *target.Forward) (err error) {
+	if err := checkUseful(f.cmd.Name(), f.given, only.Target); err != nil {
+		return err
+	}
 	if only.Via, err = target.ParseVia(f.via); err != nil && only.Target.Scheme.InEngine() {
 		return fmt.Errorf("%s: --via %q: %w", f.cmd.Name(), f.via, target.ErrEngineVia)
 	} else if err != nil {
@@ -113,10 +118,7 @@ func (f *forwarding) parseVia(only *target.Forward) (err error) {
 			return fmt.Errorf("%s: --container %w", f.cmd.Name(), err)
 		}
 	}
-	if err := parseEngineContext(f.cmd, f.engineContext, only); err != nil {
-		return err
-	}
-	return checkUseful(f.cmd.Name(), f.given, only.Target)
+	return parseEngineContext(f.cmd, f.engineContext, only)
 }
 
 // givenFlags are the names of the flags that were typed, before preferences set others.
@@ -142,12 +144,12 @@ func checkUseful(command string, given []string, to target.Target) error {
 		whose string
 		flags []string
 	}{
-		{to.Scheme == target.Kubernetes, ofPods, []string{"pin", "agent-patch"}},
+		{to.Scheme == target.Kubernetes, ofPods, []string{"pin", "each", "agent-patch"}},
 		{to.Scheme == target.Kubernetes || to.Scheme == target.CRI, ofPods, []string{"container"}},
 		{to.Scheme.InCluster(), ofPods, []string{"agent-image", "agent-image-pull-policy", "relay-patch"}},
 		{to.Scheme.InCluster(), "targets of a cluster", clusterFlags()},
 		{to.Scheme.InCluster() || to.Scheme.InEngine(), "targets of a cluster and containers", []string{"via"}},
-		{to.Scheme == target.Docker || to.Scheme == target.Podman, "containers of docker and podman", []string{"agent-binary"}},
+		{to.Scheme == target.Docker || to.Scheme == target.Podman, "containers of docker and podman", []string{"agent-binary", "engine-context"}},
 	} {
 		for _, name := range rule.flags {
 			if !rule.goes && slices.Contains(given, name) {
@@ -158,13 +160,32 @@ func checkUseful(command string, given []string, to target.Target) error {
 	return nil
 }
 
-// instead says what a target of an engine has in the place of a flag of a cluster; "" for nothing.
+// instead says what to do in the place of a flag that a target has no use for.
 func instead(flag string, of target.Target) string {
+	ofDocker := of.Scheme == target.Docker || of.Scheme == target.Podman
 	switch {
 	case flag == "namespace" && (of.Scheme == target.Containerd || of.Scheme == target.CRI):
 		return fmt.Sprintf("a namespace goes in the target: %s://NAMESPACE/%s", of.Scheme, safetext.Quote(of.Name))
-	case flag == "context" && (of.Scheme == target.Docker || of.Scheme == target.Podman):
+	case flag == "context" && ofDocker:
 		return "--engine-context names a context of docker, or a connection of podman"
+	case flag == "engine-context" && of.Scheme.InCluster():
+		return "--context names a context of the kubeconfig"
+	case flag == "engine-context" && of.Scheme == target.Containerd:
+		return "CONTAINERD_ADDRESS names the socket of another containerd"
+	case flag == "engine-context" && of.Scheme == target.CRI:
+		return "CONTAINER_RUNTIME_ENDPOINT names the socket of another runtime"
+	case flag == "agent-binary" && of.Scheme.InCluster():
+		return "--agent-image names the image of agents and relays"
+	case flag == "agent-image" && ofDocker:
+		return "--agent-binary names the program of a helper container"
+	case flag == "pin" && ofDocker:
+		return "leave it out: a container named by its ID is not followed to another one"
+	case flag == "each" && ofDocker:
+		return fmt.Sprintf("leave it out: %s://NAME is one container, and %[1]s://PROJECT/SERVICE leads to those of a service in turn", of.Scheme)
+	case flag == "container" && of.Scheme.InEngine():
+		return "leave it out: it chooses among the containers of a pod"
+	case flag == "via":
+		return "leave it out: sockets are made in the namespace itself"
 	}
-	return ""
+	return "leave it out"
 }

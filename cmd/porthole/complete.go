@@ -27,7 +27,7 @@ func (f *forwarding) complete(cmd *cobra.Command, args []string, prefix string) 
 	case len(args) > 0 && strings.Contains(args[0], "://"):
 		return f.completeListening(cmd.Context(), args[0], prefix)
 	case len(args) == 0 && isEngine:
-		return completeContainers(cmd.Context(), scheme, prefix)
+		return f.completeContainers(cmd.Context(), scheme, prefix)
 	case len(args) == 0 && (strings.HasPrefix(prefix, "netns://") || strings.HasPrefix(prefix, "pid://")):
 		return completeHere(prefix)
 	}
@@ -139,37 +139,7 @@ func isPlain(completion string) bool {
 
 // completeFlags offers the values of the flags that the command has.
 func (f *forwarding) completeFlags(cmd *cobra.Command) {
-	fixed := func(words ...string) cobra.CompletionFunc {
-		return func(_ *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {
-			return beginning("", words, prefix), noFiles
-		}
-	}
-	named := func(names func() []string) cobra.CompletionFunc {
-		return func(_ *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {
-			return beginning("", names(), prefix), noFiles
-		}
-	}
-	vias := target.Vias()
-	if f.reverse {
-		vias = target.ReverseVias()
-	}
-	outputs := []string{"text", "json"}
-	if cmd.Name() == "targets" {
-		outputs = []string{"wide", "json"}
-	}
-	for flag, complete := range map[string]cobra.CompletionFunc{
-		"context":                 named(func() []string { contexts, _, _ := f.config.Names(); return contexts }),
-		"cluster":                 named(func() []string { _, clusters, _ := f.config.Names(); return clusters }),
-		"user":                    named(func() []string { _, _, users := f.config.Names(); return users }),
-		"namespace":               f.completeNamespaces,
-		"output":                  fixed(outputs...),
-		"each":                    fixed(string(target.EachPorts), string(target.EachAddresses)),
-		"via":                     completeVias(vias),
-		"agent-image-pull-policy": fixed(pullPolicies...),
-		"profile":                 fixed("none", "cpu", "heap", "goroutine", "threadcreate", "block", "mutex", "trace"),
-		"address":                 named(localAddresses),
-		"listen":                  fixed(target.Localhost, "0.0.0.0", "::"),
-	} {
+	for flag, complete := range f.flagValues(cmd.Name()) {
 		if cmd.Flags().Lookup(flag) == nil {
 			continue
 		}
@@ -179,6 +149,38 @@ func (f *forwarding) completeFlags(cmd *cobra.Command) {
 	}
 	for _, flag := range []string{"file", "agent-patch", "relay-patch"} {
 		_ = cmd.MarkFlagFilename(flag, "yaml", "yml", "json")
+	}
+}
+
+// flagValues offer the values of flags for a command.
+func (f *forwarding) flagValues(command string) map[string]cobra.CompletionFunc {
+	named := func(names func() []string) cobra.CompletionFunc {
+		return func(_ *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {
+			return beginning("", names(), prefix), noFiles
+		}
+	}
+	fixed := func(words ...string) cobra.CompletionFunc { return named(func() []string { return words }) }
+	vias := target.Vias()
+	if f.reverse {
+		vias = target.ReverseVias()
+	}
+	outputs := []string{"text", "json"}
+	if command == "targets" {
+		outputs = []string{"wide", "json"}
+	}
+	return map[string]cobra.CompletionFunc{
+		"context":                 named(func() []string { contexts, _, _ := f.config.Names(); return contexts }),
+		"cluster":                 named(func() []string { _, clusters, _ := f.config.Names(); return clusters }),
+		"user":                    named(func() []string { _, _, users := f.config.Names(); return users }),
+		"namespace":               f.completeNamespaces,
+		"output":                  fixed(outputs...),
+		"each":                    fixed(string(target.EachPorts), string(target.EachAddresses)),
+		"via":                     completeVias(vias),
+		"engine-context":          completeEngineContexts,
+		"agent-image-pull-policy": fixed(pullPolicies...),
+		"profile":                 fixed("none", "cpu", "heap", "goroutine", "threadcreate", "block", "mutex", "trace"),
+		"address":                 named(localAddresses),
+		"listen":                  fixed(target.Localhost, "0.0.0.0", "::"),
 	}
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,23 +25,41 @@ func engineOf(prefix string) (target.Scheme, bool) {
 	return target.Scheme(scheme), ok && target.Scheme(scheme).InEngine()
 }
 
-// completeContainers offers the containers of an engine that run, with their images.
-func completeContainers(ctx context.Context, scheme target.Scheme, prefix string) ([]string, cobra.ShellCompDirective) {
+// completeContainers offers the containers of an engine of this host that run, with their images, and the services of Compose that
+// they belong to.
+func (f *forwarding) completeContainers(ctx context.Context, scheme target.Scheme, prefix string) ([]string, cobra.ShellCompDirective) {
+	if f.host != "" {
+		return nil, noFiles
+	}
 	ctx, cancel := context.WithTimeout(ctx, completeTime)
 	defer cancel()
 	containers := &container.Opener{}
 	defer containers.Close()
-	listed, _ := containers.ListOf(ctx, scheme)
-	var names []string
+	listed, _ := containers.ListOf(ctx, scheme, f.engineContext)
+	about := map[string]string{}
 	for _, l := range listed {
 		if l.State != container.Running {
 			continue
 		}
-		name := l.Target.String()
-		if l.Image != "" {
-			name += "\t" + l.Image
+		about[l.Target.String()] = l.Image
+		if l.Service != (target.Target{}) {
+			about[l.Service.String()] = "service of Compose"
 		}
-		names = append(names, name)
+	}
+	var names []string
+	for _, name := range slices.Sorted(maps.Keys(about)) {
+		names = append(names, strings.TrimSuffix(name+"\t"+about[name], "\t"))
+	}
+	return beginning("", names, prefix), noFiles
+}
+
+// completeEngineContexts offers docker's contexts and podman's connections, those of the target's engine after one.
+func completeEngineContexts(_ *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
+	var names []string
+	for _, scheme := range []target.Scheme{target.Docker, target.Podman} {
+		if len(args) == 0 || strings.HasPrefix(args[0], string(scheme)+"://") {
+			names = append(names, container.Contexts(scheme)...)
+		}
 	}
 	return beginning("", names, prefix), noFiles
 }

@@ -131,7 +131,7 @@ var hints = []struct {
 	{target.ErrEngineVia, "auto makes sockets in the container's namespace where its process is on this machine, and otherwise starts a helper container beside it"},
 	{target.ErrHostVia, "without --via, porthole there makes sockets in the container's namespace, or starts a helper container beside it"},
 	{target.ErrContainerHere, "leave out --container; or run porthole on that host"},
-	{target.ErrEngineContext, "`docker context ls` and `podman system connection ls` list them"},
+	{target.ErrEngineContext, "leave it out; on another host, its own DOCKER_HOST, CONTAINER_HOST and current context say which engine is meant"},
 
 	{target.ErrRemoteHost, "for example `porthole forward host://db.internal 5432`, or host://10.0.0.7, host://[fd00::7]"},
 	{target.ErrPort, "ports are [[ADDRESS:]LOCAL:]REMOTE, as 8080:80, :80, 8000-8010, 5353:53/udp, 5432:/run/x.sock, ./x.sock:5432 or 5432:HOST:5432, with numbers from 1 to 65535"},
@@ -168,7 +168,7 @@ var hints = []struct {
 	{demo.ErrUnsupported, "run it on Linux; `porthole kuard` alone serves the same page anywhere"},
 	{demo.ErrBridgeExists, "if nothing needs it: `ip link del porthole0`"},
 	{demo.ErrRunning, "end that one first; one machine has one demo"},
-	{kube.ErrNoConfig, "set KUBECONFIG, or --kubeconfig; pid://NUMBER and netns://NAME need none"},
+	{kube.ErrNoConfig, "set KUBECONFIG, or --kubeconfig; docker://NAME, pid://NUMBER and netns://NAME need none"},
 	{kube.ErrNoContext, "`kubectl config get-contexts` lists them; --context names one"},
 	{kube.ErrEntry, "`kubectl config view` shows the entries; KUBECONFIG or --kubeconfig name the file"},
 	{kube.ErrNoPlugin, "install it, or put it in the PATH"},
@@ -226,13 +226,32 @@ func hint(err error) string {
 
 // tableHint returns the hint for an error by its type or identity alone.
 func tableHint(err error) string {
+	var setting *demo.SettingError
+	switch {
+	case errors.As(err, &setting):
+		return settingHint(setting)
+	case errors.Is(err, netns.ErrPermission) && os.Geteuid() == 0:
+		return "root lacks CAP_SYS_ADMIN over the namespace here: run porthole outside of any container and user namespace"
+	}
+	for _, find := range []func(error) string{clusterHint, nodeHint} {
+		if h := find(err); h != "" {
+			return h
+		}
+	}
+	for _, h := range hints {
+		if errors.Is(err, h.err) {
+			return h.hint
+		}
+	}
+	return ""
+}
+
+// clusterHint returns the hint for what a cluster refuses, or cannot start.
+func clusterHint(err error) string {
 	var forbidden *kube.ForbiddenError
 	var server *kube.ServerError
-	var refused *tunnel.PortError
-	var stock *kube.NodeError
 	var agent *kube.AgentError
 	var relay *kube.RelayError
-	var setting *demo.SettingError
 	var notReady *kube.NotReadyError
 	var patch *kube.PatchError
 	switch {
@@ -252,21 +271,21 @@ func tableHint(err error) string {
 		return "the kubeconfig says how to install it: " + oneLine(server.Advice)
 	case errors.Is(err, kube.ErrCertificate):
 		return certificateHint(err)
-	case errors.As(err, &setting):
-		return settingHint(setting)
-	case errors.Is(err, netns.ErrPermission) && os.Geteuid() == 0:
-		return "root lacks CAP_SYS_ADMIN over the namespace here: run porthole outside of any container and user namespace"
+	}
+	return ""
+}
+
+// nodeHint returns the hint for what a pod's node does not carry.
+func nodeHint(err error) string {
+	var refused *tunnel.PortError
+	var stock *kube.NodeError
+	switch {
 	case errors.As(err, &stock) && stock.To.Host != "":
 		return hostHint(tunnel.ErrDenied)
 	case errors.As(err, &refused) && hasNoSocat(refused):
 		return "socat is missing on the pod's node, and not here: install it there, or run `porthole node` there"
 	case errors.As(err, &stock):
 		return "`--via auto` starts an agent in the pod instead; docs/node.md says how to install `porthole node` on its node"
-	}
-	for _, h := range hints {
-		if errors.Is(err, h.err) {
-			return h.hint
-		}
 	}
 	return ""
 }

@@ -174,7 +174,7 @@ func (f *forwarding) flags(cmd *cobra.Command) {
 		"file to write once the target can be reached, a line ADDRESS:PORT REMOTE for each listener, and its pod with --each; removed at the end")
 	flags.StringVar(&f.readyWhen, "ready-when", readyAll,
 		"with a file: all or any, which of its forwards the ready file and a COMMAND wait for")
-	flags.DurationVar(&f.wait, "wait", 30*time.Second, "how long a connection waits while no pod can be reached")
+	flags.DurationVar(&f.wait, "wait", 30*time.Second, "how long a connection waits while no pod or container can be reached")
 	flags.BoolVar(&f.pin, "pin", false, "stay with one pod for as long as it is there")
 	flags.StringVar(&f.each, "each", "", "forward to each pod of the target by itself, at consecutive `ports` or addresses")
 	flags.Lookup("each").NoOptDefVal = string(target.EachPorts)
@@ -325,13 +325,15 @@ func parseHost(cmd *cobra.Command, host string, of target.Target) (target.Host, 
 	case host == "" && given("host"):
 		return target.Host{}, fmt.Errorf("host %q: %w", "", target.ErrHost)
 	case host == "" && given("remote-command"):
-		return target.Host{}, fmt.Errorf("%s: --remote-command goes with --host", cmd.Name())
+		return target.Host{}, hintedError{fmt.Errorf("%s: --remote-command goes with --host", cmd.Name()), "--host ssh://[USER@]HOST says where it is"}
 	case host == "":
 		return target.Host{}, nil
 	case of.Scheme.InCluster():
-		return target.Host{}, fmt.Errorf("%s: %s is of a cluster, not of a host: --host goes with pid://, netns:// and containers", cmd.Name(), of)
+		err := fmt.Errorf("%s: %s is of a cluster, not of a host: --host goes with pid://, netns:// and containers", cmd.Name(), of)
+		return target.Host{}, hintedError{err, "leave it out; --context and --kubeconfig say which cluster is meant"}
 	case given("agent-binary"):
-		return target.Host{}, fmt.Errorf("%s: --agent-binary goes with engines of this host: porthole on %s finds its own program", cmd.Name(), host)
+		err := fmt.Errorf("%s: --agent-binary goes with engines of this host: porthole on %s finds its own program", cmd.Name(), host)
+		return target.Host{}, hintedError{err, "leave it out; --remote-command names the porthole there"}
 	}
 	return target.ParseHost(host)
 }
@@ -339,7 +341,8 @@ func parseHost(cmd *cobra.Command, host string, of target.Target) (target.Host, 
 // parseEngineContext reads the context of an engine that a command was given for its target.
 func parseEngineContext(cmd *cobra.Command, context string, only *target.Forward) error {
 	if context == "" && cmd.Flags().Changed("engine-context") {
-		return fmt.Errorf("%s: --engine-context %q: %w", cmd.Name(), "", target.ErrEngineContext)
+		err := fmt.Errorf("%s: --engine-context %q: want the name of a context", cmd.Name(), "")
+		return hintedError{err, "`docker context ls` and `podman system connection ls` list them"}
 	}
 	only.EngineContext = context
 	if err := only.CheckEngine(); err != nil {

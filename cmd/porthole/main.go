@@ -90,8 +90,7 @@ func newRoot() *cobra.Command {
 		root.Annotations = map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl porthole"}
 	}
 	root.AddCommand(newForward(), newReverse(), newTargets(), newClean(), newNode(), newNodeDataPath(), newAgent(), newTrace(), newKuard(), newDemo(), newDemoInit(), newVersion())
-	root.InitDefaultCompletionCmd()
-	withoutBashCompletion(root)
+	addCompletion(root)
 	return root
 }
 

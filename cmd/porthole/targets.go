@@ -29,7 +29,8 @@ const targetsLong = `List what can be forwarded to, and which ports of it.
 On this machine, these are the containers of every engine that runs (Docker, podman,
 containerd, and the pods of a node's runtime), with the TCP and UDP ports and the Unix
 sockets that listen inside, as the kernel lists them. Ports that the engine has published
-are marked. In the kubeconfig's cluster, if it answers within 3 seconds, these are the
+are marked, and -o wide names the service of a container that Compose has made, which is
+a target, too. In the kubeconfig's cluster, if it answers within 3 seconds, these are the
 pods, services and workloads of the namespace, with the ports that they declare.
 
 With a TARGET, as for "porthole forward", only its ports are listed, with the processes
@@ -84,13 +85,17 @@ func newTargets() *cobra.Command {
 				return usageError{err}
 			}
 			t.stderr = cmd.ErrOrStderr()
-			return t.run(cmd.Context(), cmd.OutOrStdout())
+			err := t.run(cmd.Context(), cmd.OutOrStdout())
+			if t.only != nil {
+				err = (&forwarding{cmd: cmd, typed: os.Args[1:], targetArg: args[0]}).advise(err)
+			}
+			return err
 		},
 		ValidArgsFunction: func(cmd *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
 			if len(args) > 0 {
 				return nil, noFiles
 			}
-			f := &forwarding{config: t.config}
+			f := &forwarding{config: t.config, host: t.host, engineContext: t.engineContext}
 			return f.complete(cmd, nil, prefix)
 		},
 	}
@@ -110,17 +115,19 @@ func newTargets() *cobra.Command {
 func (t *targeting) parse(cmd *cobra.Command, args []string) error {
 	switch {
 	case len(args) > 1:
-		return errors.New("targets: want one target, or none for all")
+		return severalTargets(cmd, args)
 	case t.output != "" && t.output != "wide" && t.output != "json":
-		return fmt.Errorf("targets: unknown output %q, want wide or json", t.output)
-	case len(args) == 0 && t.host+t.engineContext+t.agentBinary != "":
-		return errors.New("targets: --host, --engine-context and --agent-binary go with a TARGET")
+		return hintedError{fmt.Errorf("targets: unknown output %q, want wide or json", t.output), "without -o, it is a table"}
 	case len(args) == 0:
-		return nil
+		return onlyWithOne(cmd)
 	}
 	to, err := target.Parse(args[0])
 	if err != nil {
-		return typed(os.Args[1:]).targetHint(cmd, args[0], err)
+		line := typed(os.Args[1:])
+		if name, _, ok := targetAndPorts(args[0]); ok {
+			return hintedError{err, line.with(args[0], name).line(cmd)}
+		}
+		return line.targetHint(cmd, args[0], err)
 	}
 	if to.Scheme == target.RemoteHost {
 		return fmt.Errorf("targets: what listens at %s cannot be seen", to)
@@ -133,6 +140,29 @@ func (t *targeting) parse(cmd *cobra.Command, args []string) error {
 		return err
 	}
 	return parseEngineContext(cmd, t.engineContext, t.only)
+}
+
+// severalTargets is the error for more than one target.
+func severalTargets(cmd *cobra.Command, args []string) error {
+	err, line := errors.New("targets: want one target, or none for all"), typed(os.Args[1:])
+	if meant, ok := line.withEngine(args[0]); ok {
+		return hintedError{err, meant.line(cmd)}
+	}
+	if isPort(args[1]) {
+		return hintedError{err, line.reordered(args, args[:1]).line(cmd) + " lists all of its ports"}
+	}
+	return err
+}
+
+// onlyWithOne reports flags that say where a single target is, for a list of all.
+func onlyWithOne(cmd *cobra.Command) error {
+	for _, name := range []string{"host", "remote-command", "engine-context", "agent-binary"} {
+		if cmd.Flags().Changed(name) {
+			meant := append(typed(os.Args[1:]), "docker://NAME")
+			return hintedError{fmt.Errorf("targets: --%s goes with a TARGET", name), "for example " + meant.line(cmd)}
+		}
+	}
+	return nil
 }
 
 // run prints the targets, and with --watch again whenever they have changed.
@@ -289,8 +319,8 @@ func (t *targeting) onHost(ctx context.Context, containers *container.Opener, ho
 	ctx, cancel := context.WithTimeoutCause(ctx, openTime, fmt.Errorf("%s does not tell within %v what listens", t.only, openTime))
 	defer cancel()
 	one.Target = t.only.Target.String()
-	if t.only.Target.Scheme.InEngine() && t.only.Host == (target.Host{}) && t.only.EngineContext == "" {
-		listed, _ := containers.ListOf(ctx, t.only.Target.Scheme)
+	if t.only.Target.Scheme.InEngine() && t.only.Host == (target.Host{}) {
+		listed, _ := containers.ListOf(ctx, t.only.Target.Scheme, t.only.EngineContext)
 		if i := slices.IndexFunc(listed, func(l container.Listed) bool { return l.Target == t.only.Target }); i >= 0 && listed[i].Listening != nil {
 			return foundContainer(listed[i]), nil
 		}

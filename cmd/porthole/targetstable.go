@@ -21,7 +21,8 @@ import (
 // foundTarget is a target and its ports, as `porthole targets -o json` prints it. Empty fields are left out.
 type foundTarget struct {
 	Target      string      `json:"target"`
-	State       string      `json:"state,omitempty"` // of a container or pod, in its engine's word
+	Service     string      `json:"service,omitempty"` // of Compose that a container belongs to, as a target of its own
+	State       string      `json:"state,omitempty"`   // of a container or pod, in its engine's word
 	Image       string      `json:"image,omitempty"`
 	ID          string      `json:"id,omitempty"`
 	HostNetwork bool        `json:"hostNetwork,omitempty"` // its ports are this host's, and are not listed
@@ -49,6 +50,9 @@ type foundPort struct {
 // foundContainer is a container as its engine, and the kernel, tell of it.
 func foundContainer(l container.Listed) foundTarget {
 	f := foundTarget{Target: l.Target.String(), State: string(l.State), Image: l.Image, ID: l.ID, HostNetwork: l.HostNetwork}
+	if l.Service != (target.Target{}) {
+		f.Service = l.Service.String()
+	}
 	f.listen(l.Listening)
 	switch {
 	case l.HostNetwork:
@@ -127,11 +131,11 @@ func table(out io.Writer, rows [][]string) error {
 func printTargets(out io.Writer, all []foundTarget, wide bool) error {
 	rows := [][]string{{"TARGET", "PORTS"}}
 	if wide {
-		rows = [][]string{{"TARGET", "STATE", "IMAGE", "PORTS"}}
+		rows = [][]string{{"TARGET", "SERVICE", "STATE", "IMAGE", "PORTS"}}
 	}
 	for _, f := range all {
 		if wide {
-			rows = append(rows, []string{f.Target, cmp.Or(f.State, "-"), cmp.Or(f.Image, "-"), f.ports(true)})
+			rows = append(rows, []string{f.Target, cmp.Or(f.Service, "-"), cmp.Or(f.State, "-"), cmp.Or(f.Image, "-"), f.ports(true)})
 		} else {
 			rows = append(rows, []string{f.Target, f.ports(false)})
 		}

@@ -143,6 +143,9 @@ func unknownCommand(cmd *cobra.Command, args []string) error {
 // asForward inserts the command that is missing before a first word which can be a
 // target. A number is taken for a process.
 func (t typed) asForward(first string) (typed, bool) {
+	if meant, ok := t.withEngine(first); ok {
+		return slices.Insert(meant, 0, "forward"), true
+	}
 	switch i := t.index(0, first); {
 	case isNumber(first):
 		return slices.Insert(t.with(first, "pid://"+first), 0, "forward"), true
@@ -312,6 +315,16 @@ var engines = map[string]target.Scheme{
 	"ctr": target.Containerd, "cri": target.CRI, "crictl": target.CRI, "crio": target.CRI, "cri-o": target.CRI,
 }
 
+// withEngine joins an engine and the name of a container that are two words, as docker web.
+func (t typed) withEngine(program string) (typed, bool) {
+	i := t.index(0, program)
+	if engines[program] == "" || i < 0 || i+1 >= len(t) || isPort(t[i+1]) || strings.HasPrefix(t[i+1], "-") {
+		return nil, false
+	}
+	meant := string(engines[program]) + "://" + t[i+1]
+	return slices.Delete(t.with(program, meant), i+1, i+2), true
+}
+
 // targetHint adds the next step to the error of an argument that is no target.
 func (t typed) targetHint(cmd *cobra.Command, arg string, err error) error {
 	meant, ok := asContainer(arg)
@@ -370,6 +383,9 @@ func (f *forwarding) adviseHere(arg string, err error) error {
 	next := tableHint(err) + "; "
 	if isNumber(arg) {
 		return hintedError{err, next + "a process: " + f.typed.with(arg, "pid://"+arg).line(f.cmd)}
+	}
+	if meant, ok := f.typed.withEngine(arg); ok {
+		return hintedError{err, next + "a container: " + meant.line(f.cmd)}
 	}
 	for _, program := range []string{"docker", "podman", "nerdctl"} {
 		if isProgram(program) {

@@ -34,6 +34,7 @@ type docker struct {
 const (
 	projectLabel = "com.docker.compose.project"
 	serviceLabel = "com.docker.compose.service"
+	oneOffLabel  = "com.docker.compose.oneoff" // "True" for one of `docker compose run`
 )
 
 // newDocker returns the engine of one of docker's contexts; "" is the current one.
@@ -124,8 +125,8 @@ func (d *docker) find(ctx context.Context, t target.Target) ([]found, error) {
 	if err := d.greet(ctx); err != nil {
 		return nil, err
 	}
-	if project, service, ok := t.Compose(); ok {
-		return d.findService(ctx, t, project, service)
+	if _, _, ok := t.Compose(); ok {
+		return d.findService(ctx, t)
 	}
 	c, err := d.inspect(ctx, t.Name)
 	switch {
@@ -153,32 +154,55 @@ func (d *docker) notFound(ctx context.Context, t target.Target, err error) error
 	case len(ambiguous.Matches) > 1:
 		return ambiguous
 	case cerrdefs.IsNotFound(err):
-		missing := &NotFoundError{Target: t, Context: d.context}
-		if near, ok := spelling.Nearest(t.Name, names(all)); ok {
-			missing.Similar = []string{near}
-		}
-		return missing
+		return &NotFoundError{Target: t, Context: d.context, Similar: similar(t, all)}
 	}
 	return d.failure(err)
 }
 
-func names(all []Listed) (names []string) {
+// similar returns what may be meant by a name that no container, or no service of Compose, has: the services of that name, or of
+// a project of that name, or else the name that is spelled most like it.
+func similar(t target.Target, all []Listed) (meant []string) {
+	_, _, isService := t.Compose()
+	var known []string
 	for _, c := range all {
-		if !c.helper {
-			names = append(names, c.Name)
+		project, service, _ := c.Service.Compose()
+		if (service == t.Name || project == t.Name) && !slices.Contains(meant, c.Service.Name) {
+			meant = append(meant, c.Service.Name)
+		}
+		switch {
+		case isService:
+			known = append(known, c.Service.Name)
+		case !c.helper:
+			known = append(known, c.Name)
 		}
 	}
-	return names
+	if near, ok := spelling.Nearest(t.Name, known); ok && meant == nil {
+		meant = []string{near}
+	}
+	return meant
+}
+
+// serviceOf returns the service of Compose that a container's labels name, which anybody may have given it; the zero value for none.
+// What `docker compose run` has started is none of its service's containers.
+func (d *docker) serviceOf(labels map[string]string) (service target.Target) {
+	if labels[serviceLabel] != "" && labels[oneOffLabel] != "True" {
+		service, _ = target.Parse(string(d.scheme) + "://" + labels[projectLabel] + "/" + labels[serviceLabel])
+	}
+	return service
 }
 
 // findService returns the containers of a service of Compose.
-func (d *docker) findService(ctx context.Context, t target.Target, project, service string) (all []found, err error) {
+func (d *docker) findService(ctx context.Context, t target.Target) (all []found, err error) {
+	project, service, _ := t.Compose()
 	filters := client.Filters{}.Add("label", projectLabel+"="+project, serviceLabel+"="+service)
 	listed, err := d.client.ContainerList(ctx, client.ContainerListOptions{All: true, Filters: filters})
 	if err != nil {
 		return nil, d.explain(ctx, err)
 	}
 	for _, summary := range listed.Items {
+		if d.serviceOf(summary.Labels) != t {
+			continue
+		}
 		c, err := d.inspect(ctx, summary.ID)
 		if err == nil {
 			all = append(all, c)
@@ -187,7 +211,7 @@ func (d *docker) findService(ctx context.Context, t target.Target, project, serv
 		}
 	}
 	if len(all) == 0 {
-		return nil, &NotFoundError{Target: t, Context: d.context}
+		return nil, d.notFound(ctx, t, cerrdefs.ErrNotFound)
 	}
 	slices.SortFunc(all, func(a, b found) int { return cmp.Compare(a.Name, b.Name) })
 	return all, nil
@@ -238,7 +262,7 @@ func (d *docker) list(ctx context.Context) (all []Listed, err error) {
 
 // named is a container for a list, of which no more is known.
 func (d *docker) named(id string, names []string, labels map[string]string) Listed {
-	l := Listed{ID: id, Name: id, Project: labels[projectLabel], Service: labels[serviceLabel]}
+	l := Listed{ID: id, Name: id, Service: d.serviceOf(labels)}
 	if len(names) > 0 {
 		l.Name = strings.TrimPrefix(names[0], "/")
 	}
@@ -247,14 +271,11 @@ func (d *docker) named(id string, names []string, labels map[string]string) List
 	return l
 }
 
-// publishedBy are the networks of published ports that there are targets for, by the engines' names.
-var publishedBy = map[string]target.Network{"tcp": target.TCP, "udp": target.UDP}
-
 func (d *docker) listed(c container.Summary) Listed {
 	l := d.named(c.ID, c.Names, c.Labels)
 	l.Image, l.State, l.HostNetwork = c.Image, State(c.State), c.HostConfig.NetworkMode == "host"
 	for _, p := range c.Ports {
-		network, ok := publishedBy[p.Type]
+		network, ok := target.ParseNetwork(p.Type) // or sctp
 		if p.PublicPort == 0 || !ok {
 			continue
 		}

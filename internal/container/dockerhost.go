@@ -19,7 +19,7 @@ const defaultContext = "default"
 // dockerHost finds where Docker's engine listens, as docker does: by the context of that name, or else by DOCKER_HOST,
 // DOCKER_CONTEXT and the current context of its settings. Errors: ErrNoContext, ErrContextUnread.
 func dockerHost(name string) (engineHost, error) {
-	dir := cmp.Or(os.Getenv("DOCKER_CONFIG"), inHome(".docker"))
+	dir := dockerConfig()
 	if name == "" && os.Getenv("DOCKER_HOST") == "" {
 		name = cmp.Or(os.Getenv("DOCKER_CONTEXT"), currentContext(dir))
 	}
@@ -35,6 +35,9 @@ func dockerHost(name string) (engineHost, error) {
 	h.tls, err = tlsInFolder(cmp.Or(os.Getenv("DOCKER_CERT_PATH"), dir), !verify)
 	return h, err
 }
+
+// dockerConfig is the folder of docker's settings.
+func dockerConfig() string { return cmp.Or(os.Getenv("DOCKER_CONFIG"), inHome(".docker")) }
 
 // inHome is a path in the user's home, "" if there is none.
 func inHome(path string) string {
@@ -53,6 +56,20 @@ func currentContext(dir string) string {
 		return ""
 	}
 	return settings.CurrentContext
+}
+
+// dockerContexts are the names of docker's contexts, as far as they can be read.
+func dockerContexts() []string {
+	names := []string{defaultContext}
+	files, _ := filepath.Glob(filepath.Join(dockerConfig(), "contexts/meta/*/meta.json"))
+	for _, path := range files {
+		var meta struct{ Name string }
+		text, err := os.ReadFile(path)
+		if err == nil && json.Unmarshal(text, &meta) == nil && meta.Name != "" {
+			names = append(names, meta.Name)
+		}
+	}
+	return names
 }
 
 // contextHost reads one of docker's contexts (docker-context(1)).

@@ -77,8 +77,8 @@ type Listed struct {
 	Image     string
 	State     State
 	Published []Published
-	// Project and Service are Compose's; "" for a container that is none of its.
-	Project, Service string
+	// Service is the one of Compose that it belongs to, which is a target, too; the zero value for none.
+	Service target.Target
 
 	helper bool // it is one of porthole's own, which carry connections
 	// process is what the engine's list tells of its first process; PID is 0 where it tells nothing of that.

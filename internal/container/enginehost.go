@@ -5,11 +5,13 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/docker/go-connections/tlsconfig"
@@ -24,6 +26,15 @@ type engineHost struct {
 	url      string      // unix://PATH, tcp://HOST:PORT, ssh://[USER@]HOST[:PORT][/PATH] or npipe://PATH
 	tls      *tls.Config // of tcp; nil for none
 	identity string      // of ssh: the file of a private key; "" leaves that to ssh
+}
+
+// Contexts returns the names that --engine-context takes for an engine, by its settings alone: docker's contexts, or podman's connections.
+func Contexts(scheme target.Scheme) []string {
+	if scheme == target.Docker {
+		return dockerContexts()
+	}
+	connections, _, _ := podmanConnections()
+	return slices.Sorted(maps.Keys(connections))
 }
 
 // options are those of the client. ssh takes a program at the other end, which copies its standard streams to the

@@ -17,18 +17,22 @@ const listTime = 3 * time.Second
 // List returns the containers of every engine that runs, in the order of their targets, with what listens inside of them as
 // far as it can be seen from here. Porthole's own helper containers are left out. Engines that do not run are left out; the errors are those of the others.
 func (o *Opener) List(ctx context.Context) (all []Listed, errs []error) {
-	return o.ListOf(ctx, target.Docker, target.Podman, target.Containerd, target.CRI)
+	return o.list(ctx, engineKey{scheme: target.Docker}, engineKey{scheme: target.Podman}, engineKey{scheme: target.Containerd}, engineKey{scheme: target.CRI})
 }
 
-// ListOf is List of some engines.
-func (o *Opener) ListOf(ctx context.Context, schemes ...target.Scheme) (all []Listed, errs []error) {
+// ListOf is List of one engine, in one of its contexts; "" is the current one.
+func (o *Opener) ListOf(ctx context.Context, scheme target.Scheme, engineContext string) (all []Listed, errs []error) {
+	return o.list(ctx, engineKey{scheme, engineContext})
+}
+
+func (o *Opener) list(ctx context.Context, keys ...engineKey) (all []Listed, errs []error) {
 	o.once.Do(o.init)
 	first := sync.OnceValue(firstProcesses)
 	var mu sync.Mutex
 	var asking sync.WaitGroup
-	for _, scheme := range schemes {
+	for _, key := range keys {
 		asking.Go(func() {
-			some, err := o.listEngine(ctx, scheme, first)
+			some, err := o.listEngine(ctx, key, first)
 			mu.Lock()
 			defer mu.Unlock()
 			all = append(all, some...)
@@ -46,8 +50,8 @@ func (o *Opener) ListOf(ctx context.Context, schemes ...target.Scheme) (all []Li
 }
 
 // listEngine lists the containers of one engine; first returns the first processes of containers.
-func (o *Opener) listEngine(ctx context.Context, scheme target.Scheme, first func() map[string]int) ([]Listed, error) {
-	e, err := o.engine(engineKey{scheme: scheme})
+func (o *Opener) listEngine(ctx context.Context, key engineKey, first func() map[string]int) ([]Listed, error) {
+	e, err := o.engine(key)
 	if err != nil {
 		return nil, err
 	}

@@ -211,7 +211,7 @@ func testListPodman(t *testing.T, e *testenv.Engine, _ string) {
 		states[l.Name] = l
 	}
 	made := states["made"]
-	if made.Target.String() != "podman://made" || made.State != container.Created || len(made.ID) != 64 || made.Project != "shop" || made.Service != "web" || made.Image == "" {
+	if made.Target.String() != "podman://made" || made.State != container.Created || len(made.ID) != 64 || made.Service.String() != "podman://shop/web" || made.Image == "" {
 		t.Errorf("listed as %+v", made)
 	}
 	want := []container.Published{
