@@ -18,8 +18,11 @@ import (
 )
 
 const (
-	// lookTime is the time between two looks at what listens.
-	lookTime = 500 * time.Millisecond
+	// lookTime is the time between two looks at what listens, so that a second is kept: to wake this process costs
+	// about as much as the look.
+	lookTime = 800 * time.Millisecond
+	// seldomLooks is how many of them there are to one that lists all: the others list TCP only.
+	seldomLooks = 12
 	// dumpBuffer is how much of a list comes at once: the kernel fills 32 KiB at most.
 	dumpBuffer = 64 << 10
 )
@@ -28,58 +31,25 @@ const (
 // listen, UDP sockets that are bound and not connected, and Unix sockets that listen at a path, which is one
 // of the program's that made them. It does not look for their processes; see NameProcesses.
 // Errors: those of Socket, ErrNoSockDiag, and ErrNotListed with the sockets that the kernel does list.
-func (ns *Namespace) Listening() (sockets []target.Socket, err error) {
-	fd, err := ns.Socket(unix.AF_NETLINK, unix.SOCK_RAW, sockDiag)
-	if errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EAFNOSUPPORT) {
-		err = fmt.Errorf("%w (CONFIG_INET_DIAG): %w", ErrNoSockDiag, err)
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer unix.Close(fd)
-	// The kernel has an answer ready whenever one is read, so that no thread is held for long.
-	if err := unix.SetNonblock(fd, false); err != nil {
-		return nil, os.NewSyscallError("fcntl", err)
-	}
-	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: dumpTime}); err != nil {
-		return nil, os.NewSyscallError("setsockopt", err)
-	}
-	buffer := make([]byte, dumpBuffer)
-	var missing []string
-	for _, d := range dumps {
-		some, err := d.list(fd, buffer)
-		if errors.Is(err, unix.ENOENT) {
-			missing = append(missing, d.module)
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		sockets = append(sockets, some...)
-	}
-	slices.SortFunc(sockets, target.CompareSockets)
-	if missing = slices.Compact(missing); len(missing) > 0 {
-		err = ErrNotListed
-		if missing[0] == tcpModule {
-			sockets, err = nil, ErrNoSockDiag
-		}
-		err = fmt.Errorf("%w: it lacks the module %s", err, strings.Join(missing, " and "))
-	}
-	return sockets, err
+func (ns *Namespace) Listening() ([]target.Socket, error) {
+	l := newLister(ns)
+	defer l.close()
+	return l.look()
 }
 
 // shortages pass: of descriptors, as when this program has many connections, of memory, and of time.
 var shortages = []error{unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, unix.EAGAIN}
 
-// WatchListening tells what Listening returns, at first and whenever it has changed, half a
-// second later at most, until ctx ends or the namespace cannot be entered. Where there is none at a path for now,
-// nothing listens; what is short for now, such as descriptors, changes nothing. The error is why the namespace cannot be entered, or
+// WatchListening tells what Listening returns, at first and whenever it has changed, until ctx ends or the namespace
+// cannot be entered: of TCP within a second, and of others within ten. Where there is none at a path for now, nothing listens; what is short for now, such as descriptors, changes nothing. The error is why the namespace cannot be entered, or
 // the context's, or in its place ErrNotListed.
 func (ns *Namespace) WatchListening(ctx context.Context, tell func([]target.Socket)) error {
 	look := time.NewTicker(lookTime)
 	defer look.Stop()
+	l := newLister(ns)
+	defer l.close()
 	for last, first := []target.Socket(nil), true; ; first = false {
-		now, err := ns.Listening()
+		now, err := l.look()
 		switch {
 		case err == nil, errors.Is(err, ErrNotListed):
 		case !first && (errors.Is(err, ErrNotExist) || errors.Is(err, ErrNotNamespace)):

@@ -3,11 +3,13 @@ package netns_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -194,16 +196,135 @@ func TestWatchListening(t *testing.T) {
 	}
 }
 
-// That there are no descriptors for a while ends no watch, and closes nothing.
-func TestWatchWithoutDescriptors(t *testing.T) {
+// watched is a watch of the namespace that a link leads to.
+type watched struct {
+	link string
+	told chan []target.Socket
+	done chan error
+}
+
+// watchLink begins one of a pod's, which ends with the test.
+func watchLink(t *testing.T, pod *testenv.Pod) *watched {
+	t.Helper()
+	w := &watched{filepath.Join(t.TempDir(), "blue"), make(chan []target.Socket, 100), make(chan error, 1)}
+	w.point(t, pod)
+	ns, err := netns.OpenPath(w.link)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		defer close(w.done)
+		w.done <- ns.WatchListening(ctx, func(now []target.Socket) { w.told <- now })
+	}()
+	t.Cleanup(func() {
+		cancel()
+		for range w.done {
+		}
+		ns.Close()
+	})
+	return w
+}
+
+// point has the link lead to a pod, without a moment at which it leads nowhere. That takes no descriptor.
+func (w *watched) point(t *testing.T, to *testenv.Pod) {
+	t.Helper()
+	next := w.link + ".next"
+	if err := errors.Join(os.Symlink(fmt.Sprintf("/proc/%d/ns/net", to.PID), next), os.Rename(next, w.link)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// await waits until exactly these are told.
+func (w *watched) await(t *testing.T, want ...net.Listener) {
+	t.Helper()
+	ports := map[target.Address]bool{}
+	for _, l := range want {
+		ports[target.TCPPort(testenv.Port(l))] = true
+	}
+	for late := time.After(testenv.Patience); ; {
+		select {
+		case err := <-w.done:
+			t.Fatalf("the watch has ended: %v", err)
+		case now := <-w.told:
+			others := slices.ContainsFunc(now, func(s target.Socket) bool { return !ports[s.Address()] })
+			if len(now) == len(ports) && !others {
+				return
+			}
+		case <-late:
+			t.Fatalf("%v are not told", want)
+		}
+	}
+}
+
+// netlinkSockets are those that this process has open.
+func netlinkSockets(t *testing.T) (sockets []string) {
+	t.Helper()
+	for _, d := range testenv.Descriptors(t) {
+		number, _, _ := strings.Cut(d, ":")
+		fd, err := strconv.Atoi(number)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN); err == nil && domain == unix.AF_NETLINK {
+			sockets = append(sockets, d)
+		}
+	}
+	return sockets
+}
+
+// A watch looks through the same socket for as long as the path leads to the same namespace, and keeps no other one alive.
+func TestWatchFollowsPath(t *testing.T) {
+	testenv.NoLeaks(t)
+	first, second := testenv.NewPod(t), testenv.NewPod(t)
+	w := watchLink(t, first)
+	one := first.Listen(t, "127.0.0.1:0")
+	w.await(t, one)
+	before := netlinkSockets(t)
+	w.await(t, one, first.Listen(t, "127.0.0.1:0"))
+	if now := netlinkSockets(t); len(now) != 1 || !slices.Equal(now, before) {
+		t.Errorf("the sockets %q are %q one look later", before, now)
+	}
+	other := second.Listen(t, "127.0.0.1:0")
+	w.point(t, second)
+	w.await(t, other)
+	if now := netlinkSockets(t); len(now) != 1 || slices.Equal(now, before) {
+		t.Errorf("the socket of another namespace is kept: %q, and %q before", now, before)
+	}
+	if err := os.Remove(w.link); err != nil {
+		t.Fatal(err)
+	}
+	w.await(t)
+	if now := netlinkSockets(t); len(now) != 0 {
+		t.Errorf("%q keep a namespace that is gone", now)
+	}
+}
+
+// A watch ends with its process, and keeps its namespace no longer.
+func TestWatchEndsWithProcess(t *testing.T) {
 	testenv.NoLeaks(t)
 	pod := testenv.NewPod(t)
-	pod.Listen(t, "127.0.0.1:0")
 	told, done := make(chan []target.Socket, 100), make(chan error, 1)
 	go func() {
 		done <- pod.NS.WatchListening(t.Context(), func(now []target.Socket) { told <- now })
 	}()
 	<-told
+	pod.Kill()
+	if err := <-done; !errors.Is(err, netns.ErrExited) {
+		t.Errorf("%v, want ErrExited", err)
+	}
+	if now := netlinkSockets(t); len(now) != 0 {
+		t.Errorf("%q are kept", now)
+	}
+}
+
+// That there are no descriptors for a while ends no watch, and closes nothing.
+func TestWatchWithoutDescriptors(t *testing.T) {
+	testenv.NoLeaks(t)
+	first, second := testenv.NewPod(t), testenv.NewPod(t)
+	w := watchLink(t, first)
+	w.await(t, first.Listen(t, "127.0.0.1:0"))
+	other := second.Listen(t, "127.0.0.1:0")
 	var before unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
 		t.Fatal(err)
@@ -214,27 +335,18 @@ func TestWatchWithoutDescriptors(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = unix.Setrlimit(unix.RLIMIT_NOFILE, &before) }()
+	w.point(t, second) // which takes a socket of its own
 	select {
-	case err := <-done:
+	case err := <-w.done:
 		t.Fatalf("the watch has ended: %v", err)
-	case now := <-told:
+	case now := <-w.told:
 		t.Fatalf("%v are told while none can be listed", now)
-	case <-time.After(2 * time.Second): // four looks
+	case <-time.After(2 * time.Second): // two looks
 	}
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
 		t.Fatal(err)
 	}
-	pod.Listen(t, "127.0.0.1:0")
-	select {
-	case err := <-done:
-		t.Fatalf("the watch has ended: %v", err)
-	case now := <-told:
-		if len(now) != 2 {
-			t.Errorf("%v, want 2 sockets", now)
-		}
-	case <-time.After(testenv.Patience):
-		t.Fatal("what listens is not told")
-	}
+	w.await(t, other)
 }
 
 func BenchmarkListening(b *testing.B) {
