@@ -21,10 +21,13 @@ import (
 const FeatureListening = "listening"
 
 const (
-	// maxSockets is how many sockets a list has at most, and maxListing how many bytes, with the end of its line.
-	maxSockets = 1024
+	// maxSockets is how many sockets a list has at most, and maxListing how many bytes, with the end of its line: so many that a
+	// client which is in the same network, without knowing, finds its own among them.
+	maxSockets = 8192
 	maxListing = 2 << 20
-	// maxWatches is how many streams of a tunnel may ask what listens at once: each has the kernel asked twice a second.
+	// listingFrame is room for what a list has beside its sockets.
+	listingFrame = 64
+	// maxWatches is how many streams of a tunnel may ask what listens at once: each has the kernel asked about once a second.
 	maxWatches = 16
 )
 
@@ -36,8 +39,8 @@ var (
 
 // listing is a list of sockets on the wire, in one line of JSON.
 type listing struct {
-	Sockets []listedSocket `json:"sockets"`
-	Omitted int            `json:"omitted,omitempty"` // sockets beyond maxSockets
+	Sockets []json.RawMessage `json:"sockets"`           // each a listedSocket
+	Omitted int               `json:"omitted,omitempty"` // sockets beyond maxSockets, or maxListing
 }
 
 // listedSocket is a target.Socket on the wire.
@@ -52,23 +55,30 @@ type listedSocket struct {
 }
 
 // appendListing appends a list of sockets as it is sent. Paths that are not UTF-8 are left out, because JSON cannot
-// have them, and so are sockets beyond maxSockets.
+// have them, and so are sockets beyond maxSockets and maxListing: the last ones, which are Unix sockets.
 func appendListing(to []byte, sockets []target.Socket) []byte {
-	l := listing{Sockets: []listedSocket{}}
+	l, size := listing{Sockets: []json.RawMessage{}}, listingFrame
 	for _, s := range sockets {
-		switch {
-		case !utf8.ValidString(s.Path) || len(s.Path) > maxUnixPath:
-		case len(l.Sockets) == maxSockets:
-			l.Omitted++
-		default:
-			l.Sockets = append(l.Sockets, listedSocket{s.Network.String(), s.AddrPort, s.Path, s.UID, s.Inode, s.PID, strings.ToValidUTF8(s.Command, "?")})
+		if !utf8.ValidString(s.Path) || len(s.Path) > maxUnixPath {
+			continue
 		}
+		one := mustMarshal(listedSocket{s.Network.String(), s.AddrPort, s.Path, s.UID, s.Inode, s.PID, strings.ToValidUTF8(s.Command, "?")})
+		if l.Omitted > 0 || len(l.Sockets) == maxSockets || size+len(one)+1 > maxListing {
+			l.Omitted++
+			continue
+		}
+		l.Sockets, size = append(l.Sockets, one), size+len(one)+1
 	}
-	line, err := json.Marshal(l)
+	return append(append(to, mustMarshal(l)...), '\n')
+}
+
+// mustMarshal returns the JSON of what is made of text and numbers alone.
+func mustMarshal(v any) []byte {
+	text, err := json.Marshal(v)
 	if err != nil {
-		panic(err) // of text and numbers alone
+		panic(err)
 	}
-	return append(append(to, line...), '\n')
+	return text
 }
 
 // maxUnixPath is how many bytes the path of a Unix socket has: it fits into struct sockaddr_un (unix(7)) of any system.
@@ -87,7 +97,11 @@ func parseListing(line []byte) ([]target.Socket, error) {
 		return nil, fmt.Errorf("%w: %d are too many", errListing, len(l.Sockets))
 	}
 	sockets := make([]target.Socket, 0, len(l.Sockets))
-	for _, s := range l.Sockets {
+	for _, one := range l.Sockets {
+		var s listedSocket
+		if err := json.Unmarshal(one, &s); err != nil {
+			return nil, fmt.Errorf("%w: %w", errListing, err)
+		}
 		network, known := target.ParseNetwork(s.Network)
 		isPath := strings.HasPrefix(s.Path, "/") && len(s.Path) <= maxUnixPath && !strings.ContainsRune(s.Path, 0)
 		switch {

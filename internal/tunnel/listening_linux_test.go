@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -114,12 +115,24 @@ func TestListingLimits(t *testing.T) {
 		Endpoint: target.Endpoint{Network: target.Unix, Path: "/" + strings.Repeat("<", maxUnixPath-1)},
 		UID:      1<<32 - 1, Inode: 1<<32 - 1, PID: 1<<31 - 1, Command: strings.Repeat("\x01", 16),
 	}
-	line := appendListing(nil, slices.Repeat([]target.Socket{long}, maxSockets+1))
-	if len(line) > maxListing || !strings.Contains(string(line), `"omitted":1`) {
-		t.Errorf("%d bytes", len(line))
-	}
-	if got, err := parseListing(line); err != nil || len(got) != maxSockets || got[0] != long {
-		t.Errorf("%d sockets, %v", len(got), err)
+	short := target.Socket{Endpoint: target.Endpoint{AddrPort: netip.MustParseAddrPort("127.0.0.1:65535")}, PID: 4711, Command: "docker-proxy"}
+	const most = 5000 // as on a host with containers whose ports are published
+	for what, test := range map[string]struct {
+		sockets []target.Socket
+		want    int
+	}{
+		"too many":     {slices.Repeat([]target.Socket{short}, maxSockets+1), maxSockets},
+		"too long":     {append(slices.Repeat([]target.Socket{short}, most), slices.Repeat([]target.Socket{long}, most)...), most},
+		"all too long": {slices.Repeat([]target.Socket{long}, maxSockets), 1},
+	} {
+		line := appendListing(nil, test.sockets)
+		got, err := parseListing(line)
+		if err != nil || len(line) > maxListing || len(got) < test.want || !slices.Equal(got, test.sockets[:len(got)]) {
+			t.Errorf("%s: %d bytes, %d sockets, %v", what, len(line), len(got), err)
+		}
+		if omitted := fmt.Sprintf(`"omitted":%d}`, len(test.sockets)-len(got)); !strings.HasSuffix(string(line), omitted+"\n") {
+			t.Errorf("%s: %s is not told", what, omitted)
+		}
 	}
 	foreign := target.Socket{Endpoint: target.Endpoint{Network: target.Unix, Path: "/\xff"}}
 	if got, err := parseListing(appendListing(nil, []target.Socket{foreign})); err != nil || len(got) != 0 {
