@@ -39,9 +39,10 @@ var slowRequests = []struct {
 
 // Nobody keeps a place for long, and whoever comes while all are taken is answered.
 func TestSlowRequests(t *testing.T) {
+	testenv.NoLeaks(t)
 	for _, slow := range slowRequests {
 		t.Run(slow.name, func(t *testing.T) {
-			testenv.NoLeaks(t)
+			t.Parallel()
 			w := startWeb(t)
 			var ended sync.WaitGroup
 			count := maxPending + 50

@@ -137,9 +137,10 @@ func awaitArrival(t *testing.T, c *net.TCPConn) {
 // A reset goes on to who does not read, although what was said before it cannot be
 // delivered: also where it shows first by a write that fails.
 func TestFailedWriteBehindStalledReader(t *testing.T) {
+	testenv.NoLeaks(t)
 	for _, way := range []string{"splice", "nopipes", "mixed", "spliceFrom"} {
 		t.Run(way, func(t *testing.T) {
-			testenv.NoLeaks(t)
+			t.Parallel()
 			c := pipe.Copier{MaxPipes: ways[way].maxPipes}
 			t.Cleanup(c.Close)
 			p := newProxied(t, &c, way)

@@ -105,11 +105,12 @@ func newProxied(t testing.TB, c *pipe.Copier, way string) proxied {
 	return p
 }
 
-// eachWay runs a test for each way, with leak checks.
+// eachWay runs a test for each way, all at once, with leak checks.
 func eachWay(t *testing.T, test func(t *testing.T, start func() proxied)) {
+	testenv.NoLeaks(t)
 	for name, way := range ways {
 		t.Run(name, func(t *testing.T) {
-			testenv.NoLeaks(t)
+			t.Parallel()
 			c := &pipe.Copier{MaxPipes: way.maxPipes}
 			t.Cleanup(c.Close)
 			test(t, func() proxied { return newProxied(t, c, name) })
@@ -227,9 +228,10 @@ func TestResetAfterHalfClose(t *testing.T) {
 
 // The writer is reset while its reader stalls: the copy does not read then.
 func TestResetWhileStalled(t *testing.T) {
+	testenv.NoLeaks(t)
 	for _, way := range []string{"splice", "nopipes", "mixed", "spliceFrom"} {
 		t.Run(way, func(t *testing.T) {
-			testenv.NoLeaks(t)
+			t.Parallel()
 			c := pipe.Copier{MaxPipes: ways[way].maxPipes}
 			t.Cleanup(c.Close)
 			p := newProxied(t, &c, way)
