@@ -1,11 +1,14 @@
 package container
 
 import (
+	"bufio"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 
 	"porthole.dev/porthole/internal/nonblock"
 	"porthole.dev/porthole/internal/tail"
@@ -22,6 +25,48 @@ const (
 
 // errFrame means that what came from an engine's attach is not framed as the output of a container without a terminal is.
 var errFrame = errors.New("what the engine sends is not the output of a container")
+
+// attach connects to the standard streams of a container that was not started yet. The API's client would read a header without an end.
+func (t engineTransport) attach(ctx context.Context, version, id string) (net.Conn, error) {
+	path := t.base + "/v" + version + "/containers/" + id + "/attach?stream=1&stdin=1&stdout=1&stderr=1"
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, path, nil)
+	if err != nil {
+		return nil, err
+	}
+	request.Header = http.Header{"Connection": {"Upgrade"}, "Upgrade": {"tcp"}}
+	conn, err := t.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	err = upgrade(conn, request)
+	if !stop() {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		_ = conn.Close()
+		return nil, fmt.Errorf("attach: %w", err)
+	}
+	return conn, nil
+}
+
+// upgrade asks for a connection that is spoken on without HTTP, on which the engine is silent until the container starts.
+func upgrade(conn net.Conn, request *http.Request) error {
+	if err := request.Write(conn); err != nil {
+		return err
+	}
+	r := bufio.NewReader(io.LimitReader(conn, maxHeader))
+	answer, err := http.ReadResponse(r, request) //nolint:bodyclose // the connection is closed, or goes on
+	switch {
+	case err != nil:
+		return err
+	case answer.StatusCode != http.StatusSwitchingProtocols:
+		return errors.New(answer.Status)
+	case r.Buffered() > 0:
+		return errFrame
+	}
+	return nil
+}
 
 // attached is a container's standard input and output as one stream, by the connection of an engine's attach. The engine sends
 // what the container prints in frames: a byte for the stream, three of 0, the length in 32 bits, and the bytes.

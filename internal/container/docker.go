@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -27,7 +28,8 @@ type docker struct {
 	context string // that was named; "" for the current one
 	host    string // such as unix:///var/run/docker.sock
 	client  *client.Client
-	spoken  atomic.Bool // the version of the API is agreed upon
+	way     engineTransport // of client
+	spoken  atomic.Bool     // the version of the API is agreed upon
 }
 
 // Labels of Compose's containers. podman-compose gives them too.
@@ -50,22 +52,29 @@ func newDockerAt(scheme target.Scheme, name string, find func(string) (engineHos
 		return nil, &EngineError{Engine: scheme, Err: err}
 	}
 	d := &docker{scheme: scheme, context: name, host: withoutPassword(host.url)}
-	options, err := host.options(scheme)
-	if err != nil {
+	if d.way, err = host.transport(scheme); err != nil {
 		return nil, d.failure(err)
+	}
+	options := []client.Opt{
+		client.WithHost(host.address()), client.WithHTTPClient(&http.Client{Transport: d.way, CheckRedirect: client.CheckRedirect}),
+	}
+	if host.tls != nil {
+		options = append(options, client.WithScheme("https"))
 	}
 	if scheme == target.Docker {
 		options = append(options, client.WithAPIVersionFromEnv())
 	}
 	if d.client, err = client.New(options...); err != nil {
-		err = errors.New(strings.ReplaceAll(err.Error(), host.url, d.host))
 		return nil, d.failure(fmt.Errorf("%w: %w", ErrContextUnread, err))
 	}
 	return d, nil
 }
 
 // Close implements engine.
-func (d *docker) Close() error { return d.client.Close() }
+func (d *docker) Close() error {
+	d.way.CloseIdleConnections()
+	return nil
+}
 
 // near reports whether the engine is on this machine, as far as its address tells.
 func (d *docker) near() bool { return strings.HasPrefix(d.host, "unix://") }
@@ -89,7 +98,7 @@ func (d *docker) explain(ctx context.Context, err error) error {
 	case errors.As(err, &command):
 		e.Err = command
 	case client.IsErrConnectionFailed(err):
-		conn, cause := d.client.Dialer()(ctx)
+		conn, cause := d.way.dial(ctx)
 		if cause == nil {
 			conn.Close()
 			return e

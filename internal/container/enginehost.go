@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/docker/go-connections/sockets"
 	"github.com/docker/go-connections/tlsconfig"
 	"github.com/moby/moby/client"
 
@@ -37,24 +38,42 @@ func Contexts(scheme target.Scheme) []string {
 	return slices.Sorted(maps.Keys(connections))
 }
 
-// options are those of the client. ssh takes a program at the other end, which copies its standard streams to the
-// engine's socket.
-func (h engineHost) options(scheme target.Scheme) ([]client.Opt, error) {
-	if !strings.HasPrefix(h.url, "ssh://") {
-		if h.tls == nil {
-			return []client.Opt{client.WithHost(h.url)}, nil
-		}
-		secure := &http.Client{Transport: &http.Transport{TLSClientConfig: h.tls}, CheckRedirect: client.CheckRedirect}
-		return []client.Opt{client.WithHTTPClient(secure), client.WithHost(h.url)}, nil
+// bySSH means that a program at the other end copies its standard streams to the engine's socket.
+func (h engineHost) bySSH() bool { return strings.HasPrefix(h.url, "ssh://") }
+
+// address is the engine's for the API's client, which does not know ssh.
+func (h engineHost) address() string {
+	if h.bySSH() {
+		return "http://" + client.DummyHost
 	}
-	host, command, err := h.dialStdio(scheme)
-	if err != nil {
-		return nil, err
+	return h.url
+}
+
+// transport is the way to the engine.
+func (h engineHost) transport(scheme target.Scheme) (engineTransport, error) {
+	t := engineTransport{&http.Transport{TLSClientConfig: h.tls, MaxResponseHeaderBytes: maxHeader}, "http://" + client.DummyHost, ""}
+	to, err := client.ParseHostURL(h.address())
+	if err == nil {
+		err = sockets.ConfigureTransport(t.Transport, to.Scheme, to.Host)
 	}
-	return []client.Opt{client.WithHost("http://" + client.DummyHost), client.WithDialContext(
-		func(ctx context.Context, _, _ string) (net.Conn, error) {
+	switch {
+	case err != nil:
+		return t, fmt.Errorf("%w: %s", ErrContextUnread, strings.ReplaceAll(err.Error(), h.url, withoutPassword(h.url)))
+	case h.bySSH():
+		host, command, err := h.dialStdio(scheme)
+		t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return ssh.Dial(ctx, "ssh", host, h.identity, command)
-		})}, nil
+		}
+		return t, err
+	case to.Scheme == "unix", to.Scheme == "npipe":
+		return t, nil
+	}
+	t.host = to.Host[strings.LastIndexByte(to.Host, '@')+1:] // without a password
+	t.base = "http://" + t.host + to.Path
+	if h.tls != nil {
+		t.base = "https://" + t.host + to.Path
+	}
+	return t, nil
 }
 
 // dialStdio splits an address of ssh into the host, and the command there: docker's or podman's own, for the socket at

@@ -32,6 +32,7 @@ var (
 	ErrContextUnread    = errors.New("the context cannot be used")
 	ErrEndpoint         = errors.New("want unix:///PATH or /PATH") // of containerd and CRI
 	ErrUnsupported      = errors.New("containers of this engine need Linux")
+	ErrLongAnswer       = errors.New("the engine's answer is too long")
 )
 
 // EngineError is a failure of an engine, or of the way to it.

@@ -180,11 +180,11 @@ func (h *helper) greeted(ctx context.Context, id string) (io.ReadWriteCloser, er
 	ctx, cancel := context.WithTimeoutCause(ctx, helperStart, errHelperSlow)
 	defer cancel()
 	api := h.engine.api
-	hijacked, err := api.ContainerAttach(ctx, id, client.ContainerAttachOptions{Stream: true, Stdin: true, Stdout: true, Stderr: true})
+	conn, err := h.engine.way.attach(ctx, api.ClientVersion(), id)
 	if err != nil {
 		return nil, err
 	}
-	attached := newAttached(hijacked.Conn)
+	attached := newAttached(conn)
 	stop := context.AfterFunc(ctx, func() { attached.Close() })
 	var stream io.ReadWriteCloser
 	var greeting tunnel.Greeting

@@ -17,7 +17,8 @@ import (
 // helperEngine is an engine in which helpers are started. Close it after the last of them.
 type helperEngine struct {
 	api     *client.Client
-	version string // of this program
+	way     engineTransport // of api
+	version string          // of this program
 	// program is a porthole for the engine's architecture; "" means this one or one that is beside it.
 	program string
 	silence time.Duration // as for spdy.Config.PingTimeout
@@ -41,7 +42,7 @@ func (e *sharedEngine) helperEngine(o *Opener) (*helperEngine, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.helpers == nil {
-		e.helpers = &helperEngine{api: d.client, version: o.Version, program: o.AgentBinary, silence: max(cmp.Or(o.Silence, helperSilence), 0)}
+		e.helpers = &helperEngine{api: d.client, way: d.way, version: o.Version, program: o.AgentBinary, silence: max(cmp.Or(o.Silence, helperSilence), 0)}
 	}
 	return e.helpers, nil
 }

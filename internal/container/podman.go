@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net"
 	"net/http"
 	"time"
 
@@ -34,17 +33,12 @@ type podmanPorts struct {
 
 // listPodman is list by podman's own interface. Unlike what podman serves of Docker's, it tells the processes and takes half as long.
 func (d *docker) listPodman(ctx context.Context) (all []Listed, err error) {
-	dial := d.client.Dialer()
-	podman := &http.Client{Transport: &http.Transport{
-		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
-		DisableKeepAlives: true,
-	}}
 	// Every podman since 3.0 takes this version.
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://podman/v4.0.0/libpod/containers/json?all=true", nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, d.way.base+"/v4.0.0/libpod/containers/json?all=true", nil)
 	if err != nil {
 		return nil, d.failure(err)
 	}
-	answer, err := podman.Do(request)
+	answer, err := d.way.RoundTrip(request)
 	if err != nil {
 		return nil, d.explain(ctx, err)
 	}

@@ -3,6 +3,7 @@ package container
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"sync/atomic"
@@ -24,8 +25,6 @@ const (
 	answerTime = 10 * time.Second
 	// reconnectPause is between two attempts to connect. A connect to a Unix socket costs microseconds.
 	reconnectPause = 100 * time.Millisecond
-	// maxAnswer is the largest answer that is read, in bytes; containerd itself stops at 16 MiB.
-	maxAnswer = 32 << 20
 )
 
 // runtimeConn is a connection to an engine that speaks gRPC at a Unix socket. It is made when it is first used, and
@@ -90,6 +89,8 @@ func (c *runtimeConn) explain(ctx context.Context, err error) error {
 		return c.engineError(ErrNoAnswer)
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
+	case code == codes.ResourceExhausted: // containerd itself stops at 16 MiB
+		return c.engineError(fmt.Errorf("%w: %s", ErrLongAnswer, answer.Message()))
 	case code == codes.Unimplemented:
 		return c.engineError(ErrNoInterface)
 	case code == codes.Unavailable && c.failure.Load() != nil:
