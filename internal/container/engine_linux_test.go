@@ -123,6 +123,7 @@ func TestContainers(t *testing.T) {
 		withEngine(t, e, "docker://", map[string]engineTest{
 			"many": testMany, "permission": testPermission, "list": testList,
 			"helper": testHelper, "helper without permission": testHelperWithoutPermission, "helper given up": testHelperGivenUp,
+			"helper without engine": testHelperWithoutEngine,
 		})
 	})
 	t.Run("podman", func(t *testing.T) {

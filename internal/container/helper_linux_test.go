@@ -147,6 +147,28 @@ func wasRefused(err error) bool {
 	return errors.As(err, &helper) || errors.As(err, &state) || errors.As(err, &wait) || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, tunnel.ErrTunnel)
 }
 
+// While its engine is away no helper can be started, and connections wait, as they do for a container.
+func testHelperWithoutEngine(t *testing.T, docker *testenv.Engine, _ string) {
+	docker.Run(t, []string{"--name", "web", "--hostname", "one"})
+	noHelpers(t, docker)
+	o := helperOpener(t)
+	o.MaxWait = time.Second
+	r, _ := openVia(t, o, "docker://web", target.ViaAgent)
+	answers(t, r, "one")
+	docker.Kill(t)
+	var wait *container.WaitError
+	testenv.Await(t, "the helper is lost", func() bool {
+		_, err := whoAnswers(t.Context(), r)
+		return errors.As(err, &wait)
+	})
+	docker.Start(t)
+	docker.Do(t, "start", "web")
+	testenv.Await(t, "the container answers again", func() bool {
+		who, err := whoAnswers(t.Context(), r)
+		return err == nil && who == "one"
+	})
+}
+
 // Connections to a container that is paused live on, and new ones wait.
 func testHelperPaused(t *testing.T, e *testenv.Engine, scheme string) {
 	e.Run(t, []string{"--name", "web", "--hostname", "one"}, "nc", "-ll", "-p", "8080", "-e", "cat")

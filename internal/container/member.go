@@ -9,6 +9,7 @@ import (
 	"porthole.dev/porthole/internal/backoff"
 	"porthole.dev/porthole/internal/netns"
 	"porthole.dev/porthole/internal/route"
+	"porthole.dev/porthole/internal/target"
 )
 
 // member is a container that is open.
@@ -92,20 +93,31 @@ func (r *Route) use(ctx context.Context, f func(*member) error) error {
 	defer cancel()
 	for {
 		m, err := r.member(limited)
-		if errors.Is(err, errWaited) {
-			r.mu.Lock()
-			defer r.mu.Unlock()
-			return &WaitError{Waited: r.opener.MaxWait, Err: r.why}
+		if err == nil {
+			err = f(m)
+			r.leave(m)
+			if err == nil || !r.passes(limited, m, err) {
+				return err
+			}
+			if limited.Err() == nil {
+				continue
+			}
 		}
-		if err != nil {
-			return err
+		if errors.Is(context.Cause(limited), errWaited) {
+			return r.waited(err)
 		}
-		err = f(m)
-		r.leave(m)
-		if err == nil || !r.passes(limited, m, err) {
-			return err
-		}
+		return err
 	}
+}
+
+// waited is why a wait was in vain, whose last error is err.
+func (r *Route) waited(err error) error {
+	if errors.Is(err, errWaited) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		err = r.why
+	}
+	return &WaitError{Waited: r.opener.MaxWait, Err: err}
 }
 
 // passes waits until it is clear whether a failure is that of a container which ends or begins, and not of the connection.
@@ -120,11 +132,30 @@ func (r *Route) passes(ctx context.Context, m *member, err error) bool {
 		backoff.Sleep(ctx, settlePause, m.life.Done())
 		return ctx.Err() == nil
 	case byHelper && (refused || errors.As(err, &helper)):
-		rest = toldTime
-		r.poke()
+		return r.passesFar(ctx, m, refused)
 	case !refused:
 		rest = 0
 	}
 	backoff.Sleep(ctx, rest, m.life.Done())
+	return m.ended() && ctx.Err() == nil
+}
+
+// passesFar is passes for a container that a helper is beside, or cannot be. Its engine, which alone knows whether it runs, is
+// asked. While no engine answers no helper can be started.
+func (r *Route) passesFar(ctx context.Context, m *member, refused bool) bool {
+	backoff.Sleep(ctx, endTime, m.life.Done()) // until the engine has noticed
+	if !m.ended() {
+		asking, cancel := context.WithTimeoutCause(ctx, findTime, ErrNoAnswer)
+		all, err := r.engine.find(asking, target.Target{Scheme: r.target.Scheme, Name: m.ID})
+		cancel()
+		switch {
+		case err == nil && all[0].State == Running && m.same(all[0]):
+			return false
+		case err != nil && !errors.Is(err, ErrNoContainer):
+			return !refused
+		}
+		r.poke() // which ends m
+		backoff.Sleep(ctx, r.opener.MaxWait, m.life.Done())
+	}
 	return m.ended() && ctx.Err() == nil
 }

@@ -58,10 +58,8 @@ const (
 	// settleTime is how long a container that is found later may take until it listens.
 	settleTime  = 5 * time.Second
 	settlePause = 20 * time.Millisecond
-	// endTime is how long it may take to see that a container which refuses a connection has ended, and toldTime how long where
-	// that is not seen, but told by the engine.
-	endTime  = 100 * time.Millisecond
-	toldTime = time.Second
+	// endTime is how long it may take to see that a container which refuses a connection has ended, or its engine to notice.
+	endTime = 100 * time.Millisecond
 )
 
 func newRoute(o *Opener, e *sharedEngine, f target.Forward, events func(route.Event)) *Route {
