@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"porthole.dev/porthole/internal/backoff"
 	"porthole.dev/porthole/internal/pipe"
 	"porthole.dev/porthole/internal/route"
@@ -29,6 +31,7 @@ type Route struct {
 	ports   []target.Port
 	events  func(route.Event) // called by begin and keep alone
 	looks   chan struct{}     // asks keep to look for the containers
+	pace    *rate.Limiter     // of looks
 
 	life context.Context // ends with the container, whose end is its cause, or with Close
 	end  context.CancelCauseFunc
@@ -60,10 +63,13 @@ const (
 	settlePause = 20 * time.Millisecond
 	// endTime is how long it may take to see that a container which refuses a connection has ended, or its engine to notice.
 	endTime = 100 * time.Millisecond
+	// Events ask for looks, as many at once as a restart has, and in the long run one in a lookPause.
+	lookPause = 100 * time.Millisecond
+	lookBurst = 10
 )
 
 func newRoute(o *Opener, e *sharedEngine, f target.Forward, events func(route.Event)) *Route {
-	r := &Route{opener: o, engine: e, target: f.Target, context: f.EngineContext, only: f.Container, via: f.Via, ports: f.Ports, events: events, looks: make(chan struct{}, 1), changed: make(chan struct{})}
+	r := &Route{opener: o, engine: e, target: f.Target, context: f.EngineContext, only: f.Container, via: f.Via, ports: f.Ports, events: events, looks: make(chan struct{}, 1), pace: rate.NewLimiter(rate.Every(lookPause), lookBurst), changed: make(chan struct{})}
 	r.life, r.end = context.WithCancelCause(o.life)
 	return r
 }
@@ -101,6 +107,7 @@ func (r *Route) keep() {
 			return // which ends members that run, too
 		}
 		r.tell(ended)
+		_ = r.pace.Wait(r.life)
 		err := r.look(r.life)
 		if r.life.Err() != nil {
 			return
