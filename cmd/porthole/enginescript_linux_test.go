@@ -16,6 +16,7 @@ import (
 // loopback. $PORTHOLE is a porthole for helper containers. All scripts share the engines, so each has names of its own, and
 // helper containers are one script's.
 func TestEngineScripts(t *testing.T) {
+	t.Parallel() // beside TestScripts, for one waits half a minute
 	engines := map[string]*testenv.Engine{"docker": testenv.NewDocker(t), "podman": testenv.NewPodman(t)}
 	program := testenv.Porthole(t)
 	commands := maps.Clone(scriptCommands)

@@ -36,6 +36,7 @@ func TestMain(m *testing.M) {
 // $HOSTILE the URL of an API server whose words are for terminals. At port 53 of all of
 // the pod's addresses is a name server, which knows that db.test is 10.9.0.2.
 func TestScripts(t *testing.T) {
+	t.Parallel()
 	testenv.Root(t)
 	// What is started from here does not ignore SIGHUP, also where this is run by nohup.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
