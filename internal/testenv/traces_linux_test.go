@@ -3,7 +3,10 @@ package testenv
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -44,4 +47,29 @@ func TestTracesFileIsRemoved(t *testing.T) {
 	if named, staterr := os.Stat(path); err != nil || staterr != nil || !os.SameFile(locked, named) {
 		t.Errorf("the file that was removed is locked: %v, %v", err, staterr)
 	}
+}
+
+// A process of the ordinary user that has outlived whoever started it is a trace, until it ends.
+func TestStrays(t *testing.T) {
+	Root(t)
+	NoLeaks(t)
+	cmd := exec.Command("sh", "-c", "sleep 1000 >/dev/null 2>&1 & echo $!")
+	ByUser(cmd)
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(out)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	end := func() { _ = syscall.Kill(pid, syscall.SIGKILL) }
+	defer end()
+	stray := func() bool { return slices.Contains(strays(), fmt.Sprintf("process %d (sleep)", pid)) }
+	Await(t, "it is found", stray)
+	if removeTrace(fmt.Sprintf("process %d (sleep)", pid)) {
+		t.Error("a process is taken for a file that is gone")
+	}
+	end()
+	Await(t, "it is found no more", func() bool { return !stray() })
 }
