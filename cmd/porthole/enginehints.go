@@ -94,7 +94,7 @@ func brokenEngineHint(e *container.EngineError) string {
 	case errors.Is(e, container.ErrContextUnread):
 		return "`docker context ls` lists contexts; DOCKER_HOST names an engine as unix:///PATH, tcp://HOST:PORT or ssh://[USER@]HOST[:PORT]"
 	case errors.Is(e, container.ErrLongAnswer):
-		return fmt.Sprintf("no engine has so much to tell: `%s ps -a` shows whether it is one that answers there", programOf(target.Target{Scheme: e.Engine}, ""))
+		return fmt.Sprintf("`%s ps -a` shows whether it gets an answer; the address may not be an engine's", programOf(target.Target{Scheme: e.Engine}, ""))
 	case errors.Is(e, container.ErrEngineTooOld):
 		return "Docker has it from 19.03 on, podman from 3 on"
 	}

@@ -42,7 +42,7 @@ func TestEngineErrors(t *testing.T) {
 		{&container.EngineError{Engine: target.Docker, Address: "tcp://box:2376", Err: container.ErrNoEngine},
 			"docker at tcp://box:2376 is not running (hint: start it on that host; DOCKER_HOST, CONTAINER_HOST and --engine-context name another one)"},
 		{engine(target.Docker, container.ErrNoAnswer), "docker at unix:///x.sock does not answer (hint: `docker version` shows whether docker itself gets an answer)"},
-		{engine(target.Docker, container.ErrLongAnswer), "docker at unix:///x.sock: the engine's answer is too long (hint: no engine has so much to tell: `docker ps -a` shows whether it is one that answers there)"},
+		{engine(target.Docker, container.ErrLongAnswer), "docker at unix:///x.sock: the engine's answer is too long (hint: `docker ps -a` shows whether it gets an answer; the address may not be an engine's)"},
 		{engine(target.Podman, errors.New("EOF")), "podman at unix:///x.sock: EOF (hint: `podman --remote version` shows whether podman itself gets an answer)"},
 		{engine(target.CRI, container.ErrNoAnswer), "container runtime at unix:///x.sock does not answer (hint: `crictl version` shows whether crictl itself gets an answer)"},
 		{engine(target.Docker, &ssh.Error{Host: target.Host{Name: "box"}, Status: 255, Output: "no route"}), "docker at unix:///x.sock: ssh://box: ssh failed: no route (hint: `ssh box` shows more)"},

@@ -16,5 +16,5 @@ func withoutDockerDNS(engine target.Scheme, sockets []target.Socket) []target.So
 	if engine != target.Docker {
 		return sockets
 	}
-	return slices.DeleteFunc(sockets, func(s target.Socket) bool { return s.UID == 0 && s.Addr() == dockerDNS })
+	return slices.DeleteFunc(sockets, func(s target.Socket) bool { return s.Addr() == dockerDNS })
 }

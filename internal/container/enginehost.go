@@ -69,10 +69,11 @@ func (h engineHost) transport(scheme target.Scheme) (engineTransport, error) {
 		return t, nil
 	}
 	t.host = to.Host[strings.LastIndexByte(to.Host, '@')+1:] // without a password
-	t.base = "http://" + t.host + to.Path
+	protocol := "http"
 	if h.tls != nil {
-		t.base = "https://" + t.host + to.Path
+		protocol = "https"
 	}
+	t.base = protocol + "://" + t.host + strings.TrimSuffix(to.Path, "/")
 	return t, nil
 }
 

@@ -2,6 +2,7 @@ package container
 
 import (
 	"crypto/sha256"
+	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"net/http"
@@ -11,6 +12,8 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+
+	"github.com/moby/moby/client"
 
 	"porthole.dev/porthole/internal/target"
 )
@@ -41,6 +44,21 @@ func putFile(t *testing.T, path, text string) {
 func contextFile(home, kind, name, file string) string {
 	sum := sha256.Sum256([]byte(name))
 	return filepath.Join(home, ".docker/contexts", kind, hex.EncodeToString(sum[:]), file)
+}
+
+// Paths of the API follow an engine's address, whether that ends in a slash or not.
+func TestEngineBase(t *testing.T) {
+	for url, want := range map[string]string{
+		"unix:///run/docker.sock": "http://" + client.DummyHost, "ssh://me@box": "http://" + client.DummyHost,
+		"tcp://box:2375": "http://box:2375", "tcp://box:2375/": "http://box:2375", "tcp://me:secret@box:2375/docker/": "http://box:2375/docker",
+	} {
+		if got, err := (engineHost{url: url}).transport(target.Docker); err != nil || got.base != want {
+			t.Errorf("%s: %q, %v, want %q", url, got.base, err, want)
+		}
+	}
+	if got, err := (engineHost{url: "tcp://box:2376", tls: &tls.Config{}}).transport(target.Docker); err != nil || got.base != "https://box:2376" {
+		t.Errorf("with TLS: %q, %v", got.base, err)
+	}
 }
 
 // Docker's engine is where docker itself finds it: a context that is named counts most, then DOCKER_HOST, DOCKER_CONTEXT and the

@@ -15,12 +15,13 @@ const (
 	maxAnswer = 32 << 20
 	// elementSize is what an element of JSON counts beside its text: {} in a list of containers takes 270 bytes of memory.
 	elementSize = 64
-	// maxHeader is the same for the header of an answer.
+	// maxHeader is the largest header of an answer, in bytes.
 	maxHeader = 1 << 20
 )
 
 // engineTransport is the way to an engine with Docker's API. It ends answers that are longer than maxAnswer, since whoever reads
-// JSON holds all of it. So ends a stream of events, too, after some ten thousand, which costs a look (sharedEngine.keepWatching).
+// JSON holds all of it. A stream of events is one answer: after some ten thousand events it ends, and is asked for again
+// (sharedEngine.keepWatching).
 type engineTransport struct {
 	*http.Transport
 	base string // the URL that the paths of the API follow

@@ -6,10 +6,11 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/moby/moby/client"
+
 	"porthole.dev/porthole/internal/backoff"
 	"porthole.dev/porthole/internal/netns"
 	"porthole.dev/porthole/internal/route"
-	"porthole.dev/porthole/internal/target"
 )
 
 // member is a container that is open.
@@ -123,16 +124,17 @@ func (r *Route) waited(err error) error {
 // passes waits until it is clear whether a failure is that of a container which ends or begins, and not of the connection.
 func (r *Route) passes(ctx context.Context, m *member, err error) bool {
 	var helper *HelperError // one cannot be started beside a container that has ended
+	noHelper := errors.As(err, &helper)
 	_, byHelper := m.Route.(*helperRoute)
 	rest := endTime
-	switch refused := errors.Is(err, syscall.ECONNREFUSED); {
+	switch refused := !noHelper && errors.Is(err, syscall.ECONNREFUSED); {
 	case errors.Is(err, netns.ErrExited):
 		rest = settleTime
 	case refused && time.Since(m.opened) < settleTime:
 		backoff.Sleep(ctx, settlePause, m.life.Done())
 		return ctx.Err() == nil
-	case byHelper && (refused || errors.As(err, &helper)):
-		return r.passesFar(ctx, m, refused)
+	case byHelper && (refused || noHelper):
+		return r.passesByHelper(ctx, m, helper)
 	case !refused:
 		rest = 0
 	}
@@ -140,22 +142,16 @@ func (r *Route) passes(ctx context.Context, m *member, err error) bool {
 	return m.ended() && ctx.Err() == nil
 }
 
-// passesFar is passes for a container that a helper is beside, or cannot be. Its engine, which alone knows whether it runs, is
-// asked. While no engine answers no helper can be started.
-func (r *Route) passesFar(ctx context.Context, m *member, refused bool) bool {
-	backoff.Sleep(ctx, endTime, m.life.Done()) // until the engine has noticed
-	if !m.ended() {
-		asking, cancel := context.WithTimeoutCause(ctx, findTime, ErrNoAnswer)
-		all, err := r.engine.find(asking, target.Target{Scheme: r.target.Scheme, Name: m.ID})
-		cancel()
-		switch {
-		case err == nil && all[0].State == Running && m.same(all[0]):
-			return false
-		case err != nil && !errors.Is(err, ErrNoContainer):
-			return !refused
-		}
-		r.poke() // which ends m
-		backoff.Sleep(ctx, r.opener.MaxWait, m.life.Done())
+// passesByHelper is passes for a container that a helper refuses a connection to, or that has no helper for a reason. Its engine
+// alone knows whether it runs. While no engine answers no helper can be started.
+func (r *Route) passesByHelper(ctx context.Context, m *member, none *HelperError) bool {
+	backoff.Sleep(ctx, toldTime, m.life.Done())
+	if m.ended() {
+		return ctx.Err() == nil
+	}
+	failed := r.lookAgain(ctx)
+	if none != nil && (failed != nil || client.IsErrConnectionFailed(none)) {
+		return true
 	}
 	return m.ended() && ctx.Err() == nil
 }

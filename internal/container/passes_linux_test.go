@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -83,6 +85,7 @@ func (s *standInEngine) open(t *testing.T) (*Route, *member) {
 // is away so that there is no helper.
 func TestPassesByHelper(t *testing.T) {
 	away := &HelperError{errors.New("no engine")}
+	unix := &HelperError{&net.OpError{Op: "dial", Net: "unix", Err: syscall.ECONNREFUSED}} // to the engine, not to the port
 	for name, c := range map[string]struct {
 		state  State // "" is an engine that is away
 		err    error
@@ -94,6 +97,7 @@ func TestPassesByHelper(t *testing.T) {
 		"a helper that fails":                   {Running, away, false},
 		"a helper that ends with its container": {Exited, away, true},
 		"no engine":                             {"", away, true},
+		"no engine listens":                     {"", unix, true},
 		"no engine, and a closed port":          {"", syscall.ECONNREFUSED, false},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -129,5 +133,25 @@ func TestWaitForEngine(t *testing.T) {
 	var wait *WaitError
 	if err := r.use(t.Context(), func(*member) error { return helper }); !errors.As(err, &wait) || !errors.Is(err, helper) || m.ended() {
 		t.Errorf("it ends with %v", err)
+	}
+}
+
+// However many connections are refused at once, the engine is asked as often as for one.
+func TestRefusalsShareALook(t *testing.T) {
+	testenv.NoLeaks(t)
+	s := newStandInEngine(t)
+	r, m := s.open(t)
+	before := s.asked.Load()
+	var refused sync.WaitGroup
+	for range 100 {
+		refused.Go(func() {
+			if r.passes(t.Context(), m, syscall.ECONNREFUSED) {
+				t.Error("the container runs")
+			}
+		})
+	}
+	refused.Wait()
+	if asked := s.asked.Load() - before; asked < 1 || asked > 20 {
+		t.Errorf("asked %d times", asked)
 	}
 }

@@ -49,7 +49,10 @@ type Route struct {
 	helped  []*helperRoute // of members, also of those that have ended
 	next    int            // the number of the next connection
 	why     error          // there are none
-	changed chan struct{}
+	looking int            // the number of the look that keep is at, or was at last
+	looked  int            // the number of the last look that is over
+	failed  error          // what look returned then
+	changed chan struct{}  // closed when there are more members, or a look is over
 }
 
 const (
@@ -61,8 +64,10 @@ const (
 	// settleTime is how long a container that is found later may take until it listens.
 	settleTime  = 5 * time.Second
 	settlePause = 20 * time.Millisecond
-	// endTime is how long it may take to see that a container which refuses a connection has ended, or its engine to notice.
-	endTime = 100 * time.Millisecond
+	// endTime is how long it may take to see that a container which refuses a connection has ended, and toldTime how long where
+	// that is not seen, but told by the engine.
+	endTime  = 100 * time.Millisecond
+	toldTime = 500 * time.Millisecond
 	// Events ask for looks, as many at once as a restart has, and in the long run one in a lookPause.
 	lookPause = 100 * time.Millisecond
 	lookBurst = 10
@@ -107,8 +112,7 @@ func (r *Route) keep() {
 			return // which ends members that run, too
 		}
 		r.tell(ended)
-		_ = r.pace.Wait(r.life)
-		err := r.look(r.life)
+		err := r.lookInTurn()
 		if r.life.Err() != nil {
 			return
 		}
@@ -118,6 +122,46 @@ func (r *Route) keep() {
 		}
 		r.tell(err)
 	}
+}
+
+// lookInTurn is look for keep, no more often than the pace allows. Those who wait in lookAgain learn of its end.
+func (r *Route) lookInTurn() error {
+	_ = r.pace.Wait(r.life)
+	r.mu.Lock()
+	r.looking++
+	r.mu.Unlock()
+	err := r.look(r.life)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.looked, r.failed = r.looking, err
+	r.wake()
+	return err
+}
+
+// lookAgain waits until keep has looked for the containers once more, and returns what that has, or the error of ctx. All who ask
+// meanwhile share a look.
+func (r *Route) lookAgain(ctx context.Context) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	next := r.looking + 1
+	r.poke()
+	for r.looked < next && r.life.Err() == nil && ctx.Err() == nil {
+		changed := r.changed
+		r.mu.Unlock()
+		select {
+		case <-changed:
+		case <-r.life.Done():
+		case <-ctx.Done():
+		}
+		r.mu.Lock()
+	}
+	return cmp.Or(ctx.Err(), r.failed)
+}
+
+// wake has those go on who wait for a change. The route's lock is held.
+func (r *Route) wake() {
+	close(r.changed)
+	r.changed = make(chan struct{})
 }
 
 // tell tells that the containers are lost, why there is none, or that there are some again.
@@ -235,8 +279,7 @@ func (r *Route) open(ctx context.Context, c found) error {
 		m.opened = time.Now()
 	}
 	r.members = append(r.members, m)
-	close(r.changed)
-	r.changed = make(chan struct{})
+	r.wake()
 	r.work.Go(func() { r.awaitEnd(m) })
 	return nil
 }
