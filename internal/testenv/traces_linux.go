@@ -1,6 +1,7 @@
 package testenv
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"os"
@@ -34,7 +35,10 @@ const tracesFile = "/run/porthole-test-engines"
 // of whichever package.
 func noTraces(t testing.TB) {
 	t.Helper()
-	f := joinTraces(t, tracesFile)
+	f, err := joinTraces(tracesFile)
+	if err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() {
 		defer f.Close()
 		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
@@ -53,12 +57,11 @@ func noTraces(t testing.TB) {
 }
 
 // joinTraces returns the file at path, locked, with a list of the traces that were there before.
-func joinTraces(t testing.TB, path string) *os.File {
-	t.Helper()
+func joinTraces(path string) (*os.File, error) {
 	for {
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 		if err != nil {
-			t.Fatal(err)
+			return nil, err
 		}
 		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
 			// What is listed already is of tests that were killed, and have left their traces.
@@ -66,15 +69,14 @@ func joinTraces(t testing.TB, path string) *os.File {
 				fmt.Fprintln(f, strings.Join(append(tracesNow(), "."), "\n"))
 			}
 		}
-		if err := unix.Flock(int(f.Fd()), unix.LOCK_SH); err != nil {
-			t.Fatal(err)
-		}
-		locked, err := f.Stat()
-		if err != nil {
-			t.Fatal(err)
+		err = os.NewSyscallError("flock", unix.Flock(int(f.Fd()), unix.LOCK_SH))
+		locked, staterr := f.Stat()
+		if err = cmp.Or(err, staterr); err != nil {
+			_ = f.Close()
+			return nil, err
 		}
 		if named, err := os.Stat(path); err == nil && os.SameFile(locked, named) {
-			return f
+			return f, nil
 		}
 		_ = f.Close() // the last test before has removed it meanwhile, and the next ones lock another
 	}
@@ -92,11 +94,28 @@ func tracesNow() (paths []string) {
 // aStray begins what tells of a process among traces.
 const aStray = "process "
 
-// strays are the ordinary user's processes that have outlived whoever started them. Those of tests that are running have a parent.
+// reapers are the processes that may be the parent of one whose own has ended: the first one, and whichever of those
+// above this one takes its place, such as systemd --user (PR_SET_CHILD_SUBREAPER). Other tests that run are not among them.
+func reapers() []int {
+	above := []int{1}
+	for pid := os.Getppid(); pid > 1; {
+		above = append(above, pid)
+		stat, err := proc.ReadStat(pid)
+		if err != nil {
+			break
+		}
+		pid = stat.Parent
+	}
+	return above
+}
+
+// strays are the ordinary user's processes that have outlived whoever started them. Those of tests that are running have
+// another parent.
 func strays() (processes []string) {
+	parents := reapers()
 	for _, pid := range proc.All() {
 		stat, err := proc.ReadStat(pid)
-		if err == nil && stat.Parent == 1 && !stat.Exited() && userOf(pid) == UserID {
+		if err == nil && slices.Contains(parents, stat.Parent) && !stat.Exited() && userOf(pid) == UserID {
 			command, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
 			processes = append(processes, fmt.Sprintf("%s%d (%s)", aStray, pid, strings.TrimSpace(string(command))))
 		}

@@ -19,7 +19,10 @@ import (
 func TestTracesFileIsRemoved(t *testing.T) {
 	NoLeaks(t)
 	path := filepath.Join(t.TempDir(), "traces")
-	last := joinTraces(t, path)
+	last, err := joinTraces(path)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := unix.Flock(int(last.Fd()), unix.LOCK_EX); err != nil {
 		t.Fatal(err)
 	}
@@ -27,12 +30,18 @@ func TestTracesFileIsRemoved(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	joined := make(chan *os.File)
-	go func() { joined <- joinTraces(t, path) }()
+	var next *os.File
+	joined := make(chan error, 1)
+	go func() {
+		var err error
+		next, err = joinTraces(path)
+		joined <- err
+	}()
 	Await(t, "another test waits for the lock", func() bool { // proc_locks(5)
-		waiter := fmt.Sprintf("-> FLOCK  ADVISORY  READ %d ", os.Getpid())
+		waiter := fmt.Sprintf("-> FLOCK ADVISORY READ %d ", os.Getpid())
 		locks, _ := os.ReadFile("/proc/locks")
 		for line := range strings.Lines(string(locks)) {
+			line = strings.Join(strings.Fields(line), " ")
 			if strings.Contains(line, waiter) && strings.Contains(line, fmt.Sprintf(":%d 0 EOF", info.Sys().(*syscall.Stat_t).Ino)) {
 				return true
 			}
@@ -41,7 +50,9 @@ func TestTracesFileIsRemoved(t *testing.T) {
 	})
 	_ = os.Remove(path)
 	_ = last.Close()
-	next := <-joined
+	if err := <-joined; err != nil {
+		t.Fatal(err)
+	}
 	defer next.Close()
 	locked, err := next.Stat()
 	if named, staterr := os.Stat(path); err != nil || staterr != nil || !os.SameFile(locked, named) {
@@ -72,4 +83,18 @@ func TestStrays(t *testing.T) {
 	}
 	end()
 	Await(t, "it is found no more", func() bool { return !stray() })
+}
+
+// Below a process that takes orphans in, that is their parent.
+func TestStraysBelowSubreaper(t *testing.T) {
+	Root(t)
+	NoLeaks(t)
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0) }()
+	out, err := exec.Command("/proc/self/exe", "-test.v", "-test.run=^TestStrays$").CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "--- PASS") {
+		t.Fatalf("%v\n%s", err, out)
+	}
 }
