@@ -32,7 +32,7 @@ func TestEngineScripts(t *testing.T) {
 	commands["serve"] = func(ts *testscript.TestScript, _ bool, args []string) {
 		run := slices.Concat([]string{"run", "-d", "--network", "none", "--name", args[1], "--hostname", args[1]}, args[2:], []string{testenv.Image}, testenv.Web)
 		commands[args[0]](ts, false, run)
-		commands[args[0]](ts, false, []string{"exec", args[1], "sh", "-c", "until nc 127.0.0.1 8080 </dev/null; do sleep 0.1; done"})
+		within(ts, args[1]+" serves", func() bool { return engines[args[0]].Command("exec", args[1], "nc", "127.0.0.1", "8080").Run() == nil })
 	}
 	commands["unhelped"] = func(ts *testscript.TestScript, _ bool, _ []string) { // waits until all helper containers are gone
 		within(ts, "no helper container is left", func() bool {

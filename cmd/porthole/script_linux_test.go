@@ -75,6 +75,7 @@ func TestScripts(t *testing.T) {
 var scriptCommands = map[string]func(*testscript.TestScript, bool, []string){
 	"freeport": freePort,
 	"has":      has,
+	"until":    until,
 	"listens":  listens,
 	"say":      say,
 	"hold":     hold,
@@ -193,6 +194,14 @@ func has(ts *testscript.TestScript, neg bool, args []string) {
 		text, err := os.ReadFile(ts.MkAbs(args[0]))
 		return err == nil && pattern.Match(text)
 	})
+}
+
+// until runs a program again and again until it succeeds, as exec does: `until PROGRAM [ARGUMENT ...]`.
+func until(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: until PROGRAM [ARGUMENT ...]")
+	}
+	within(ts, strings.Join(args, " ")+" succeeds", func() bool { return ts.Exec(args[0], args[1:]...) == nil })
 }
 
 func within(ts *testscript.TestScript, what string, ok func() bool) {
