@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"porthole.dev/porthole/internal/container"
+	"porthole.dev/porthole/internal/proc"
 	"porthole.dev/porthole/internal/route"
 	"porthole.dev/porthole/internal/target"
 	"porthole.dev/porthole/internal/testenv"
@@ -135,7 +136,7 @@ func (b *bench) engine(ctx context.Context, e benchEngine) error {
 	if err := b.resolve(ctx, name); err != nil {
 		return err
 	}
-	if err := b.allIdle(exec.CommandContext(ctx, b.porthole, "forward", "--address", "127.0.0.31", name, "--all"), name); err != nil {
+	if err := b.allIdle(ctx, exec.CommandContext(ctx, b.porthole, "forward", "--address", "127.0.0.31", name, "--all"), name); err != nil {
 		return err
 	}
 	list := func() *exec.Cmd { return exec.CommandContext(ctx, b.porthole, "targets") }
@@ -180,14 +181,21 @@ func (b *bench) resolve(ctx context.Context, name string) error {
 }
 
 // allIdle measures what it costs a porthole to watch what listens.
-func (b *bench) allIdle(cmd *exec.Cmd, what string) error {
+func (b *bench) allIdle(ctx context.Context, cmd *exec.Cmd, what string) error {
 	p, err := startPortholeAs(cmd)
 	if err != nil {
 		return err
 	}
 	defer p.close()
 	before := cpuSeconds(p.cmd.Process.Pid)
-	time.Sleep(idleTime)
+	select {
+	case <-time.After(idleTime):
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	if stat, err := proc.ReadStat(p.cmd.Process.Pid); err != nil || stat.Exited() {
+		return fmt.Errorf("%s has not run for %v", cmd, idleTime)
+	}
 	used := 100 * (cpuSeconds(p.cmd.Process.Pid) - before) / idleTime.Seconds()
 	b.add(row{what + " --all: processor while nothing changes", fmt.Sprintf("%.3f %%", used), "-", "-", "at most 0.1 %", used <= 0.1})
 	return nil

@@ -47,7 +47,7 @@ func (b *bench) rootless(ctx context.Context) error {
 		return err
 	}
 	all := asOrdinaryUser(ctx, porthole, "forward", "--address", "127.0.0.31", fmt.Sprintf("pid://%d", server.Process.Pid), "--all")
-	if err := b.allIdle(all, "an ordinary user's namespace"); err != nil {
+	if err := b.allIdle(ctx, all, "an ordinary user's namespace"); err != nil {
 		return err
 	}
 	return withEngineBy(testenv.NewRootlessPodman, "CONTAINER_HOST", func(e benchEngine) error {
