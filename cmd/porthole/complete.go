@@ -29,7 +29,7 @@ func (f *forwarding) complete(cmd *cobra.Command, args []string, prefix string) 
 	case len(args) == 0 && isEngine:
 		return f.completeContainers(cmd.Context(), scheme, prefix)
 	case len(args) == 0 && (strings.HasPrefix(prefix, "netns://") || strings.HasPrefix(prefix, "pid://")):
-		return completeHere(prefix)
+		return f.completeHere(prefix)
 	}
 	cluster, err := f.clusterNow(cmd)
 	if err != nil {
@@ -76,9 +76,12 @@ func schemes(names []string, prefix string) ([]string, cobra.ShellCompDirective)
 	return names, noFiles
 }
 
-// completeHere offers the namespaces that have names, and the processes whose network
+// completeHere offers the namespaces of this host that have names, and the processes whose network
 // namespace is not this program's own.
-func completeHere(prefix string) ([]string, cobra.ShellCompDirective) {
+func (f *forwarding) completeHere(prefix string) ([]string, cobra.ShellCompDirective) {
+	if f.host != "" {
+		return nil, noFiles
+	}
 	if part, ok := strings.CutPrefix(prefix, "netns://"); ok {
 		if strings.HasPrefix(part, "/") {
 			return pathsBelow(part)
