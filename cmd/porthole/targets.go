@@ -68,7 +68,8 @@ type targeting struct {
 	stderr io.Writer
 	told   map[string]bool // what was said on stderr
 	last   []byte          // what was printed
-	opened *route.Result   // leads to the only target; nil before the first look
+	opened *route.Result   // leads to the only target; nil if that has not been needed
+	listed bool            // the list of its engine has told what listens at the only target
 }
 
 func newTargets() *cobra.Command {
@@ -319,9 +320,11 @@ func (t *targeting) onHost(ctx context.Context, containers *container.Opener, ho
 	ctx, cancel := context.WithTimeoutCause(ctx, openTime, fmt.Errorf("%s does not tell within %v what listens", t.only, openTime))
 	defer cancel()
 	one.Target = t.only.Target.String()
-	if t.only.Target.Scheme.InEngine() && t.only.Host == (target.Host{}) {
+	// The list of an engine far away never does, nor for a service: it is asked for once.
+	if t.only.Target.Scheme.InEngine() && t.only.Host == (target.Host{}) && (t.listed || t.opened == nil) {
 		listed, _ := containers.ListOf(ctx, t.only.Target.Scheme, t.only.EngineContext)
 		if i := slices.IndexFunc(listed, func(l container.Listed) bool { return l.Target == t.only.Target }); i >= 0 && listed[i].Listening != nil {
+			t.listed = true
 			return foundContainer(listed[i]), nil
 		}
 	}

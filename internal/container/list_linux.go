@@ -62,7 +62,9 @@ func (l *Listed) look(ctx context.Context, e engine, first func() map[string]int
 	}
 	l.network = id
 	sockets, err := ns.Listening()
-	l.Listening = withoutDockerDNS(l.Target.Scheme, sockets)
+	if err == nil || len(sockets) > 0 {
+		l.Listening = append([]target.Socket{}, withoutDockerDNS(l.Target.Scheme, sockets)...) // also of nothing that listens
+	}
 	return err
 }
 

@@ -38,6 +38,7 @@ func testList(t *testing.T, e *testenv.Engine, _ string) {
 	testenv.NoLeaks(t)
 	e.Run(t, []string{"--name", "web", "--network", "none"}, testenv.Web...)
 	e.Run(t, []string{"--name", "host", "--network", "host"}, "sleep", "1000")
+	e.Run(t, []string{"--name", "silent", "--network", "none"}, "sleep", "1000")
 	e.Do(t, "create", "--name", "made", "--network", "none", testenv.Image, "sleep", "1000")
 	o := opener(t)
 	all := awaitListed(t, o, "web", func(l container.Listed) bool { return len(l.Listening) == 1 })
@@ -51,6 +52,9 @@ func testList(t *testing.T, e *testenv.Engine, _ string) {
 	}
 	if l := states["host"]; !l.HostNetwork || l.Listening != nil || l.Unseen != nil {
 		t.Errorf("a container of the host's network is listed as %+v", l)
+	}
+	if l := states["silent"]; l.Listening == nil || len(l.Listening) > 0 || l.Unseen != nil {
+		t.Errorf("a container in which nothing listens is listed as %+v", l)
 	}
 	if l := states["made"]; l.State != container.Created || l.Listening != nil || l.Unseen != nil {
 		t.Errorf("a container that was never started is listed as %+v", l)
@@ -200,6 +204,7 @@ func testListAsksOnce(t *testing.T, e *testenv.Engine, scheme string) {
 // What podman's own list tells of a container is what Docker's does.
 func testListPodman(t *testing.T, e *testenv.Engine, _ string) {
 	testenv.NoLeaks(t)
+	e.Run(t, []string{"--name", "silent", "--network", "none"}, "sleep", "1000")
 	e.Do(t, "create", "--name", "made", "--label", "com.docker.compose.project=shop", "--label", "com.docker.compose.service=web",
 		"-p", "127.0.0.1:8081:80", "-p", "9000-9001:7000-7001/udp", "-p", "9009:9/sctp", testenv.Image, "sleep", "1000")
 	e.Run(t, []string{"--name", "host", "--network", "host"}, "sleep", "1000")
