@@ -95,7 +95,10 @@ func (f *forwarding) onlyWithTarget(flags *pflag.FlagSet) error {
 	}
 	for _, name := range []string{"address", "pin", "each", "via", "container", "all", "except", "engine-context"} {
 		if flags.Changed(name) {
-			key := strings.ReplaceAll(name, "engine-context", "engineContext")
+			key := name
+			if name == "engine-context" {
+				key = "engineContext"
+			}
 			err := fmt.Errorf("forward: a file has %s for each of its forwards: --%s goes with a target", key, name)
 			return usageError{hintedError{err, "leave it out, and write the key " + key + " into the file"}}
 		}

@@ -49,18 +49,6 @@ fi
 
 `
 
-// addCompletion adds cobra's command for completion, which refuses shells that it does not know, and for bash works without
-// another package.
-func addCompletion(root *cobra.Command) {
-	root.InitDefaultCompletionCmd()
-	if completion, _, err := root.Find([]string{"completion"}); err == nil {
-		completion.SuggestionsMinimumDistance = 2
-		completion.Args = noArgs
-		completion.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
-	}
-	withoutBashCompletion(root)
-}
-
 // withoutBashCompletion puts bashFunctions before cobra's script.
 func withoutBashCompletion(root *cobra.Command) {
 	bash, _, err := root.Find([]string{"completion", "bash"})

@@ -17,6 +17,18 @@ import (
 
 const noFiles = cobra.ShellCompDirectiveNoFileComp
 
+// addCompletion adds cobra's command for completion, which refuses shells that it does not know, and for bash works without
+// another package.
+func addCompletion(root *cobra.Command) {
+	root.InitDefaultCompletionCmd()
+	if completion, _, err := root.Find([]string{"completion"}); err == nil {
+		completion.SuggestionsMinimumDistance = 2
+		completion.Args = noArgs
+		completion.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	}
+	withoutBashCompletion(root)
+}
+
 // complete offers live targets for the first argument and, unless they are to be listened at, their
 // ports for the others. What takes longer than two seconds to find out is left out.
 func (f *forwarding) complete(cmd *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
