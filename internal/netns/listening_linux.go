@@ -18,8 +18,8 @@ import (
 )
 
 const (
-	// lookTime is the time between two looks at what listens, so that a second is kept: to wake this process costs
-	// about as much as the look.
+	// lookTime is the time between two looks at what listens. What is new is told within a second; to look more often
+	// costs more, for to wake this process takes about as long as the look.
 	lookTime = 800 * time.Millisecond
 	// seldomLooks is how many of them there are to one that lists all: the others list TCP only.
 	seldomLooks = 12
@@ -41,8 +41,9 @@ func (ns *Namespace) Listening() ([]target.Socket, error) {
 var shortages = []error{unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, unix.EAGAIN}
 
 // WatchListening tells what Listening returns, at first and whenever it has changed, until ctx ends or the namespace
-// cannot be entered: of TCP within a second, and of others within ten. Where there is none at a path for now, nothing listens; what is short for now, such as descriptors, changes nothing. The error is why the namespace cannot be entered, or
-// the context's, or in its place ErrNotListed.
+// cannot be entered: of TCP within a second, and of others within ten. Where there is none at a path for now, nothing
+// listens; what is short for now, such as descriptors, changes nothing. The error is why the namespace cannot be
+// entered, or the context's, or in its place ErrNotListed.
 func (ns *Namespace) WatchListening(ctx context.Context, tell func([]target.Socket)) error {
 	look := time.NewTicker(lookTime)
 	defer look.Stop()

@@ -54,8 +54,9 @@ func (l *lister) look() ([]target.Socket, error) {
 // enter makes sure that there is a socket, and that it is in the namespace that l.ns leads to now.
 func (l *lister) enter() error {
 	// A namespace that replaces this one later is seen at the next look.
-	network, unknown := l.ns.ID()
-	if l.fd >= 0 && unknown == nil && network == l.network {
+	// Who may not see which one it is, and has an installed helper enter it, enters it at each look, and lists everything.
+	network, idErr := l.ns.ID()
+	if l.fd >= 0 && idErr == nil && network == l.network {
 		return nil
 	}
 	l.close()

@@ -10,8 +10,8 @@ import (
 )
 
 // Watch tells which sockets can be connected to at a target, in the order of target.CompareSockets: at first, and whenever
-// that has changed, within a second for TCP and within ten for others, until ctx ends or it cannot be found out any more. tell is called by one
-// goroutine, and may keep the slice. A nil Watch is for where it never can be found out.
+// that has changed, within a second for TCP and within ten for others, until ctx ends or it cannot be found out any more.
+// tell is called by one goroutine, and may keep the slice. A nil Watch is for where it never can be found out.
 type Watch func(ctx context.Context, tell func([]target.Socket)) error
 
 // First returns what is told first. There may be sockets and an error too, for those that cannot be listed. Errors:

@@ -21,8 +21,8 @@ import (
 const FeatureListening = "listening"
 
 const (
-	// maxSockets is how many sockets a list has at most, and maxListing how many bytes, with the end of its line: so many that a
-	// client which is in the same network, without knowing, finds its own among them.
+	// maxSockets is how many sockets a list has at most, and maxListing how many bytes, with the end of its line. They are
+	// large because a client finds out from the list whether it is in that network itself: its own sockets are in there then.
 	maxSockets = 8192
 	maxListing = 2 << 20
 	// listingFrame is room for what a list has beside its sockets.
@@ -55,7 +55,7 @@ type listedSocket struct {
 }
 
 // appendListing appends a list of sockets as it is sent. Paths that are not UTF-8 are left out, because JSON cannot
-// have them, and so are sockets beyond maxSockets and maxListing: the last ones, which are Unix sockets.
+// have them, and so are the last sockets, beyond maxSockets or maxListing. Unix sockets are the last of a list.
 func appendListing(to []byte, sockets []target.Socket) []byte {
 	l, size := listing{Sockets: []json.RawMessage{}}, listingFrame
 	for _, s := range sockets {
