@@ -179,13 +179,17 @@ func (t *targeting) run(ctx context.Context, out io.Writer) error {
 	}()
 	for ctx.Err() == nil {
 		all, err := t.collect(ctx, containers, hosts)
-		if err != nil {
-			return err
+		switch {
+		case err == nil:
+			err = t.printChanged(out, all)
+		case t.returns(err):
+			t.say(err)
+			t.last, err = []byte{}, nil
 		}
-		if err := t.printChanged(out, all); err != nil || !t.watch {
-			if t.watch && errors.Is(err, errUnread) {
-				return nil // as without a reader that has stalled
-			}
+		if t.watch && errors.Is(err, errUnread) {
+			return nil // as without a reader that has stalled
+		}
+		if err != nil || !t.watch {
 			return err
 		}
 		select {
@@ -194,6 +198,11 @@ func (t *targeting) run(ctx context.Context, out io.Writer) error {
 		}
 	}
 	return nil
+}
+
+// returns reports whether a target that is watched, and was there, may come back after an error: a container may be started again.
+func (t *targeting) returns(err error) bool {
+	return t.watch && t.last != nil && t.only != nil && t.only.Target.Scheme.InEngine() && !errors.Is(err, container.ErrRemoved)
 }
 
 // printChanged prints the targets, unless they are as they were the last time.

@@ -73,7 +73,7 @@ func (h engineHost) transport(scheme target.Scheme) (engineTransport, error) {
 	if h.tls != nil {
 		protocol = "https"
 	}
-	t.base = protocol + "://" + t.host + strings.TrimSuffix(to.Path, "/")
+	t.base = protocol + "://" + t.host + strings.TrimRight(to.Path, "/")
 	return t, nil
 }
 

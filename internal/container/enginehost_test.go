@@ -50,7 +50,7 @@ func contextFile(home, kind, name, file string) string {
 func TestEngineBase(t *testing.T) {
 	for url, want := range map[string]string{
 		"unix:///run/docker.sock": "http://" + client.DummyHost, "ssh://me@box": "http://" + client.DummyHost,
-		"tcp://box:2375": "http://box:2375", "tcp://box:2375/": "http://box:2375", "tcp://me:secret@box:2375/docker/": "http://box:2375/docker",
+		"tcp://box:2375": "http://box:2375", "tcp://box:2375/": "http://box:2375", "tcp://box:2375//": "http://box:2375", "tcp://me:secret@box:2375/docker/": "http://box:2375/docker",
 	} {
 		if got, err := (engineHost{url: url}).transport(target.Docker); err != nil || got.base != want {
 			t.Errorf("%s: %q, %v, want %q", url, got.base, err, want)

@@ -149,7 +149,9 @@ func (r *Route) passesByHelper(ctx context.Context, m *member, none *HelperError
 	if m.ended() {
 		return ctx.Err() == nil
 	}
-	failed := r.lookAgain(ctx)
+	asking, cancel := context.WithTimeout(ctx, answerSoon)
+	failed := r.lookAgain(asking)
+	cancel()
 	if none != nil && (failed != nil || client.IsErrConnectionFailed(none)) {
 		return true
 	}

@@ -68,6 +68,8 @@ const (
 	// that is not seen, but told by the engine.
 	endTime  = 100 * time.Millisecond
 	toldTime = 500 * time.Millisecond
+	// answerSoon is how long a failure waits for the engine's word besides.
+	answerSoon = 2 * time.Second
 	// Events ask for looks, as many at once as a restart has, and in the long run one in a lookPause.
 	lookPause = 100 * time.Millisecond
 	lookBurst = 10

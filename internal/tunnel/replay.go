@@ -228,11 +228,15 @@ func (c *Replayed) reopen(failed Replayable, err error) error {
 	switch {
 	case c.conn != failed:
 		return nil
-	case !c.how.NothingDone(err) || c.final.Load() || c.life.Err() != nil || !c.how.Again(c.life, err):
+	case !c.how.NothingDone(err) || c.final.Load() || c.life.Err() != nil:
+		return err
+	case !c.how.Again(c.life, err):
+		c.finishLocked() // whoever waits for the lock has failed with the same connection
 		return err
 	}
 	conn, err := c.replay()
 	if err != nil {
+		c.finishLocked()
 		return err
 	}
 	_ = failed.Close()

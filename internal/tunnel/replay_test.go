@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"context"
 	"net"
 	"testing"
 )
@@ -18,5 +19,22 @@ func TestReplacedConnectionIsNoFailure(t *testing.T) {
 	}
 	if err := c.reopen(now, net.ErrClosed); err == nil {
 		t.Error("the one that is closed is taken for one that goes on")
+	}
+}
+
+// Whether a connection is opened again is asked once, though reads, writes and the watch of its loss all fail.
+func TestGivenUpOnce(t *testing.T) {
+	conn, asked := &closedConn{}, 0
+	c := NewReplayed(t.Context(), conn, Reopening{
+		NothingDone: func(error) bool { return true },
+		Again:       func(context.Context, error) bool { asked++; return false },
+	})
+	for range 3 {
+		if err := c.reopen(conn, net.ErrClosed); err == nil {
+			t.Error("it is taken for one that goes on")
+		}
+	}
+	if asked != 1 {
+		t.Errorf("asked %d times", asked)
 	}
 }
