@@ -117,11 +117,12 @@ func (c *Conn) startStream(headers Header, text []byte, fin bool) (*Stream, erro
 	if fin {
 		syn.flags = flagFin
 	}
-	if err := c.send.enqueueHeaders(syn, text); err != nil {
+	batches, err := c.send.enqueueHeaders(syn, text)
+	if err != nil {
 		c.cfg.Share.Release(cost)
 		return nil, err
 	}
-	s := c.newStream(c.nextID, headers, cost)
+	s := c.newStream(c.nextID, headers, cost, batches)
 	c.nextID += 2
 	if fin {
 		s.done = sending

@@ -124,8 +124,7 @@ func TestDatagramsLeaveRoom(t *testing.T) {
 	c := &Conn{streams: map[uint32]*Stream{}}
 	c.send.init(Config{FlowControl: true}.withDefaults())
 	c.send.batches = 1
-	udp, bulk := c.newStream(1, nil, 0), c.newStream(3, nil, 0)
-	udp.out.opened = 0
+	udp, bulk := c.newStream(1, nil, 0, 0), c.newStream(3, nil, 0, 0)
 	c.send.credit(udp, 1<<20)
 	c.send.credit(nil, 1<<20)
 	for range 3 {
@@ -154,8 +153,7 @@ func TestOldDatagramIsDropped(t *testing.T) {
 		c := &Conn{streams: map[uint32]*Stream{}}
 		c.send.init(Config{FlowControl: true}.withDefaults())
 		c.send.batches = 1
-		s := c.newStream(1, nil, 0)
-		s.out.opened = 0
+		s := c.newStream(1, nil, 0, 0)
 		window := s.out.window
 		mustSend(t, s, "old")
 		time.Sleep(maxDelay + 1)

@@ -189,11 +189,12 @@ func (c *Conn) arrive(f control, headers Header) (s *Stream, taken bool, err err
 	if f.flags&flagUnidirectional != 0 {
 		reply.flags = flagFin
 	}
-	if err = c.send.enqueueHeaders(reply, make([]byte, 4)); err != nil || c.err != nil {
+	batches, err := c.send.enqueueHeaders(reply, make([]byte, 4))
+	if err != nil || c.err != nil {
 		c.cfg.Share.Release(cost)
 		return nil, true, err
 	}
-	s = c.newStream(f.streamID, headers, cost)
+	s = c.newStream(f.streamID, headers, cost, batches)
 	if f.flags&flagFin != 0 {
 		s.in.finish(io.EOF)
 		s.done |= receiving

@@ -40,7 +40,7 @@ type sendState struct {
 	splice   *splice // the SpliceFrom that waits, or nil
 	queued   bool    // the stream is in sender.ready or sender.splicing
 	window   int64
-	opened   uint64 // q.batches when the stream was made: the frame that opens it leaves with the next
+	opened   uint64 // how many batches leave before the frame that opens the stream
 	err      error  // why there is no more sending; nil while open
 	fin      bool   // sent
 	cond     sync.Cond
@@ -188,16 +188,16 @@ func (q *sender) affords() bool {
 }
 
 // enqueueHeaders queues a frame with a header block, which is made of text. Such frames must go
-// out in the order of their compression, hence under one lock.
-func (q *sender) enqueueHeaders(f control, text []byte) error {
+// out in the order of their compression, hence under one lock. It returns how many batches leave before the frame does.
+func (q *sender) enqueueHeaders(f control, text []byte) (before uint64, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if !q.affords() {
-		return ErrCongested
+		return 0, ErrCongested
 	}
 	f.block = q.headers.append(nil, text)
 	q.append(f)
-	return nil
+	return q.batches, nil
 }
 
 func (q *sender) append(f control) {

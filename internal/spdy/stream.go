@@ -37,8 +37,9 @@ const (
 	sending
 )
 
-// newStream makes a stream that is open from now on, for which afford has charged cost; c.mu is held.
-func (c *Conn) newStream(id uint32, headers Header, cost int) *Stream {
+// newStream makes a stream that is open from now on, for which afford has charged cost, and whose first frame leaves after so many
+// batches; c.mu is held.
+func (c *Conn) newStream(id uint32, headers Header, cost int, batches uint64) *Stream {
 	s := &Stream{conn: c, id: id, headers: headers}
 	s.in.init(&c.chunks, c.windows.promised)
 	s.in.base, s.in.charged = streamCost+headersSize(headers), cost
@@ -52,7 +53,7 @@ func (c *Conn) newStream(id uint32, headers Header, cost int) *Stream {
 		o.cond.Broadcast()
 	}
 	q.mu.Lock()
-	o.window, o.opened = q.starting, q.batches
+	o.window, o.opened = q.starting, batches
 	q.mu.Unlock()
 	c.streams[id] = s
 	c.open[id&1]++
@@ -140,7 +141,8 @@ func (s *Stream) SendHeaders(headers Header) error {
 	if s.conn.stream(s.id) != s {
 		return ErrReset
 	}
-	return s.conn.send.enqueueHeaders(control{kind: kindHeaders, streamID: s.id}, text)
+	_, err = s.conn.send.enqueueHeaders(control{kind: kindHeaders, streamID: s.id}, text)
+	return err
 }
 
 // LateHeaders returns the headers that the peer has sent last since the stream's
