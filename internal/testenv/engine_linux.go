@@ -123,7 +123,7 @@ func newEngine(t testing.TB, name string, bin ...string) *Engine {
 	t.Helper()
 	dir := engineFolder(t, name)
 	path := "PATH=" + strings.Join(append(bin, os.Getenv("PATH")), ":")
-	return &Engine{Host: "unix://" + dir + "/" + name + ".sock", Dir: dir, env: append(os.Environ(), path, "HOME="+dir, "XDG_RUNTIME_DIR="+dir, "TMPDIR="+dir)}
+	return &Engine{Host: "unix://" + dir + "/" + name + ".sock", Dir: dir, env: append(os.Environ(), path, "HOME="+dir, "XDG_CONFIG_HOME="+dir+"/.config", "XDG_RUNTIME_DIR="+dir, "TMPDIR="+dir)}
 }
 
 // engineFolder makes a folder until the test ends, which then goes with what the engine has left mounted in it, such as Docker
